@@ -1,0 +1,95 @@
+"""The shared nouns: small frozen values that cross files, processes and the wire.
+
+Shape suffixes used in the whole project:
+    L  query tokens      D  dimensions of a token vector     K  hits asked for
+    T  passage tokens    N  passages                         C  centroids
+    P  probed centroids per query token                      B  packed residual bytes per token
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+F16 = npt.NDArray[np.float16]
+I8 = npt.NDArray[np.int8]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+U8 = npt.NDArray[np.uint8]
+Bool = npt.NDArray[np.bool_]
+AnyArray = npt.NDArray[Any]
+
+MAX_QUERY_TOKENS = 1024
+MAX_DIM = 1024
+MAX_K = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One passage of a corpus. `text` is what is encoded, stored and shown (title + space + body)."""
+
+    id: str
+    text: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchParams:
+    """How much work one query does; derived per request, echoed in the answer.
+
+    `exact` scores every passage and ignores the two others.
+    """
+
+    k: int
+    nprobe: int
+    candidates: int
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenMatch:
+    """One query token and the passage token that it matched best.
+
+    `start` and `end` are the character span in the passage's text, or -1 where the passage token
+    stands for no text (a marker) or the index stores none.
+    """
+
+    query_token: str
+    query_index: int
+    passage_token_index: int
+    score: float
+    start: int = -1
+    end: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One passage that was found. Hits are ordered by score, then by the order of the corpus."""
+
+    id: str
+    score: float
+    text: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    matches: tuple[TokenMatch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTopK:
+    """What one shard's search gives: ordinals inside the shard and scores, best first.
+
+    Attributes:
+        pids_K: int64 [K], passage ordinals within the shard.
+        scores_K: float32 [K].
+        touched: passages that at least one probed centroid led to.
+        scored: passages that were scored exactly.
+    """
+
+    pids_K: I64
+    scores_K: F32
+    touched: int
+    scored: int
