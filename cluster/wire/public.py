@@ -1,0 +1,278 @@
+"""Conversions of the public API, `tartan.v1`, in both directions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from cluster.wire.tartan.v1 import search_pb2 as pb
+from cluster.wire.tensors import matrix_from_proto, matrix_to_proto
+from cluster.wire.types import (
+    DEFAULT_K,
+    Coverage,
+    IndexInfo,
+    Limits,
+    SearchAnswer,
+    SearchCall,
+    ServedShard,
+    ShardTiming,
+)
+from colbert_core.errors import QueryError, TartanError
+from colbert_core.types import Hit, SearchParams, TokenMatch
+
+STAGES = ("encode", "probe", "fan_out", "merge", "fetch", "explain", "total")
+
+
+def call_to_proto(call: SearchCall) -> pb.SearchRequest:
+    """A search call as a message.
+
+    Raises:
+        QueryError: both or neither of text and vectors, or two ways to say how hard to look.
+    """
+    if (call.text is None) == (call.query_LD is None):
+        raise QueryError("a query is a text or a matrix of vectors: give exactly one of them")
+    has_budget = call.nprobe is not None or call.candidates is not None
+    if (call.recall is not None) + has_budget + call.exact > 1:
+        raise QueryError(
+            "recall, nprobe/candidates and exact are three ways to say how hard to look: give one"
+        )
+    message = pb.SearchRequest(
+        k=call.k,
+        with_text=call.with_text,
+        with_metadata=call.with_metadata,
+        explain=call.explain,
+        timings=call.timings,
+    )
+    if call.text is not None:
+        message.text = call.text
+    elif call.query_LD is not None:
+        message.vectors.CopyFrom(matrix_to_proto(call.query_LD))
+    if call.recall is not None:
+        message.recall = call.recall
+    elif call.exact:
+        message.exact = True
+    elif has_budget:
+        message.budget.CopyFrom(pb.SearchBudget(nprobe=call.nprobe, candidates=call.candidates))
+    return message
+
+
+def call_from_proto(message: pb.SearchRequest) -> SearchCall:
+    """A message as a search call; values are not judged here, only that they can be read.
+
+    Raises:
+        QueryError: there is no query, or the matrix's bytes do not fit its dimensions.
+    """
+    query = message.WhichOneof("query")
+    if query is None:
+        raise QueryError("the request has no query: set `text`, or `vectors` to a matrix")
+    budget = message.budget if message.HasField("budget") else None
+    has_nprobe = budget is not None and budget.HasField("nprobe")
+    has_candidates = budget is not None and budget.HasField("candidates")
+    return SearchCall(
+        text=message.text if query == "text" else None,
+        query_LD=matrix_from_proto(message.vectors) if query == "vectors" else None,
+        k=message.k if message.HasField("k") else DEFAULT_K,
+        recall=message.recall if message.HasField("recall") else None,
+        nprobe=message.budget.nprobe if has_nprobe else None,
+        candidates=message.budget.candidates if has_candidates else None,
+        exact=message.exact,
+        with_text=message.with_text if message.HasField("with_text") else True,
+        with_metadata=message.with_metadata if message.HasField("with_metadata") else True,
+        explain=message.explain,
+        timings=message.timings,
+    )
+
+
+def answer_to_proto(answer: SearchAnswer, metadata_json: Mapping[str, str]) -> pb.SearchResponse:
+    """An answer as a message.
+
+    Args:
+        metadata_json: each hit's metadata by its id, as stored: it is passed on unparsed, and the
+            hits' own `metadata` is not looked at.
+    """
+    return pb.SearchResponse(
+        hits=[_hit_to_proto(hit, metadata_json.get(hit.id, "")) for hit in answer.hits],
+        params=pb.SearchParams(
+            k=answer.params.k,
+            nprobe=answer.params.nprobe,
+            candidates=answer.params.candidates,
+            exact=answer.params.exact,
+        ),
+        coverage=pb.Coverage(
+            shards_asked=answer.coverage.shards_asked,
+            shards_ok=answer.coverage.shards_ok,
+            shards_failed=answer.coverage.shards_failed,
+            shards_timed_out=answer.coverage.shards_timed_out,
+            passages_searched=answer.coverage.passages_searched,
+            passages_total=answer.coverage.passages_total,
+        ),
+        generation=answer.generation,
+        timings=_timings_to_proto(answer) if answer.timings_ms else None,
+    )
+
+
+def answer_from_proto(message: pb.SearchResponse) -> SearchAnswer:
+    """A message as an answer.
+
+    Raises:
+        TartanError: the server sent metadata that is not a JSON object.
+    """
+    params, coverage = message.params, message.coverage
+    timings = message.timings if message.HasField("timings") else None
+    return SearchAnswer(
+        hits=tuple(_hit_from_proto(hit) for hit in message.hits),
+        params=SearchParams(params.k, params.nprobe, params.candidates, params.exact),
+        coverage=Coverage(
+            coverage.shards_asked,
+            coverage.shards_ok,
+            coverage.shards_failed,
+            coverage.shards_timed_out,
+            coverage.passages_searched,
+            coverage.passages_total,
+        ),
+        generation=message.generation,
+        timings_ms=(
+            {} if timings is None else {name: getattr(timings, f"{name}_ms") for name in STAGES}
+        ),
+        shard_timings=() if timings is None else tuple(map(_shard_timing, timings.shards)),
+    )
+
+
+def info_to_proto(info: IndexInfo) -> pb.GetIndexInfoResponse:
+    """What is served, as a message."""
+    limits = info.limits
+    return pb.GetIndexInfoResponse(
+        generation=info.generation,
+        passages=info.passages,
+        tokens=info.tokens,
+        dim=info.dim,
+        centroids=info.centroids,
+        codec=info.codec,
+        bits=info.bits,
+        model=info.model,
+        shards=[
+            pb.ShardInfo(
+                shard_id=shard.shard_id,
+                passages=shard.passages,
+                tokens=shard.tokens,
+                replicas=shard.replicas,
+            )
+            for shard in info.shards
+        ],
+        limits=pb.Limits(
+            max_k=limits.max_k,
+            max_query_tokens=limits.max_query_tokens,
+            max_text_chars=limits.max_text_chars,
+            max_message_bytes=limits.max_message_bytes,
+            max_batch=limits.max_batch,
+        ),
+    )
+
+
+def info_from_proto(message: pb.GetIndexInfoResponse) -> IndexInfo:
+    """A message as what is served."""
+    limits = message.limits
+    return IndexInfo(
+        generation=message.generation,
+        passages=message.passages,
+        tokens=message.tokens,
+        dim=message.dim,
+        centroids=message.centroids,
+        codec=message.codec,
+        bits=message.bits,
+        model=message.model,
+        shards=tuple(
+            ServedShard(shard.shard_id, shard.passages, shard.tokens, shard.replicas)
+            for shard in message.shards
+        ),
+        limits=Limits(
+            max_k=limits.max_k,
+            max_query_tokens=limits.max_query_tokens,
+            max_text_chars=limits.max_text_chars,
+            max_message_bytes=limits.max_message_bytes,
+            max_batch=limits.max_batch,
+        ),
+    )
+
+
+def _hit_to_proto(hit: Hit, metadata_json: str) -> pb.Hit:
+    return pb.Hit(
+        id=hit.id,
+        score=hit.score,
+        text=hit.text,
+        metadata_json=metadata_json,
+        matches=[
+            pb.TokenMatch(
+                query_token=match.query_token,
+                query_index=match.query_index,
+                passage_token_index=match.passage_token_index,
+                score=match.score,
+                start=match.start,
+                end=match.end,
+            )
+            for match in hit.matches
+        ],
+    )
+
+
+def _hit_from_proto(message: pb.Hit) -> Hit:
+    return Hit(
+        id=message.id,
+        score=message.score,
+        text=message.text if message.HasField("text") else None,
+        metadata=_metadata(message),
+        matches=tuple(
+            TokenMatch(
+                match.query_token,
+                match.query_index,
+                match.passage_token_index,
+                match.score,
+                match.start,
+                match.end,
+            )
+            for match in message.matches
+        ),
+    )
+
+
+def _metadata(message: pb.Hit) -> dict[str, Any]:
+    if not message.metadata_json:
+        return {}
+    try:
+        metadata = json.loads(message.metadata_json)
+    except ValueError as error:
+        raise TartanError(
+            f"the server sent metadata of hit {message.id!r} that is not JSON: {error}"
+        ) from error
+    if not isinstance(metadata, dict):
+        raise TartanError(f"the server sent metadata of hit {message.id!r} that is not an object")
+    return metadata
+
+
+def _timings_to_proto(answer: SearchAnswer) -> pb.Timings:
+    return pb.Timings(
+        **{f"{name}_ms": answer.timings_ms.get(name, 0.0) for name in STAGES},
+        shards=[
+            pb.ShardTiming(
+                shard_id=shard.shard_id,
+                elapsed_ms=shard.elapsed_ms,
+                search_ms=shard.search_ms,
+                attempts=shard.attempts,
+                touched=shard.touched,
+                scored=shard.scored,
+            )
+            for shard in answer.shard_timings
+        ],
+    )
+
+
+def _shard_timing(message: pb.ShardTiming) -> ShardTiming:
+    return ShardTiming(
+        message.shard_id,
+        message.elapsed_ms,
+        message.search_ms,
+        message.attempts,
+        message.touched,
+        message.scored,
+    )

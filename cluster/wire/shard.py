@@ -1,0 +1,163 @@
+"""Conversions of the gateway–shard API, `tartan.shard.v1`, in both directions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cluster.wire.tartan.shard.v1 import shard_pb2 as pb
+from cluster.wire.tensors import (
+    count_of,
+    f32_from_bytes,
+    f32_to_bytes,
+    i32_from_bytes,
+    i32_to_bytes,
+    i64_from_bytes,
+    i64_to_bytes,
+)
+from cluster.wire.types import FetchQuery, ShardAnswer, ShardIdentity, ShardQuery, StoredPassage
+from colbert_core.types import ShardTopK
+
+
+def query_to_proto(query: ShardQuery) -> pb.SearchRequest:
+    """A shard query as a message, without its shard: `for_shard` sets that for each call."""
+    tokens, dim = query.query_LD.shape
+    ids_LP, scores_LP = query.probe_ids_LP, query.probe_scores_LP
+    return pb.SearchRequest(
+        generation=query.generation,
+        query_tokens=tokens,
+        dim=dim,
+        nprobe=0 if ids_LP is None else ids_LP.shape[1],
+        query=f32_to_bytes(query.query_LD),
+        probe_ids=b"" if ids_LP is None else i32_to_bytes(ids_LP),
+        probe_scores=b"" if scores_LP is None else f32_to_bytes(scores_LP),
+        k=query.k,
+        candidates=query.candidates,
+        exact=query.exact,
+    )
+
+
+def query_from_proto(message: pb.SearchRequest) -> ShardQuery:
+    """A message as a shard query; raises QueryError if a length does not fit the stated sizes."""
+    tokens, probes = message.query_tokens, message.nprobe
+    probed = not message.exact
+    return ShardQuery(
+        generation=message.generation,
+        query_LD=f32_from_bytes(message.query, (tokens, message.dim), "query"),
+        probe_ids_LP=(
+            i32_from_bytes(message.probe_ids, (tokens, probes), "probe_ids") if probed else None
+        ),
+        probe_scores_LP=(
+            f32_from_bytes(message.probe_scores, (tokens, probes), "probe_scores")
+            if probed
+            else None
+        ),
+        k=message.k,
+        candidates=message.candidates,
+        exact=message.exact,
+    )
+
+
+def answer_to_proto(answer: ShardAnswer) -> pb.SearchResponse:
+    """A shard's answer as a message."""
+    return pb.SearchResponse(
+        pids=i64_to_bytes(answer.top.pids_K),
+        scores=f32_to_bytes(answer.top.scores_K),
+        touched=answer.top.touched,
+        scored=answer.top.scored,
+        search_ms=answer.search_ms,
+    )
+
+
+def answer_from_proto(message: pb.SearchResponse) -> ShardAnswer:
+    """A message as a shard's answer; raises QueryError if pids and scores differ in number."""
+    count = count_of(message.pids, 8)
+    return ShardAnswer(
+        top=ShardTopK(
+            pids_K=i64_from_bytes(message.pids, (count,), "pids"),
+            scores_K=f32_from_bytes(message.scores, (count,), "scores"),
+            touched=message.touched,
+            scored=message.scored,
+        ),
+        search_ms=message.search_ms,
+    )
+
+
+def fetch_to_proto(query: FetchQuery) -> pb.FetchRequest:
+    """A fetch as a message, without its shard."""
+    message = pb.FetchRequest(
+        generation=query.generation,
+        pids=i64_to_bytes(query.pids_M),
+        with_text=query.with_text,
+        with_metadata=query.with_metadata,
+    )
+    if query.query_LD is not None:
+        message.query_tokens, message.dim = query.query_LD.shape
+        message.query = f32_to_bytes(query.query_LD)
+    return message
+
+
+def fetch_from_proto(message: pb.FetchRequest) -> FetchQuery:
+    """A message as a fetch; raises QueryError if a length does not fit the stated sizes."""
+    query_LD = None
+    if message.query_tokens:
+        query_LD = f32_from_bytes(message.query, (message.query_tokens, message.dim), "query")
+    return FetchQuery(
+        generation=message.generation,
+        pids_M=i64_from_bytes(message.pids, (count_of(message.pids, 8),), "pids"),
+        with_text=message.with_text,
+        with_metadata=message.with_metadata,
+        query_LD=query_LD,
+    )
+
+
+def passage_to_proto(passage: StoredPassage) -> pb.StoredPassage:
+    """A stored passage as a message."""
+    tokens_L, scores_L = passage.match_tokens_L, passage.match_scores_L
+    return pb.StoredPassage(
+        id=passage.id,
+        text=passage.text,
+        metadata_json=passage.metadata_json,
+        match_tokens=b"" if tokens_L is None else i32_to_bytes(tokens_L),
+        match_scores=b"" if scores_L is None else f32_to_bytes(scores_L),
+    )
+
+
+def passage_from_proto(message: pb.StoredPassage) -> StoredPassage:
+    """A message as a stored passage; raises QueryError if the matches differ in number."""
+    count = count_of(message.match_tokens, np.dtype(np.int32).itemsize)
+    matched = count > 0
+    return StoredPassage(
+        id=message.id,
+        text=message.text if message.HasField("text") else None,
+        metadata_json=message.metadata_json,
+        match_tokens_L=(
+            i32_from_bytes(message.match_tokens, (count,), "match_tokens") if matched else None
+        ),
+        match_scores_L=(
+            f32_from_bytes(message.match_scores, (count,), "match_scores") if matched else None
+        ),
+    )
+
+
+def identity_to_proto(identity: ShardIdentity) -> pb.GetShardInfoResponse:
+    """What a shard server holds, as a message."""
+    return pb.GetShardInfoResponse(
+        generation=identity.generation,
+        shard_id=identity.shard_id,
+        passages=identity.passages,
+        tokens=identity.tokens,
+        dim=identity.dim,
+        kernels=identity.kernels,
+    )
+
+
+def identity_from_proto(message: pb.GetShardInfoResponse) -> ShardIdentity:
+    """A message as what a shard server holds."""
+    return ShardIdentity(
+        message.generation,
+        message.shard_id,
+        message.passages,
+        message.tokens,
+        message.dim,
+        message.kernels,
+    )
