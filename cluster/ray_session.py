@@ -1,0 +1,150 @@
+"""Starting Ray, or joining the one that is there: the only place that calls `ray.init`.
+
+    with ray_session(purpose="index build") as session:
+        ...                                  # session.cpus, session.gpus, session.started
+
+Three cases, in this order: this process already has Ray (it is used, and left running);
+`RAY_ADDRESS` names a cluster (it is joined, and left running); otherwise a private Ray starts
+here and ends with the block. Ray's own files live in a short folder of their own
+(its socket paths must stay under 108 characters) that is removed unless the block fails.
+Token authentication, on by default since Ray 2.60, needs nothing from the user: Ray writes a token
+under the home directory, and where that is impossible this process makes one for itself alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+# Ray reads these when it is imported, so they are set before it is.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray
+
+from colbert_core.errors import Unavailable
+
+OBJECT_STORE_BYTES = 512 * 2**20  # paths and tables travel through Ray, never embeddings
+START_ATTEMPTS = 2  # a raylet has 30 s to start; a busy machine may miss it once
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RaySession:
+    """The Ray that is in use. `cpus` and `gpus` are what the cluster had when it was entered."""
+
+    address: str
+    started: bool
+    cpus: int
+    gpus: int
+    node_count: int
+
+
+@contextmanager
+def ray_session(*, purpose: str, cpus: int | None = None) -> Iterator[RaySession]:
+    """Use, join or start Ray, and shut down only what was started here.
+
+    Args:
+        purpose: what Ray is wanted for; named in errors.
+        cpus: CPUs of a Ray that is started here (default: all of this machine's).
+
+    Raises:
+        Unavailable: the cluster at `RAY_ADDRESS` does not answer, or no local Ray could start.
+    """
+    if ray.is_initialized():
+        yield _describe(started=False)
+    elif os.environ.get("RAY_ADDRESS"):
+        _join(os.environ["RAY_ADDRESS"], purpose)
+        try:
+            yield _describe(started=False)
+        finally:
+            ray.shutdown()
+    else:
+        folder = _start(purpose, cpus)
+        try:
+            yield _describe(started=True)
+        except BaseException:
+            ray.shutdown()
+            _log.info("Ray's own logs are kept in %s", folder)
+            raise
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _join(address: str, purpose: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=_wants_logs(), logging_level=logging.ERROR)
+    except Exception as error:
+        raise Unavailable(
+            f"cannot join the Ray cluster at RAY_ADDRESS={address} for {purpose}: {error}. "
+            "Check the address and the cluster's token (RAY_AUTH_TOKEN or ~/.ray/auth_token), "
+            "or unset RAY_ADDRESS to run on this machine alone"
+        ) from error
+
+
+def _start(purpose: str, cpus: int | None) -> Path:
+    """Start a private local Ray; returns the folder that holds its sockets and logs."""
+    _ensure_token()
+    last: Exception | None = None
+    for _ in range(START_ATTEMPTS):
+        folder = Path(tempfile.mkdtemp(prefix="tartan-ray-", dir=_short_tmp()))
+        try:
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=_wants_logs(),
+                logging_level=logging.ERROR,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=str(folder),
+            )
+            return folder
+        except Exception as error:
+            last = error
+            ray.shutdown()
+    raise Unavailable(
+        f"Ray did not start on this machine for {purpose} in {START_ATTEMPTS} attempts: {last}. "
+        f"Its logs are in {folder}; a busy or memory-starved machine may need another try"
+    ) from last
+
+
+def _describe(*, started: bool) -> RaySession:
+    resources = ray.cluster_resources()
+    return RaySession(
+        address=str(ray.get_runtime_context().gcs_address),
+        started=started,
+        cpus=int(resources.get("CPU", 0)),
+        gpus=int(resources.get("GPU", 0)),
+        node_count=sum(1 for node in ray.nodes() if node["Alive"]),
+    )
+
+
+def _ensure_token() -> None:
+    """Give this process and its children a token of their own where Ray could not write one."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    home_file = Path.home() / ".ray" / "auth_token"
+    try:
+        home_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if home_file.exists() or os.access(home_file.parent, os.W_OK):
+            return
+    except OSError:
+        pass
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _short_tmp() -> str:
+    """A writable folder whose name leaves room for Ray's socket paths."""
+    chosen = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    return chosen if len(chosen) <= 24 else "/tmp"
+
+
+def _wants_logs() -> bool:
+    """Whether the workers' own output is shown; their errors reach the caller either way."""
+    return os.environ.get("TARTAN_RAY_LOGS", "") not in ("", "0")
