@@ -1,0 +1,279 @@
+"""What a checkpoint folder holds: its format, its rules for text, and which files matter.
+
+Three formats are told apart from their small JSON files alone:
+    stanford   `HF_ColBERT` of colbert-ai: backbone and `linear.weight` in one weight file, rules in
+               `artifact.metadata`
+    pylate     `modules.json`: a transformer and Dense layers, rules in
+               `config_sentence_transformers.json`
+    plain      any other encoder: its token vectors as they are
+
+Neither torch nor transformers is imported. `tokens.py` turns the rules into ids, `network.py` loads
+the weights. A new backbone (X-MOD) needs no new format: the rules are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import string
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from colbert_core.errors import ModelError
+
+Format = Literal["stanford", "pylate", "plain"]
+
+# A passage of 300 tokens holds nearly every abstract and paragraph; queries without expansion
+# cost only what they are long.
+PLAIN_DOC_MAXLEN = 300
+PLAIN_QUERY_MAXLEN = 64
+
+# These backbones number positions from the padding id on, so that many fewer are usable.
+_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "xmod", "mpnet"}
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextRules:
+    """How text becomes tokens, in words; `tokens.py` resolves them to ids.
+
+    Attributes:
+        query_marker, passage_marker: token inserted at position 1, or None.
+        expand_queries: fill queries up to `query_maxlen` with the mask token.
+        attend_to_expansion: attention 1 on those.
+        skip_symbols: tokens whose passage vectors are dropped.
+        skip_by_encoding: take the first id that the tokenizer gives for a symbol (colbert-ai),
+            rather than the id of the token of that name (pylate).
+    """
+
+    query_maxlen: int
+    doc_maxlen: int
+    query_marker: str | None = None
+    passage_marker: str | None = None
+    expand_queries: bool = False
+    attend_to_expansion: bool = False
+    skip_symbols: tuple[str, ...] = ()
+    skip_by_encoding: bool = False
+    strip: bool = False
+    lowercase: bool = False
+    query_prompt: str = ""
+    passage_prompt: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """One checkpoint on this machine.
+
+    Attributes:
+        folder: the root, which also holds the tokenizer unless the transformer has it.
+        transformer: the folder of config.json, backbone weights and tokenizer.
+        dense: folders of the Dense layers, in order (pylate).
+        max_positions: most tokens that the backbone can place, or None where it has no limit.
+    """
+
+    folder: Path
+    format: Format
+    transformer: Path
+    dense: tuple[Path, ...]
+    rules: TextRules
+    max_positions: int | None
+
+    def sha256(self) -> str:
+        """Hash of the files that decide about the vectors: weights, Dense layers, tokenizer."""
+        files = [*weight_files(self.transformer)]
+        files += [f for name in _TOKENIZER_FILES if (f := self.transformer / name).is_file()]
+        for layer in self.dense:
+            files += [*weight_files(layer), layer / "config.json"]
+        digest = hashlib.sha256()
+        for file in files:
+            digest.update(file.relative_to(self.folder).as_posix().encode() + b"\0")
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return digest.hexdigest()
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Find out what `folder` holds.
+
+    Raises:
+        ModelError: a file is missing, is not JSON, or asks for something that Tartan does not do.
+    """
+    modules = _modules(folder)
+    transformer, dense = _module_folders(folder, modules)
+    config = read_json(transformer / "config.json")
+    weight_files(transformer)
+    settings = _optional_json(folder / "config_sentence_transformers.json")
+    max_positions = _max_positions(config)
+    if "HF_ColBERT" in (config.get("architectures") or ()):
+        format_: Format = "stanford"
+        rules = _stanford_rules(_optional_json(folder / "artifact.metadata"))
+        transformer, dense = folder, ()
+    elif _is_pylate(modules, settings):
+        format_ = "pylate"
+        rules = _pylate_rules(settings, _optional_json(transformer / "sentence_bert_config.json"))
+    else:
+        format_ = "plain"
+        # A Dense layer behind a pooling layer projects one vector per text, not one per token.
+        dense = ()
+        rules = _plain_rules(
+            settings, _optional_json(transformer / "sentence_bert_config.json"), max_positions
+        )
+    return Checkpoint(
+        folder=folder,
+        format=format_,
+        transformer=transformer,
+        dense=dense,
+        rules=rules,
+        max_positions=max_positions,
+    )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files that are read, sorted: safetensors where there are any.
+
+    Raises:
+        ModelError: there are none.
+    """
+    for pattern in ("model*.safetensors", "pytorch_model*.bin"):
+        files = sorted(folder.glob(pattern))
+        if files:
+            return files
+    raise ModelError(
+        f"{folder} holds no weights: expected model.safetensors or pytorch_model.bin"
+        " (or their shards) there"
+    )
+
+
+def _stanford_rules(metadata: dict[str, Any]) -> TextRules:
+    """colbert-ai's `ColBERTConfig`, with its defaults for what the file leaves out."""
+    masked = metadata.get("mask_punctuation", True)
+    return TextRules(
+        query_maxlen=metadata.get("query_maxlen", 32),
+        doc_maxlen=metadata.get("doc_maxlen", 220),
+        query_marker=metadata.get("query_token_id", "[unused0]"),
+        passage_marker=metadata.get("doc_token_id", "[unused1]"),
+        expand_queries=True,
+        attend_to_expansion=metadata.get("attend_to_mask_tokens", False),
+        skip_symbols=tuple(string.punctuation) if masked else (),
+        skip_by_encoding=True,
+    )
+
+
+def _pylate_rules(settings: dict[str, Any], bert: dict[str, Any]) -> TextRules:
+    """pylate's `ColBERT`, with its defaults for what the file leaves out or sets to null."""
+    given = {key: value for key, value in settings.items() if value is not None}
+    expand = given.get("do_query_expansion", True)
+    prompt = given.get("prompts", {}).get(given.get("default_prompt_name"), "")
+    return TextRules(
+        query_maxlen=given.get("query_length", 32),
+        doc_maxlen=given.get("document_length", 180),
+        query_marker=given.get("query_prefix", "[Q] ") or None,
+        passage_marker=given.get("document_prefix", "[D] ") or None,
+        expand_queries=expand,
+        attend_to_expansion=expand and given.get("attend_to_expansion_tokens", False),
+        skip_symbols=tuple(given.get("skiplist_words", string.punctuation)),
+        strip=True,
+        lowercase=bert.get("do_lower_case", False),
+        query_prompt=prompt,
+        passage_prompt=prompt,
+    )
+
+
+def _plain_rules(
+    settings: dict[str, Any], bert: dict[str, Any], max_positions: int | None
+) -> TextRules:
+    """Token vectors as they are; the prompts of a sentence-transformers model are kept."""
+    limit = max_positions or PLAIN_DOC_MAXLEN
+    prompts = settings.get("prompts") or {}
+    return TextRules(
+        query_maxlen=min(limit, PLAIN_QUERY_MAXLEN),
+        doc_maxlen=min(limit, PLAIN_DOC_MAXLEN),
+        lowercase=bert.get("do_lower_case", False),
+        query_prompt=prompts.get("query", ""),
+        passage_prompt=prompts.get("document", "") or prompts.get("passage", ""),
+    )
+
+
+def _is_pylate(modules: list[dict[str, Any]], settings: dict[str, Any]) -> bool:
+    if not modules or any(_kind(module) == "Pooling" for module in modules):
+        return False
+    return settings.get("model_type") == "ColBERT" or any(
+        key in settings for key in ("query_prefix", "document_prefix", "document_length")
+    )
+
+
+def _modules(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "modules.json"
+    if not path.is_file():
+        return []
+    modules = _parse(path)
+    if not isinstance(modules, list) or not all(
+        isinstance(module, dict) and "type" in module for module in modules
+    ):
+        raise ModelError(f"{path} is not a list of modules with a type each")
+    return modules
+
+
+def _module_folders(folder: Path, modules: list[dict[str, Any]]) -> tuple[Path, tuple[Path, ...]]:
+    """The transformer's folder, and those of the Dense layers in order."""
+    transformer, dense = folder, []
+    for module in sorted(modules, key=lambda module: int(module.get("idx", 0))):
+        place = folder / module.get("path", "")
+        if _kind(module) == "Transformer":
+            transformer = place
+        elif _kind(module) == "Dense":
+            dense.append(place)
+    return transformer, tuple(dense)
+
+
+def _kind(module: dict[str, Any]) -> str:
+    return str(module["type"]).rpartition(".")[2]
+
+
+def _max_positions(config: dict[str, Any]) -> int | None:
+    positions = config.get("max_position_embeddings")
+    if not isinstance(positions, int) or positions <= 0:
+        return None
+    if config.get("model_type") in _OFFSET_POSITIONS:
+        positions -= int(config.get("pad_token_id") or 0) + 1
+    return positions
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a checkpoint.
+
+    Raises:
+        ModelError: there is no such file, or it holds something else.
+    """
+    if not path.is_file():
+        raise ModelError(
+            f"{path.parent} is no checkpoint: it has no {path.name}. Give the folder that"
+            " holds config.json, the tokenizer and the weights"
+        )
+    values = _parse(path)
+    if not isinstance(values, dict):
+        raise ModelError(f"{path} should hold a JSON object, and holds a {type(values).__name__}")
+    return values
+
+
+def _parse(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON: {error}") from error

@@ -1,0 +1,270 @@
+"""Text in, token vectors out: the one class that the rest of Tartan knows of a model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+
+from colbert_core.errors import InvalidInput, ModelError
+from colbert_core.hardware import bf16_is_native
+from colbert_core.text.aliases import DEFAULT_MODEL, locate
+from colbert_core.text.batches import plan_batches
+from colbert_core.text.checkpoint import Checkpoint, read_checkpoint
+from colbert_core.text.identity import ModelIdentity
+from colbert_core.text.network import Network
+from colbert_core.text.projection import matrix_sha256
+from colbert_core.text.tokens import NO_SPAN, TextTokenizer, Tokens
+from colbert_core.types import F32, I32, Bool
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+# Measured for all-MiniLM-L6-v2 on 2 cores: beyond this the activations leave the caches.
+_CPU_TOKEN_BUDGET = 4096
+_CUDA_TOKEN_BUDGET = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPassages:
+    """The vectors of a list of passages, one after the other in the order they were given.
+
+    Attributes:
+        vectors_TD: float32 [T, D], L2-normalised.
+        doclens_N: int32 [N], vectors of each passage; T in all.
+        truncated_N: bool [N], whether the passage was longer than `doc_maxlen`.
+    """
+
+    vectors_TD: F32
+    doclens_N: I32
+    truncated_N: Bool
+
+
+class Encoder:
+    """A checkpoint that turns queries and passages into token vectors.
+
+    A query's vectors depend on its text alone. A passage's depend, in the last bits, on what it is
+    batched with, which the list of texts decides: the same list gives the same bits.
+
+    Attributes:
+        identity: what an index stores, to refuse another model.
+        dim: dimensions of the vectors.
+    """
+
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        network: Network,
+        identity: ModelIdentity,
+        projection: F32 | None = None,
+    ) -> None:
+        """Use `Encoder.load`."""
+        self._tokenizer = tokenizer
+        self._network = network
+        self._matrix = None if projection is None else torch.from_numpy(projection)
+        self.identity = identity
+
+    @classmethod
+    def load(
+        cls,
+        model: str | os.PathLike[str] = DEFAULT_MODEL,
+        *,
+        device: str | None = None,
+        threads: int | None = None,
+        doc_maxlen: int | None = None,
+        query_maxlen: int | None = None,
+        precision: Precision = "auto",
+    ) -> Encoder:
+        """Load a model.
+
+        Args:
+            model: the path of a checkpoint, a hub name, or an alias of `ALIASES`.
+            device: a torch device; the default is the GPU, if there is one.
+            threads: processor threads for torch, for the whole process; None leaves them.
+            doc_maxlen, query_maxlen: lengths in tokens other than the checkpoint's own.
+            precision: of the backbone. "auto" is bfloat16 where the processor multiplies it.
+
+        Raises:
+            ModelError: the model cannot be found or loaded; says what to do.
+            InvalidInput: a length, device or thread count that is not possible.
+        """
+        checkpoint = read_checkpoint(locate(model))
+        place = _device(device)
+        if threads is not None:
+            if threads < 1:
+                raise InvalidInput(f"threads {threads}: at least 1 is needed")
+            torch.set_num_threads(threads)
+        tokenizer = TextTokenizer(checkpoint, query_maxlen=query_maxlen, doc_maxlen=doc_maxlen)
+        network = Network.load(checkpoint, place, _dtype(precision, place))
+        return cls(tokenizer, network, _identity(os.fspath(model), checkpoint, tokenizer, network))
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of the vectors."""
+        return self.identity.dim
+
+    def project(self, matrix: F32) -> Encoder:
+        """The same model with its vectors multiplied by `matrix` (`fit_pca`), then normalised.
+
+        Args:
+            matrix: float32 [D, dim].
+
+        Raises:
+            InvalidInput: the matrix does not fit the vectors, or one is already in place.
+        """
+        if self._matrix is not None:
+            raise InvalidInput("this encoder already has a projection: project the one it is from")
+        if matrix.ndim != 2 or matrix.shape[0] != self.dim or not np.isfinite(matrix).all():
+            raise InvalidInput(
+                f"a projection of shape {matrix.shape} does not fit vectors of {self.dim}"
+                " dimensions, or is not finite"
+            )
+        own = np.array(matrix, dtype=np.float32, order="C")
+        identity = replace(self.identity, dim=own.shape[1], projection_sha256=matrix_sha256(own))
+        return Encoder(self._tokenizer, self._network, identity, own)
+
+    def encode_queries(self, texts: Sequence[str]) -> list[F32]:
+        """One float32 [L, D] per query, L2-normalised.
+
+        Raises:
+            InvalidInput: a text is not a string.
+            ModelError: the model gave a vector that is not finite.
+        """
+        # One by one: a batch's shape changes the last bits, and the same query must score the
+        # same alone, in a batch, and on another replica.
+        queries = self._tokenizer.queries(_checked(texts))
+        return [self._encode([tokens]) for tokens in queries]
+
+    def encode_passages(self, texts: Sequence[str]) -> EncodedPassages:
+        """The vectors of passages, in the order given.
+
+        Raises:
+            InvalidInput: a text is not a string.
+            ModelError: the model gave a vector that is not finite.
+        """
+        passages = self._tokenizer.passages(_checked(texts))
+        doclens_N = np.array([len(tokens.kept) for tokens in passages], dtype=np.int32)
+        starts_N = np.concatenate([[0], np.cumsum(doclens_N, dtype=np.int64)])
+        vectors_TD = np.empty((int(starts_N[-1]), self.dim), dtype=np.float32)
+        budget = _CUDA_TOKEN_BUDGET if self._network.device.type == "cuda" else _CPU_TOKEN_BUDGET
+        for batch in plan_batches([len(tokens.ids) for tokens in passages], budget):
+            rows_RD = self._encode([passages[index] for index in batch])
+            taken = 0
+            for index in batch:
+                length = int(doclens_N[index])
+                start = starts_N[index]
+                vectors_TD[start : start + length] = rows_RD[taken : taken + length]
+                taken += length
+        truncated_N = np.array([tokens.truncated for tokens in passages], dtype=np.bool_)
+        return EncodedPassages(vectors_TD, doclens_N, truncated_N)
+
+    def query_tokens(self, text: str) -> list[str]:
+        """What to show for each row of `encode_queries([text])`: the word piece, or the marker."""
+        (tokens,) = self._tokenizer.queries(_checked([text]), spans=True)
+        names = self._tokenizer.names(tokens.ids)
+        return [_shown(names[at], tokens.spans[at], text) for at in tokens.kept]
+
+    def query_truncated(self, text: str) -> bool:
+        """Whether the query is longer than `query_maxlen`, so that its end is not searched for."""
+        (tokens,) = self._tokenizer.queries(_checked([text]))
+        return tokens.truncated
+
+    def passage_spans(self, text: str) -> list[tuple[int, int]]:
+        """The characters of `text` behind each row of `encode_passages([text])`.
+
+        Returns:
+            (start, end) per row; (-1, -1) for markers, and for all with a tokenizer that does not
+            keep offsets.
+        """
+        (tokens,) = self._tokenizer.passages(_checked([text]), spans=True)
+        return [tokens.spans[at] for at in tokens.kept]
+
+    def _encode(self, batch: list[Tokens]) -> F32:
+        """float32 [R, D]: the kept vectors of the texts of one batch, one after the other."""
+        width = max(len(tokens.ids) for tokens in batch)
+        ids_BL = np.full((len(batch), width), self._tokenizer.pad_id, dtype=np.int64)
+        attention_BL = np.zeros((len(batch), width), dtype=np.int64)
+        kept: list[int] = []
+        for row, tokens in enumerate(batch):
+            ids_BL[row, : len(tokens.ids)] = tokens.ids
+            attention_BL[row, : tokens.attended] = 1
+            kept += [row * width + at for at in tokens.kept]
+        with torch.inference_mode():
+            x = self._network(
+                torch.from_numpy(ids_BL),
+                torch.from_numpy(attention_BL),
+                torch.tensor(kept, dtype=torch.int64),
+            )
+            if self._matrix is not None:
+                x = x @ self._matrix.to(x.device)
+            vectors_RD: F32 = torch.nn.functional.normalize(x, dim=-1).cpu().numpy()
+        if not np.isfinite(vectors_RD).all():
+            raise ModelError(
+                f"model {self.identity.source!r} gave vectors that are not finite: its weights"
+                " are damaged or overflow in this precision; load it with precision='float32'"
+            )
+        return vectors_RD
+
+
+def _identity(
+    source: str, checkpoint: Checkpoint, tokenizer: TextTokenizer, network: Network
+) -> ModelIdentity:
+    rules = tokenizer.rules
+    return ModelIdentity(
+        source=source,
+        format=checkpoint.format,
+        weights_sha256=checkpoint.sha256(),
+        dim=network.dim,
+        query_maxlen=rules.query_maxlen,
+        doc_maxlen=rules.doc_maxlen,
+        query_marker_id=tokenizer.query_marker_id,
+        passage_marker_id=tokenizer.passage_marker_id,
+        expansion_id=tokenizer.expansion_id,
+        attend_to_expansion=rules.attend_to_expansion,
+        skip_ids=tuple(sorted(tokenizer.skip_ids)),
+        strip=rules.strip,
+        lowercase=rules.lowercase,
+        query_prompt=rules.query_prompt,
+        passage_prompt=rules.passage_prompt,
+    )
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InvalidInput(
+            f"device {name!r} cannot be used here ({error}): give 'cpu', or 'cuda' where there is"
+            " a GPU that torch sees"
+        ) from error
+    return device
+
+
+def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    if precision == "auto":
+        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else bf16_is_native()
+        return torch.bfloat16 if native else torch.float32
+    if precision not in ("float32", "bfloat16"):
+        raise InvalidInput(f"precision {precision!r}: give 'auto', 'float32' or 'bfloat16'")
+    return torch.float32 if precision == "float32" else torch.bfloat16
+
+
+def _checked(texts: Sequence[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise InvalidInput("give a list of texts, not one string")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InvalidInput(f"text {index} is a {type(text).__name__}, not a string: {text!r}")
+    return list(texts)
+
+
+def _shown(name: str, span: tuple[int, int], text: str) -> str:
+    if span == NO_SPAN:
+        return name
+    return ("##" if name.startswith("##") else "") + text[span[0] : span[1]]

@@ -1,0 +1,58 @@
+"""Fewer dimensions for a model that has no projection of its own: PCA fitted on a sample."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from colbert_core.errors import InvalidInput
+from colbert_core.types import F32
+
+_ROWS_AT_ONCE = 65_536
+
+
+def fit_pca(sample_TD: F32, dim: int) -> F32:
+    """The projection that keeps most of the squared length of the sample's vectors.
+
+    The second moment is not centred: MaxSim compares directions from the origin, and taking a
+    mean away would change every inner product.
+
+    Args:
+        sample_TD: float32 [T, D], token vectors.
+        dim: dimensions to keep, 1 … D.
+
+    Returns:
+        float32 [D, dim] with orthonormal columns, by falling share of the squared length. The
+        largest entry of each column is positive, so that the same sample gives the same matrix.
+
+    Raises:
+        InvalidInput: `dim` is outside the range, or the sample is empty or not finite.
+    """
+    if sample_TD.ndim != 2 or len(sample_TD) == 0:
+        raise InvalidInput(
+            f"PCA needs a sample of token vectors [T, D], got shape {sample_TD.shape}"
+        )
+    width = sample_TD.shape[1]
+    if not 1 <= dim <= width:
+        raise InvalidInput(
+            f"dim {dim} is outside 1 … {width}: a projection cannot add dimensions to the"
+            f" {width} that the model gives"
+        )
+    moment_DD = np.zeros((width, width), np.float64)
+    for start in range(0, len(sample_TD), _ROWS_AT_ONCE):
+        rows_TD = sample_TD[start : start + _ROWS_AT_ONCE].astype(np.float64)
+        moment_DD += rows_TD.T @ rows_TD
+    if not np.isfinite(moment_DD).all():
+        raise InvalidInput("PCA: the sample holds NaN or infinite values")
+    _, vectors_DD = np.linalg.eigh(moment_DD)
+    matrix = vectors_DD[:, ::-1][:, :dim]
+    largest = matrix[np.abs(matrix).argmax(axis=0), np.arange(dim)]
+    return np.ascontiguousarray(matrix * np.where(largest < 0, -1.0, 1.0), dtype=np.float32)
+
+
+def matrix_sha256(matrix: F32) -> str:
+    """Hash of a projection's shape and values, as `ModelIdentity` holds it."""
+    shape = "×".join(str(size) for size in matrix.shape)
+    values = np.ascontiguousarray(matrix, dtype="<f4").tobytes()
+    return hashlib.sha256(shape.encode() + values).hexdigest()
