@@ -5,7 +5,7 @@
 
 protoc writes `from tartan.v1 import search_pb2`, which would need a top-level package `tartan`.
 The stubs live in `cluster.wire.tartan` instead, so these imports are rewritten: the same files then
-work in an editable install and in a wheel. Names inside the descriptors stay as the .proto files say.
+work in an editable install and in a wheel. Descriptors keep the names of the .proto files.
 Needs grpcio-tools and mypy-protobuf, at the versions of the development environment: their
 versions are written into the stubs.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from cluster.wire.tartan.v1 import search_pb2 as pb
@@ -84,15 +84,18 @@ def call_from_proto(message: pb.SearchRequest) -> SearchCall:
     )
 
 
-def answer_to_proto(answer: SearchAnswer, metadata_json: Mapping[str, str]) -> pb.SearchResponse:
+def answer_to_proto(answer: SearchAnswer, metadata_json: Sequence[str]) -> pb.SearchResponse:
     """An answer as a message.
 
     Args:
-        metadata_json: each hit's metadata by its id, as stored: it is passed on unparsed, and the
-            hits' own `metadata` is not looked at.
+        metadata_json: one per hit, as stored: metadata is passed on unparsed, and the hits' own
+            `metadata` is not looked at.
     """
     return pb.SearchResponse(
-        hits=[_hit_to_proto(hit, metadata_json.get(hit.id, "")) for hit in answer.hits],
+        hits=[
+            _hit_to_proto(hit, json_text)
+            for hit, json_text in zip(answer.hits, metadata_json, strict=True)
+        ],
         params=pb.SearchParams(
             k=answer.params.k,
             nprobe=answer.params.nprobe,

@@ -18,12 +18,13 @@ from cluster.wire.types import FetchQuery, ShardAnswer, ShardIdentity, ShardQuer
 from colbert_core.types import ShardTopK
 
 
-def query_to_proto(query: ShardQuery) -> pb.SearchRequest:
-    """A shard query as a message, without its shard: `for_shard` sets that for each call."""
+def query_to_proto(query: ShardQuery, shard_id: str) -> pb.SearchRequest:
+    """A shard query as a message to one shard."""
     tokens, dim = query.query_LD.shape
     ids_LP, scores_LP = query.probe_ids_LP, query.probe_scores_LP
     return pb.SearchRequest(
         generation=query.generation,
+        shard_id=shard_id,
         query_tokens=tokens,
         dim=dim,
         nprobe=0 if ids_LP is None else ids_LP.shape[1],
@@ -82,10 +83,11 @@ def answer_from_proto(message: pb.SearchResponse) -> ShardAnswer:
     )
 
 
-def fetch_to_proto(query: FetchQuery) -> pb.FetchRequest:
-    """A fetch as a message, without its shard."""
+def fetch_to_proto(query: FetchQuery, shard_id: str) -> pb.FetchRequest:
+    """A fetch as a message to one shard."""
     message = pb.FetchRequest(
         generation=query.generation,
+        shard_id=shard_id,
         pids=i64_to_bytes(query.pids_M),
         with_text=query.with_text,
         with_metadata=query.with_metadata,

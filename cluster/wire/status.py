@@ -8,6 +8,7 @@ that did not come from Tartan (a proxy, gRPC itself) the code alone decides.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import grpc
 
@@ -82,7 +83,7 @@ def code_from_number(number: int) -> grpc.StatusCode:
 def from_status(
     code: grpc.StatusCode,
     message: str | None,
-    trailing: Iterable[tuple[str, str | bytes]] | None,
+    trailing: Iterable[Any] | None,
     server: str,
 ) -> TartanError:
     """The error that a gRPC status stands for.

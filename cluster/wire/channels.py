@@ -1,0 +1,40 @@
+"""gRPC channels and servers: the options that every one of them is made with."""
+
+from __future__ import annotations
+
+# 1,024 query tokens of 1,024 dimensions are 4 MiB, gRPC's default limit, before anything else.
+DEFAULT_MAX_MESSAGE_BYTES = 16 * 2**20
+# Answers: 10,000 hits with text and explanations.
+MAX_ANSWER_BYTES = 512 * 2**20
+
+Options = list[tuple[str, int]]
+
+
+def server_options(max_message_bytes: int) -> Options:
+    """A request beyond `max_message_bytes` is refused before it is read.
+
+    Port reuse is off: a taken port is then an error, and two servers never share one by accident.
+    """
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", MAX_ANSWER_BYTES),
+        ("grpc.so_reuseport", 0),
+        # Let clients ping every 10 s, busy or not, instead of closing on them for doing so.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+
+
+def channel_options() -> Options:
+    """A peer that vanished without closing is noticed within about 20 s, a returned one in 1 s."""
+    return [
+        ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.keepalive_time_ms", 15_000),
+        ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+        # Retries are decided by our own code, which knows replicas and deadlines.
+        ("grpc.enable_retries", 0),
+    ]

@@ -1,0 +1,63 @@
+"""The gateway's side of the gateway–shard API: one shard server over gRPC, in plain values."""
+
+from __future__ import annotations
+
+import grpc
+
+from cluster.wire import shard as convert
+from cluster.wire.channels import channel_options
+from cluster.wire.status import from_status
+from cluster.wire.tartan.shard.v1 import shard_pb2, shard_pb2_grpc
+from cluster.wire.types import FetchQuery, ShardAnswer, ShardIdentity, ShardQuery, StoredPassage
+from colbert_core.errors import TartanError
+
+
+class ShardChannel:
+    """One shard server. Connects at the first call; a broken connection is made anew by itself.
+
+    Every call raises the class of error that the server raised, or Unavailable if it is away, or
+    DeadlineExceeded after `timeout_s`.
+    """
+
+    def __init__(self, address: str, shard_id: str) -> None:
+        self.address = address
+        self._shard_id = shard_id
+        # Channels to the same address would share one connection, which a paused server blocks.
+        options = [*channel_options(), ("grpc.use_local_subchannel_pool", 1)]
+        self._channel = grpc.aio.insecure_channel(address, options=options)
+        self._stub = shard_pb2_grpc.ShardServiceStub(self._channel)
+
+    async def search(self, query: ShardQuery, timeout_s: float) -> ShardAnswer:
+        """The shard's best passages."""
+        request = convert.query_to_proto(query, self._shard_id)
+        try:
+            return convert.answer_from_proto(await self._stub.Search(request, timeout=timeout_s))
+        except grpc.aio.AioRpcError as error:
+            raise self._error(error) from None
+
+    async def fetch(self, query: FetchQuery, timeout_s: float) -> list[StoredPassage]:
+        """Passages in the order of `query.pids_M`."""
+        request = convert.fetch_to_proto(query, self._shard_id)
+        try:
+            answer = await self._stub.Fetch(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise self._error(error) from None
+        return [convert.passage_from_proto(passage) for passage in answer.passages]
+
+    async def identity(self, timeout_s: float) -> ShardIdentity:
+        """What the server holds."""
+        request = shard_pb2.GetShardInfoRequest()
+        try:
+            answer = await self._stub.GetShardInfo(request, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise self._error(error) from None
+        return convert.identity_from_proto(answer)
+
+    async def close(self) -> None:
+        """End the connection; calls under way are cancelled."""
+        await self._channel.close(None)
+
+    def _error(self, error: grpc.aio.AioRpcError) -> TartanError:
+        return from_status(
+            error.code(), error.details(), error.trailing_metadata(), f"shard server {self.address}"
+        )

@@ -1,0 +1,267 @@
+"""A shard server: one shard of one generation behind its own gRPC endpoint.
+
+    HeldShard          what is searched: plain values in and out, no gRPC
+    ShardServer        a sync grpc.server around it, with the standard health service
+    ShardServerActor   the same as a Ray actor's class; `cluster/serve.py` makes actors of it
+
+The server is sync because the kernel is native and blocks: the GIL is released inside, and a thread
+pool with a bounded number of calls is all that is needed. Beyond the bound gRPC itself answers
+RESOURCE_EXHAUSTED at once. The deadline of a call is the kernel's deadline.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import numpy as np
+import orjson
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from cluster.wire import shard as convert
+from cluster.wire.channels import DEFAULT_MAX_MESSAGE_BYTES, server_options
+from cluster.wire.handlers import answering, deadline_after
+from cluster.wire.tartan.shard.v1 import shard_pb2, shard_pb2_grpc
+from cluster.wire.types import FetchQuery, ShardAnswer, ShardIdentity, ShardQuery, StoredPassage
+from colbert_core import kernels
+from colbert_core.errors import IndexMissing, QueryError, Unavailable
+from colbert_core.index import ShardReader, open_generation
+from colbert_core.search import check_query, search_shard
+from colbert_core.types import I32, I64, SearchParams
+
+SERVICE = "tartan.shard.v1.ShardService"
+LONGEST_CALL_S = 60.0
+
+
+class HeldShard:
+    """One open shard of one generation; safe to share between threads."""
+
+    def __init__(self, generation: str, shard: ShardReader) -> None:
+        self.generation = generation
+        self.shard = shard
+        self.kernel = shard.kernel  # made now, so that a damaged shard is found before serving
+        self.dim = shard.codec.dim
+        self.centroids = shard.codec.centroid_count
+
+    @classmethod
+    def open(cls, index: str | Path, generation: str, shard_id: str) -> HeldShard:
+        """Open a shard after checking the sizes of its files.
+
+        Raises:
+            IndexMissing: the index has another live generation, or no such shard.
+            IndexCorrupt: a file is missing, truncated, or does not fit the manifest.
+        """
+        opened = open_generation(index, shards=[shard_id])
+        if opened.manifest.generation != generation:
+            raise IndexMissing(
+                f"{index}: its live generation is {opened.manifest.generation}, and this server is "
+                f"to serve {generation}: restart `tartan serve`"
+            )
+        if not opened.shards:
+            known = ", ".join(shard.id for shard in opened.manifest.shards)
+            raise IndexMissing(f"{index}: generation {generation} has no shard {shard_id}; {known}")
+        return cls(generation, opened.shards[0])
+
+    @property
+    def identity(self) -> ShardIdentity:
+        """What is held here."""
+        entry = self.shard.entry
+        return ShardIdentity(
+            self.generation,
+            entry.id,
+            entry.passages,
+            entry.tokens,
+            self.dim,
+            kernels.IMPLEMENTATION,
+        )
+
+    def search(self, query: ShardQuery, deadline: float) -> ShardAnswer:
+        """Search; `deadline` is on time.monotonic().
+
+        Raises:
+            QueryError: the query does not fit this shard.
+            TimeoutError: the deadline passed; the message names the stage.
+        """
+        query_LD = check_query(query.query_LD, self.dim)
+        probes = None
+        if not query.exact:
+            probes = self._checked_probes(query)
+        if query.k < 1 or (query.candidates < 1 and not query.exact):
+            raise QueryError(f"k is {query.k} and candidates {query.candidates}; both start at 1")
+        params = SearchParams(query.k, 0, query.candidates, query.exact)
+        started = time.monotonic()
+        top = search_shard(self.shard, query_LD, probes, params, None, deadline)
+        return ShardAnswer(top, (time.monotonic() - started) * 1e3)
+
+    def fetch(self, query: FetchQuery, deadline: float) -> list[StoredPassage]:
+        """Fetch passages, and match their tokens with the query's where one is given.
+
+        Raises:
+            QueryError: an ordinal is out of range, or the query does not fit this shard.
+            TimeoutError: the deadline passed.
+        """
+        self._check_pids(query.pids_M)
+        query_LD = None if query.query_LD is None else check_query(query.query_LD, self.dim)
+        stored = []
+        for pid, passage in zip(query.pids_M, self.shard.fetch(query.pids_M.tolist()), strict=True):
+            if time.monotonic() > deadline:
+                raise TimeoutError("the deadline passed while passages were fetched")
+            tokens_L, scores_L = None, None
+            if query_LD is not None:
+                tokens_L, scores_L = self.kernel.match(query_LD, int(pid))
+            stored.append(
+                StoredPassage(
+                    id=passage.id,
+                    text=passage.text if query.with_text and passage.text else None,
+                    metadata_json=(
+                        orjson.dumps(passage.metadata).decode() if query.with_metadata else ""
+                    ),
+                    match_tokens_L=tokens_L,
+                    match_scores_L=scores_L,
+                )
+            )
+        return stored
+
+    def check_meant(self, generation: str, shard_id: str) -> None:
+        """Raise IndexMissing unless a call means this shard of this generation."""
+        held = (self.generation, self.shard.entry.id)
+        if (generation, shard_id) != held:
+            raise IndexMissing(
+                f"this server holds shard {held[1]} of generation {held[0]}, not shard {shard_id} "
+                f"of generation {generation}: the gateway's routes are out of date"
+            )
+
+    def _checked_probes(self, query: ShardQuery) -> tuple[I32, np.ndarray]:
+        ids_LP, scores_LP = query.probe_ids_LP, query.probe_scores_LP
+        if ids_LP is None or scores_LP is None or not ids_LP.size:
+            raise QueryError("the query has no probes: send some, or set exact")
+        if ids_LP.min() < 0 or ids_LP.max() >= self.centroids:
+            raise QueryError(f"a probed centroid is not in 0…{self.centroids - 1} of this index")
+        return np.ascontiguousarray(ids_LP, np.int32), np.ascontiguousarray(scores_LP, np.float32)
+
+    def _check_pids(self, pids_M: I64) -> None:
+        count = self.shard.entry.passages
+        if pids_M.size and (pids_M.min() < 0 or pids_M.max() >= count):
+            bad = next(int(pid) for pid in pids_M if not 0 <= pid < count)
+            raise QueryError(f"passage {bad} is not in 0…{count - 1} of this shard")
+
+
+class _Servicer(shard_pb2_grpc.ShardServiceServicer):
+    """The handlers: convert, check who is meant, call, convert."""
+
+    def __init__(self, held: HeldShard) -> None:
+        self._held = held
+
+    @answering
+    def Search(  # noqa: N802
+        self, request: shard_pb2.SearchRequest, context: grpc.ServicerContext
+    ) -> shard_pb2.SearchResponse:
+        self._held.check_meant(request.generation, request.shard_id)
+        deadline = deadline_after(context.time_remaining(), LONGEST_CALL_S)
+        answer = self._held.search(convert.query_from_proto(request), deadline)
+        return convert.answer_to_proto(answer)
+
+    @answering
+    def Fetch(  # noqa: N802
+        self, request: shard_pb2.FetchRequest, context: grpc.ServicerContext
+    ) -> shard_pb2.FetchResponse:
+        self._held.check_meant(request.generation, request.shard_id)
+        deadline = deadline_after(context.time_remaining(), LONGEST_CALL_S)
+        passages = self._held.fetch(convert.fetch_from_proto(request), deadline)
+        return shard_pb2.FetchResponse(
+            passages=[convert.passage_to_proto(passage) for passage in passages]
+        )
+
+    @answering
+    def GetShardInfo(  # noqa: N802
+        self,
+        request: shard_pb2.GetShardInfoRequest,  # noqa: ARG002
+        context: grpc.ServicerContext,  # noqa: ARG002
+    ) -> shard_pb2.GetShardInfoResponse:
+        return convert.identity_to_proto(self._held.identity)
+
+
+class ShardServer:
+    """A gRPC server over one held shard."""
+
+    def __init__(
+        self,
+        held: HeldShard,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        threads: int | None = None,
+        max_concurrent: int = 256,
+        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+    ) -> None:
+        """Bind and prepare; `start` begins to answer.
+
+        Args:
+            port: 0 takes a free one.
+            threads: calls that run at once; by default one per CPU. More of them wait.
+            max_concurrent: calls that run or wait; beyond it they are refused at once.
+
+        Raises:
+            Unavailable: the address cannot be listened on.
+        """
+        self._pool = ThreadPoolExecutor(threads or os.cpu_count(), thread_name_prefix="shard")
+        self._server = grpc.server(
+            self._pool,
+            options=server_options(max_message_bytes),
+            maximum_concurrent_rpcs=max_concurrent,
+        )
+        self._health = health.HealthServicer()
+        shard_pb2_grpc.add_ShardServiceServicer_to_server(_Servicer(held), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        try:
+            self.port = self._server.add_insecure_port(f"{host}:{port}")
+        except RuntimeError as error:
+            raise Unavailable(
+                f"a shard server cannot listen on {host}:{port}: {error}; choose another port, or "
+                "port 0 for any free one"
+            ) from error
+        self.address = f"{host}:{self.port}"
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._server.start()
+        for service in ("", SERVICE):
+            self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+
+    def stop(self, grace_s: float = 5.0) -> None:
+        """Refuse new calls, let those under way finish for up to `grace_s`, and end."""
+        self._health.enter_graceful_shutdown()
+        self._server.stop(grace_s).wait()
+        self._pool.shutdown(wait=False)
+
+
+class ShardServerActor:
+    """The class that `cluster/serve.py` makes Ray actors of; usable as it is, without Ray."""
+
+    def __init__(
+        self, index: str, generation: str, shard_id: str, host: str, threads: int | None = None
+    ) -> None:
+        """Open the shard and start to answer; an actor that Ray restarts does so again.
+
+        Args:
+            host: what to listen on; "" means this Ray node's own address.
+        """
+        if not host:
+            from ray.util import get_node_ip_address
+
+            host = get_node_ip_address()
+        self._server = ShardServer(
+            HeldShard.open(index, generation, shard_id), host=host, threads=threads
+        )
+        self._server.start()
+
+    def address(self) -> str:
+        """Where it answers; another one after a restart."""
+        return self._server.address
+
+    def stop(self, grace_s: float) -> None:
+        """Finish what is under way and end."""
+        self._server.stop(grace_s)
