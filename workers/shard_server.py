@@ -33,7 +33,7 @@ from colbert_core.search import check_query, search_shard
 from colbert_core.types import I32, I64, SearchParams
 
 SERVICE = "tartan.shard.v1.ShardService"
-LONGEST_CALL_S = 60.0
+DEFAULT_TIMEOUT_S = 60.0
 
 
 class HeldShard:
@@ -160,7 +160,7 @@ class _Servicer(shard_pb2_grpc.ShardServiceServicer):
         self, request: shard_pb2.SearchRequest, context: grpc.ServicerContext
     ) -> shard_pb2.SearchResponse:
         self._held.check_meant(request.generation, request.shard_id)
-        deadline = deadline_after(context.time_remaining(), LONGEST_CALL_S)
+        deadline = deadline_after(context.time_remaining(), DEFAULT_TIMEOUT_S)
         answer = self._held.search(convert.query_from_proto(request), deadline)
         return convert.answer_to_proto(answer)
 
@@ -169,7 +169,7 @@ class _Servicer(shard_pb2_grpc.ShardServiceServicer):
         self, request: shard_pb2.FetchRequest, context: grpc.ServicerContext
     ) -> shard_pb2.FetchResponse:
         self._held.check_meant(request.generation, request.shard_id)
-        deadline = deadline_after(context.time_remaining(), LONGEST_CALL_S)
+        deadline = deadline_after(context.time_remaining(), DEFAULT_TIMEOUT_S)
         passages = self._held.fetch(convert.fetch_from_proto(request), deadline)
         return shard_pb2.FetchResponse(
             passages=[convert.passage_to_proto(passage) for passage in passages]

@@ -23,6 +23,7 @@ AsyncContext = grpc.aio.ServicerContext[Any, Any]
 
 # gRPC sends the message as a header, and clients refuse headers beyond 8 KiB.
 MAX_MESSAGE_CHARS = 1000
+NO_DEADLINE_S = 1e8  # years: how the sync server says that the caller set none
 
 
 def answering(
@@ -75,12 +76,14 @@ def problem_of(error: Exception) -> Problem:
     return Problem(problem.code, problem.message[: MAX_MESSAGE_CHARS - 1] + "…", problem.error)
 
 
-def deadline_after(time_remaining_s: float | None, longest_s: float) -> float:
-    """When to be done, on time.monotonic(): the caller's time, or `longest_s` if that is shorter.
+def deadline_after(time_remaining_s: float | None, default_s: float) -> float:
+    """When to be done, on time.monotonic(): after the caller's time, or `default_s` without any.
 
     A small part of the time is kept back, so that an error of ours, which says what was waited for,
     arrives before the caller's own clock ends the call.
     """
-    left_s = longest_s if time_remaining_s is None else min(time_remaining_s, longest_s)
+    left_s = default_s
+    if time_remaining_s is not None and time_remaining_s < NO_DEADLINE_S:
+        left_s = time_remaining_s
     kept_back_s = min(0.02, 0.1 * left_s)
     return time.monotonic() + left_s - kept_back_s

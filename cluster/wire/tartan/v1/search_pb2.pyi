@@ -275,7 +275,7 @@ class TokenMatch(_message.Message):
     START_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     query_token: _builtins.str
-    """The token as the tokeniser writes it; empty when the query was vectors."""
+    """The token as it stands in the query; the row's number when the query was vectors."""
     query_index: _builtins.int
     passage_token_index: _builtins.int
     """Position among the passage's stored tokens."""

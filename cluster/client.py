@@ -1,0 +1,270 @@
+"""Searching a Tartan gateway from Python.
+
+    with Client("localhost:50051") as client:
+        answer = client.search("merge two sorted iterables lazily", k=5)
+        for hit in answer.hits:
+            print(hit.score, hit.id, hit.text)
+
+`AsyncClient` is the same with `async with` and `await`. Both raise the errors of
+colbert_core/errors.py, as the gateway raised them; calls that may be retried are, within the
+caller's time. Neither imports ray, torch or transformers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Any, Self, Unpack
+
+import grpc
+
+from cluster.client_calls import BatchProgress, Query, SearchOptions, batches, make_request
+from cluster.client_retry import Attempts, RetryPolicy
+from cluster.wire.channels import channel_options
+from cluster.wire.public import answer_from_proto, info_from_proto
+from cluster.wire.status import from_status
+from cluster.wire.tartan.v1 import search_pb2, search_pb2_grpc
+from cluster.wire.types import DEFAULT_K, Coverage, IndexInfo, SearchAnswer
+from colbert_core.errors import InvalidInput, TartanError
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Coverage",
+    "IndexInfo",
+    "Query",
+    "RetryPolicy",
+    "SearchAnswer",
+    "SearchOptions",
+]
+
+
+class _Settings:
+    """What both clients are made with."""
+
+    def __init__(
+        self, target: str, *, timeout_s: float = 10.0, retry: RetryPolicy | None = None
+    ) -> None:
+        """Connects at the first call.
+
+        Args:
+            target: HOST:PORT of a gateway, or any gRPC target.
+            timeout_s: time for one call, retries included, where the call itself sets none.
+            retry: when to ask again.
+
+        Raises:
+            InvalidInput: the target is empty or the time not above 0.
+        """
+        if not target:
+            raise InvalidInput("the target is empty: give HOST:PORT of a gateway")
+        self.target = target
+        self._timeout_s = _checked_timeout(timeout_s)
+        self._retry = retry or RetryPolicy()
+
+    def _attempts(self, timeout_s: float | None) -> Attempts:
+        given = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
+        return Attempts(self._retry, given)
+
+    def _error(self, error: Any) -> TartanError:
+        return from_status(
+            error.code(), error.details(), error.trailing_metadata(), f"gateway {self.target}"
+        )
+
+
+class Client(_Settings):
+    """A blocking client; safe to share between threads. A context manager."""
+
+    def __init__(
+        self, target: str, *, timeout_s: float = 10.0, retry: RetryPolicy | None = None
+    ) -> None:
+        super().__init__(target, timeout_s=timeout_s, retry=retry)
+        self._channel = grpc.insecure_channel(target, options=channel_options())
+        self._stub = search_pb2_grpc.SearchServiceStub(self._channel)
+
+    def search(
+        self,
+        query: Query,
+        k: int = DEFAULT_K,
+        recall: float | None = None,
+        *,
+        timeout_s: float | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> SearchAnswer:
+        """The best k passages for a text or a matrix of token vectors [tokens, dimensions].
+
+        Args:
+            query: text needs an index that was built with a model.
+            k: hits, 1 to 10,000.
+            recall: share of the exact top k to find, in (0, 1]; the index's default if None.
+            timeout_s: time for the call, retries included.
+            options: see SearchOptions.
+
+        Raises:
+            QueryError: a value is not possible.
+            ModelError: a text query to an index that has no model.
+            Unavailable, Overloaded: the gateway or a shard did not answer, after all retries.
+            DeadlineExceeded: the time is over.
+        """
+        request = make_request(query, k, recall, options)
+        attempts = self._attempts(timeout_s)
+        while True:
+            try:
+                return answer_from_proto(self._stub.Search(request, timeout=attempts.left_s()))
+            except grpc.RpcError as error:
+                time.sleep(attempts.pause_after(self._error(error)))
+
+    def search_batch(
+        self,
+        queries: Iterable[Query],
+        k: int = DEFAULT_K,
+        recall: float | None = None,
+        *,
+        timeout_s: float | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> Iterator[SearchAnswer]:
+        """Answers for many queries, in their order; the iterable is read as it is needed.
+
+        Queries travel in batches, and `timeout_s` is the time for each batch. The error of a query
+        names its position, counted from 0. Arguments and errors are otherwise those of `search`.
+        """
+        first = 0
+        for requests in batches(make_request(query, k, recall, options) for query in queries):
+            progress = BatchProgress(requests, first)
+            attempts = self._attempts(timeout_s)
+            while True:
+                self._ask(progress, attempts.left_s())
+                if (remaining := progress.remaining_error()) is None:
+                    break
+                time.sleep(attempts.pause_after(remaining))
+            yield from progress.answers()
+            first += len(requests)
+
+    def info(self, *, timeout_s: float | None = None) -> IndexInfo:
+        """What the gateway serves, and the limits that it holds requests to."""
+        attempts = self._attempts(timeout_s)
+        request = search_pb2.GetIndexInfoRequest()
+        while True:
+            try:
+                return info_from_proto(self._stub.GetIndexInfo(request, timeout=attempts.left_s()))
+            except grpc.RpcError as error:
+                time.sleep(attempts.pause_after(self._error(error)))
+
+    def close(self) -> None:
+        """End the connection."""
+        self._channel.close()
+
+    def _ask(self, progress: BatchProgress, timeout_s: float) -> None:
+        stream = self._stub.SearchBatch(progress.next_request(), timeout=timeout_s)
+        try:
+            for response in stream:
+                progress.take(response)
+        except grpc.RpcError as error:
+            progress.fail(self._error(error))
+        finally:
+            stream.cancel()  # where an error of one query ended the batch
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncClient(_Settings):
+    """The client for asyncio: one event loop, any number of tasks. An async context manager."""
+
+    def __init__(
+        self, target: str, *, timeout_s: float = 10.0, retry: RetryPolicy | None = None
+    ) -> None:
+        super().__init__(target, timeout_s=timeout_s, retry=retry)
+        self._channel: grpc.aio.Channel | None = None
+        self._made_stub: search_pb2_grpc.SearchServiceAsyncStub | None = None
+
+    async def search(
+        self,
+        query: Query,
+        k: int = DEFAULT_K,
+        recall: float | None = None,
+        *,
+        timeout_s: float | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> SearchAnswer:
+        """As `Client.search`."""
+        request = make_request(query, k, recall, options)
+        attempts = self._attempts(timeout_s)
+        while True:
+            try:
+                answer = await self._stub.Search(request, timeout=attempts.left_s())
+                return answer_from_proto(answer)
+            except grpc.aio.AioRpcError as error:
+                await asyncio.sleep(attempts.pause_after(self._error(error)))
+
+    async def search_batch(
+        self,
+        queries: Iterable[Query],
+        k: int = DEFAULT_K,
+        recall: float | None = None,
+        *,
+        timeout_s: float | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> AsyncIterator[SearchAnswer]:
+        """As `Client.search_batch`."""
+        first = 0
+        for requests in batches(make_request(query, k, recall, options) for query in queries):
+            progress = BatchProgress(requests, first)
+            attempts = self._attempts(timeout_s)
+            while True:
+                await self._ask(progress, attempts.left_s())
+                if (remaining := progress.remaining_error()) is None:
+                    break
+                await asyncio.sleep(attempts.pause_after(remaining))
+            for answer in progress.answers():
+                yield answer
+            first += len(requests)
+
+    async def info(self, *, timeout_s: float | None = None) -> IndexInfo:
+        """As `Client.info`."""
+        attempts = self._attempts(timeout_s)
+        request = search_pb2.GetIndexInfoRequest()
+        while True:
+            try:
+                answer = await self._stub.GetIndexInfo(request, timeout=attempts.left_s())
+                return info_from_proto(answer)
+            except grpc.aio.AioRpcError as error:
+                await asyncio.sleep(attempts.pause_after(self._error(error)))
+
+    async def close(self) -> None:
+        """End the connection."""
+        if self._channel is not None:
+            await self._channel.close(None)
+
+    async def _ask(self, progress: BatchProgress, timeout_s: float) -> None:
+        stream = self._stub.SearchBatch(progress.next_request(), timeout=timeout_s)
+        try:
+            async for response in stream:
+                progress.take(response)
+        except grpc.aio.AioRpcError as error:
+            progress.fail(self._error(error))
+        finally:
+            stream.cancel()  # where an error of one query ended the batch
+
+    @property
+    def _stub(self) -> search_pb2_grpc.SearchServiceAsyncStub:
+        # A grpc.aio channel belongs to the event loop that runs when it is made.
+        if self._made_stub is None:
+            self._channel = grpc.aio.insecure_channel(self.target, options=channel_options())
+            self._made_stub = search_pb2_grpc.SearchServiceStub(self._channel)
+        return self._made_stub
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+def _checked_timeout(timeout_s: float) -> float:
+    if not timeout_s > 0:
+        raise InvalidInput(f"timeout_s is {timeout_s}: give more than 0 seconds")
+    return timeout_s

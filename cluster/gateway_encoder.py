@@ -1,0 +1,85 @@
+"""The gateway's encoder: the model that the index was built with, loaded when text first needs it.
+
+This is the only part of serving that imports torch, and only on the first text query; an index that
+was built from vectors never does.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from colbert_core.errors import ModelError
+from colbert_core.index import Generation
+from colbert_core.types import F32
+
+
+class QueryEncoder(Protocol):
+    """What serving needs of colbert_core.text.Encoder."""
+
+    def encode_queries(self, texts: list[str]) -> list[F32]:
+        """One float32 [L, D] per text."""
+
+    def query_tokens(self, text: str) -> list[str]:
+        """What to show for each row of `encode_queries([text])`."""
+
+    def passage_spans(self, text: str) -> list[tuple[int, int]]:
+        """The characters of `text` behind each stored token of a passage."""
+
+
+class LazyEncoder:
+    """Loads the encoder once, at the first use; safe to share between threads."""
+
+    def __init__(self, source: str, load: Callable[[], QueryEncoder] | None) -> None:
+        """`load` is None where the index was built from vectors; `source` is the model's name."""
+        self.source = source
+        self._load = load
+        self._lock = threading.Lock()
+        self._encoder: QueryEncoder | None = None
+
+    @property
+    def available(self) -> bool:
+        """Whether text can be encoded."""
+        return self._load is not None
+
+    def get(self) -> QueryEncoder:
+        """The encoder; blocks while it is loaded.
+
+        Raises:
+            ModelError: the index has no model, or it cannot be loaded.
+            ModelMismatch: the model found is not the one that the index was built with.
+        """
+        if self._load is None:
+            raise ModelError(
+                "this index was built from vectors and names no model, so it cannot encode text: "
+                "send the query as `vectors`, from the encoder that made the index's vectors"
+            )
+        with self._lock:
+            if self._encoder is None:
+                self._encoder = self._load()
+            return self._encoder
+
+
+def encoder_of(generation: Generation, *, threads: int | None = None) -> LazyEncoder:
+    """The encoder of an open generation, checked against the identity that the index stores."""
+    stored = generation.model
+    if stored is None:
+        return LazyEncoder("", None)
+
+    def load() -> QueryEncoder:
+        from colbert_core.text import Encoder, ModelIdentity
+
+        built_with = ModelIdentity.from_dict(stored)
+        encoder = Encoder.load(
+            built_with.source,
+            threads=threads,
+            doc_maxlen=built_with.doc_maxlen,
+            query_maxlen=built_with.query_maxlen,
+        )
+        if generation.projection is not None:
+            encoder = encoder.project(generation.projection)
+        built_with.require_same(encoder.identity)
+        return encoder
+
+    return LazyEncoder(str(stored.get("source", "unknown")), load)

@@ -1,0 +1,83 @@
+"""What a gateway refuses before any work: pure functions; errors say value, limit and remedy."""
+
+from __future__ import annotations
+
+from cluster.wire.channels import DEFAULT_MAX_MESSAGE_BYTES
+from cluster.wire.types import Limits, SearchCall
+from colbert_core.errors import InvalidInput, QueryError
+from colbert_core.search import check_query, derive_params
+from colbert_core.types import F32, MAX_K, MAX_QUERY_TOKENS, SearchParams
+
+DEFAULT_LIMITS = Limits(
+    max_k=MAX_K,
+    max_query_tokens=MAX_QUERY_TOKENS,
+    max_text_chars=16_384,
+    max_message_bytes=DEFAULT_MAX_MESSAGE_BYTES,
+    max_batch=1024,
+)
+
+
+def check_limits(limits: Limits) -> None:
+    """Raise InvalidInput where configured limits are below 1 or above what the index can do."""
+    for name, top in (("max_k", MAX_K), ("max_query_tokens", MAX_QUERY_TOKENS)):
+        value = getattr(limits, name)
+        if not 1 <= value <= top:
+            raise InvalidInput(f"{name} is {value}; give 1 to {top:,}")
+    for name in ("max_text_chars", "max_message_bytes", "max_batch"):
+        if getattr(limits, name) < 1:
+            raise InvalidInput(f"{name} is {getattr(limits, name)}; give 1 or more")
+
+
+def check_call(call: SearchCall, limits: Limits) -> SearchParams:
+    """Check everything of a call that needs no index, and derive its parameters.
+
+    Raises:
+        QueryError: naming what is wrong.
+    """
+    if not 1 <= call.k <= limits.max_k:
+        raise QueryError(f"k is {call.k}: ask for 1 to {limits.max_k:,} hits")
+    if call.candidates is not None and call.candidates > 2**31 - 1:
+        raise QueryError(f"candidates is {call.candidates}: give at most {2**31 - 1:,}")
+    if call.text is not None:
+        _check_text(call.text, limits)
+    return derive_params(
+        call.k,
+        recall=call.recall,
+        nprobe=call.nprobe,
+        candidates=call.candidates,
+        exact=call.exact,
+    )
+
+
+def check_vectors(query_LD: F32, dim: int, limits: Limits) -> F32:
+    """A query matrix that the index can be searched with, float32 [L, dim].
+
+    Raises:
+        QueryError: rows, dimensions or values are not possible.
+    """
+    rows = len(query_LD)
+    if rows > limits.max_query_tokens:
+        raise QueryError(
+            f"the query has {rows:,} tokens and the limit is {limits.max_query_tokens:,}: send "
+            "fewer vectors"
+        )
+    return check_query(query_LD, dim)
+
+
+def check_batch(count: int, limits: Limits) -> None:
+    """Raise QueryError for a batch that is empty or too long."""
+    if not 1 <= count <= limits.max_batch:
+        raise QueryError(
+            f"the batch has {count:,} requests: send 1 to {limits.max_batch:,} at a time"
+        )
+
+
+def _check_text(text: str, limits: Limits) -> None:
+    if not text.strip():
+        raise QueryError("the query text is empty: send at least one word")
+    if len(text) > limits.max_text_chars:
+        raise QueryError(
+            f"the query text has {len(text):,} characters and the limit is "
+            f"{limits.max_text_chars:,}: send the part that says what to look for; more than the "
+            "model's query length would be cut anyway"
+        )

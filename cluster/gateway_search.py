@@ -1,0 +1,255 @@
+"""One query through the gateway: check, encode, probe once, fan out, merge, fetch, explain.
+
+Nothing a query does changes the next one. What blocks (the model, the native centroid table) runs
+in a small thread pool, so that the event loop only ever moves bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+
+from cluster.fanout import FanOut, Reply
+from cluster.gateway_encoder import LazyEncoder
+from cluster.gateway_limits import check_call, check_vectors
+from cluster.wire.types import (
+    FetchQuery,
+    Limits,
+    SearchAnswer,
+    SearchCall,
+    ShardAnswer,
+    ShardQuery,
+    ShardTiming,
+    StoredPassage,
+)
+from colbert_core.codec import Codec
+from colbert_core.errors import DeadlineExceeded
+from colbert_core.search import merge
+from colbert_core.types import F32, I32, Hit, SearchParams, TokenMatch
+
+T = TypeVar("T")
+Located = tuple[int, int, float]  # (shard index, ordinal in the shard, score)
+NO_SPAN = (-1, -1)
+
+
+class Clock:
+    """Milliseconds by stage, and the deadline that every stage is held to."""
+
+    def __init__(self, deadline: float) -> None:
+        """`deadline` is on time.monotonic()."""
+        self.deadline = deadline
+        self.started = time.monotonic()
+        self.ms: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the block as stage `name`."""
+        started = time.monotonic()
+        yield
+        self.ms[name] = (time.monotonic() - started) * 1e3
+
+    def left_s(self, doing: str) -> float:
+        """Seconds left; raises DeadlineExceeded, saying before what, when there are none."""
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise DeadlineExceeded(f"the deadline passed before {doing}: give the query more time")
+        return left
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A query ready for the shards: rotated and probed; `tokens` name its rows (none: vectors)."""
+
+    query_LD: F32
+    probes: tuple[I32, F32] | None
+    tokens: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An answer, and each hit's metadata as stored: it is passed on without being parsed."""
+
+    answer: SearchAnswer
+    metadata_json: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SearchPipeline:
+    """What a gateway searches with: one generation's codec and encoder, and its shards."""
+
+    generation: str
+    codec: Codec
+    encoder: LazyEncoder
+    fan_out: FanOut
+    limits: Limits
+    executor: Executor = field(repr=False)
+
+    async def search(self, call: SearchCall, deadline: float) -> Found:
+        """Answer one query.
+
+        Args:
+            deadline: on time.monotonic().
+
+        Raises:
+            QueryError: a value of the call is not possible; nothing was done.
+            ModelError: the call is text and the index has no model.
+            Unavailable: a shard does not answer; the message names it.
+            DeadlineExceeded: the time is over; the message says what was waited for.
+        """
+        clock = Clock(deadline)
+        params = check_call(call, self.limits)
+        if call.query_LD is not None:
+            check_vectors(call.query_LD, self.codec.dim, self.limits)
+        prepared = await self._in_thread(
+            clock, "the query was encoded", lambda: self._prepare(call, params, clock)
+        )
+        with clock.stage("fan_out"):
+            replies = await self.fan_out.search(self._shard_query(prepared, params), deadline)
+        with clock.stage("merge"):
+            located = merge([reply.value.top for reply in replies], params.k)
+        with clock.stage("fetch"):
+            passages = await self._fetch(call, prepared, located, deadline)
+        with clock.stage("explain"):
+            hits = await self._hits(call, prepared, located, passages, clock)
+        clock.ms["total"] = (time.monotonic() - clock.started) * 1e3
+        answer = SearchAnswer(
+            hits=hits,
+            params=params,
+            coverage=self.fan_out.coverage(),
+            generation=self.generation,
+            timings_ms=clock.ms if call.timings else {},
+            shard_timings=self._shard_timings(replies) if call.timings else (),
+        )
+        return Found(answer, tuple(passage.metadata_json for passage in passages))
+
+    def _prepare(self, call: SearchCall, params: SearchParams, clock: Clock) -> Prepared:
+        """Encode, rotate, probe. Runs in a thread."""
+        tokens: tuple[str, ...] = ()
+        with clock.stage("encode"):
+            clock.left_s("the query was encoded")  # it may have waited for a thread
+            if call.text is not None:
+                encoder = self.encoder.get()
+                (query_LD,) = encoder.encode_queries([call.text])
+                if call.explain:
+                    tokens = tuple(encoder.query_tokens(call.text))
+            else:
+                assert call.query_LD is not None
+                query_LD = call.query_LD
+            query_LD = self.codec.rotate(check_vectors(query_LD, self.codec.dim, self.limits))
+        with clock.stage("probe"):
+            clock.left_s("the centroids were probed")
+            probes = None
+            if not params.exact:
+                probes = self.codec.centroid_table.probe(query_LD, params.nprobe)
+        return Prepared(query_LD, probes, tokens)
+
+    def _shard_query(self, prepared: Prepared, params: SearchParams) -> ShardQuery:
+        ids_LP, scores_LP = prepared.probes or (None, None)
+        return ShardQuery(
+            self.generation,
+            prepared.query_LD,
+            ids_LP,
+            scores_LP,
+            params.k,
+            params.candidates,
+            params.exact,
+        )
+
+    async def _fetch(
+        self, call: SearchCall, prepared: Prepared, located: Sequence[Located], deadline: float
+    ) -> list[StoredPassage]:
+        """The passages of the merged hits, in their order, from the shards that own them."""
+        pids: dict[int, list[int]] = {}
+        for shard, pid, _ in located:
+            pids.setdefault(shard, []).append(pid)
+        queries = {
+            shard: FetchQuery(
+                self.generation,
+                np.asarray(owned, np.int64),
+                with_text=call.with_text or call.explain,  # spans are found in the text
+                with_metadata=call.with_metadata,
+                query_LD=prepared.query_LD if call.explain else None,
+            )
+            for shard, owned in pids.items()
+        }
+        fetched = await self.fan_out.fetch(queries, deadline)
+        in_order = {shard: iter(passages) for shard, passages in fetched.items()}
+        return [next(in_order[shard]) for shard, _, _ in located]
+
+    async def _hits(
+        self,
+        call: SearchCall,
+        prepared: Prepared,
+        located: Sequence[Located],
+        passages: Sequence[StoredPassage],
+        clock: Clock,
+    ) -> tuple[Hit, ...]:
+        matches: list[tuple[TokenMatch, ...]] = [()] * len(passages)
+        if call.explain:
+            matches = await self._in_thread(
+                clock, "the hits were explained", lambda: self._explain(prepared, passages)
+            )
+        return tuple(
+            Hit(
+                id=passage.id,
+                score=score,
+                text=passage.text if call.with_text else None,
+                matches=matched,
+            )
+            for (_, _, score), passage, matched in zip(located, passages, matches, strict=True)
+        )
+
+    def _explain(
+        self, prepared: Prepared, passages: Sequence[StoredPassage]
+    ) -> list[tuple[TokenMatch, ...]]:
+        """The token matches of each passage, with character spans. Runs in a thread."""
+        return [self._explain_one(prepared, passage) for passage in passages]
+
+    def _explain_one(self, prepared: Prepared, passage: StoredPassage) -> tuple[TokenMatch, ...]:
+        tokens_L, scores_L = passage.match_tokens_L, passage.match_scores_L
+        if tokens_L is None or scores_L is None:
+            return ()
+        spans: Sequence[tuple[int, int]] = ()
+        if passage.text and self.encoder.available:
+            spans = self.encoder.get().passage_spans(passage.text)
+        return tuple(
+            TokenMatch(
+                prepared.tokens[row] if prepared.tokens else str(row),
+                row,
+                int(token),
+                float(score),
+                *(spans[token] if token < len(spans) else NO_SPAN),
+            )
+            for row, (token, score) in enumerate(zip(tokens_L, scores_L, strict=True))
+        )
+
+    async def _in_thread(self, clock: Clock, doing: str, work: Callable[[], T]) -> T:
+        """Run blocking work in the pool; DeadlineExceeded when the time is over before it ends."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(clock.left_s(doing)):
+                return await loop.run_in_executor(self.executor, work)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the deadline passed before {doing}: give the query more time, or ask for less"
+            ) from None
+
+    def _shard_timings(self, replies: Sequence[Reply[ShardAnswer]]) -> tuple[ShardTiming, ...]:
+        return tuple(
+            ShardTiming(
+                route.shard_id,
+                reply.elapsed_ms,
+                reply.value.search_ms,
+                reply.attempts,
+                reply.value.top.touched,
+                reply.value.top.scored,
+            )
+            for route, reply in zip(self.fan_out.routes, replies, strict=True)
+        )
