@@ -14,18 +14,18 @@ the weights. A new backbone (X-MOD) needs no new format: the rules are the same.
 from __future__ import annotations
 
 import hashlib
-import json
 import string
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from colbert_core.errors import ModelError
+from colbert_core.text.settings import Settings, parse_json
 
 Format = Literal["stanford", "pylate", "plain"]
 
-# A passage of 300 tokens holds nearly every abstract and paragraph; queries without expansion
-# cost only what they are long.
+# 300 tokens hold nearly every abstract and paragraph, and are what ColBERTv2 reads on BEIR;
+# a query without expansion costs only what it is long.
 PLAIN_DOC_MAXLEN = 300
 PLAIN_QUERY_MAXLEN = 64
 
@@ -50,12 +50,16 @@ class TextRules:
     """How text becomes tokens, in words; `tokens.py` resolves them to ids.
 
     Attributes:
+        query_maxlen, doc_maxlen: lengths in tokens, markers included.
         query_marker, passage_marker: token inserted at position 1, or None.
         expand_queries: fill queries up to `query_maxlen` with the mask token.
-        attend_to_expansion: attention 1 on those.
+        attend_to_expansion: whether those are attended to.
         skip_symbols: tokens whose passage vectors are dropped.
         skip_by_encoding: take the first id that the tokenizer gives for a symbol (colbert-ai),
             rather than the id of the token of that name (pylate).
+        strip: cut white space around the text.
+        lowercase: lowercase the text before the tokenizer sees it.
+        query_prompt, passage_prompt: text put before every text.
     """
 
     query_maxlen: int
@@ -77,9 +81,11 @@ class Checkpoint:
     """One checkpoint on this machine.
 
     Attributes:
-        folder: the root, which also holds the tokenizer unless the transformer has it.
+        folder: the root.
+        format: whose rules it follows.
         transformer: the folder of config.json, backbone weights and tokenizer.
         dense: folders of the Dense layers, in order (pylate).
+        rules: how text becomes tokens.
         max_positions: most tokens that the backbone can place, or None where it has no limit.
     """
 
@@ -108,28 +114,26 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """Find out what `folder` holds.
 
     Raises:
-        ModelError: a file is missing, is not JSON, or asks for something that Tartan does not do.
+        ModelError: a file is missing, is not JSON, or holds a setting of the wrong kind.
     """
     modules = _modules(folder)
     transformer, dense = _module_folders(folder, modules)
-    config = read_json(transformer / "config.json")
+    config = Settings.read(transformer / "config.json")
     weight_files(transformer)
-    settings = _optional_json(folder / "config_sentence_transformers.json")
+    settings = Settings.read(folder / "config_sentence_transformers.json", optional=True)
+    bert = Settings.read(transformer / "sentence_bert_config.json", optional=True)
     max_positions = _max_positions(config)
-    if "HF_ColBERT" in (config.get("architectures") or ()):
-        format_: Format = "stanford"
-        rules = _stanford_rules(_optional_json(folder / "artifact.metadata"))
-        transformer, dense = folder, ()
+    format_: Format
+    if "HF_ColBERT" in config.texts("architectures", ()):
+        format_, dense = "stanford", ()
+        rules = _stanford_rules(Settings.read(folder / "artifact.metadata", optional=True))
     elif _is_pylate(modules, settings):
         format_ = "pylate"
-        rules = _pylate_rules(settings, _optional_json(transformer / "sentence_bert_config.json"))
+        rules = _pylate_rules(settings, bert)
     else:
-        format_ = "plain"
         # A Dense layer behind a pooling layer projects one vector per text, not one per token.
-        dense = ()
-        rules = _plain_rules(
-            settings, _optional_json(transformer / "sentence_bert_config.json"), max_positions
-        )
+        format_, dense = "plain", ()
+        rules = _plain_rules(settings, bert, max_positions)
     return Checkpoint(
         folder=folder,
         format=format_,
@@ -156,60 +160,58 @@ def weight_files(folder: Path) -> list[Path]:
     )
 
 
-def _stanford_rules(metadata: dict[str, Any]) -> TextRules:
+def _stanford_rules(metadata: Settings) -> TextRules:
     """colbert-ai's `ColBERTConfig`, with its defaults for what the file leaves out."""
-    masked = metadata.get("mask_punctuation", True)
+    masked = metadata.flag("mask_punctuation", True)
     return TextRules(
-        query_maxlen=metadata.get("query_maxlen", 32),
-        doc_maxlen=metadata.get("doc_maxlen", 220),
-        query_marker=metadata.get("query_token_id", "[unused0]"),
-        passage_marker=metadata.get("doc_token_id", "[unused1]"),
+        query_maxlen=metadata.count("query_maxlen", 32),
+        doc_maxlen=metadata.count("doc_maxlen", 220),
+        query_marker=metadata.text("query_token_id", "[unused0]"),
+        passage_marker=metadata.text("doc_token_id", "[unused1]"),
         expand_queries=True,
-        attend_to_expansion=metadata.get("attend_to_mask_tokens", False),
+        attend_to_expansion=metadata.flag("attend_to_mask_tokens", False),
         skip_symbols=tuple(string.punctuation) if masked else (),
         skip_by_encoding=True,
     )
 
 
-def _pylate_rules(settings: dict[str, Any], bert: dict[str, Any]) -> TextRules:
+def _pylate_rules(settings: Settings, bert: Settings) -> TextRules:
     """pylate's `ColBERT`, with its defaults for what the file leaves out or sets to null."""
-    given = {key: value for key, value in settings.items() if value is not None}
-    expand = given.get("do_query_expansion", True)
-    prompt = given.get("prompts", {}).get(given.get("default_prompt_name"), "")
+    expand = settings.flag("do_query_expansion", True)
+    # Only a default prompt is put before a text that is encoded without naming one.
+    prompt = settings.prompts().get(settings.text("default_prompt_name", ""), "")
     return TextRules(
-        query_maxlen=given.get("query_length", 32),
-        doc_maxlen=given.get("document_length", 180),
-        query_marker=given.get("query_prefix", "[Q] ") or None,
-        passage_marker=given.get("document_prefix", "[D] ") or None,
+        query_maxlen=settings.count("query_length", 32),
+        doc_maxlen=settings.count("document_length", 180),
+        query_marker=settings.text("query_prefix", "[Q] ") or None,
+        passage_marker=settings.text("document_prefix", "[D] ") or None,
         expand_queries=expand,
-        attend_to_expansion=expand and given.get("attend_to_expansion_tokens", False),
-        skip_symbols=tuple(given.get("skiplist_words", string.punctuation)),
+        attend_to_expansion=settings.flag("attend_to_expansion_tokens", False) and expand,
+        skip_symbols=settings.texts("skiplist_words", tuple(string.punctuation)),
         strip=True,
-        lowercase=bert.get("do_lower_case", False),
+        lowercase=bert.flag("do_lower_case", False),
         query_prompt=prompt,
         passage_prompt=prompt,
     )
 
 
-def _plain_rules(
-    settings: dict[str, Any], bert: dict[str, Any], max_positions: int | None
-) -> TextRules:
+def _plain_rules(settings: Settings, bert: Settings, max_positions: int | None) -> TextRules:
     """Token vectors as they are; the prompts of a sentence-transformers model are kept."""
     limit = max_positions or PLAIN_DOC_MAXLEN
-    prompts = settings.get("prompts") or {}
+    prompts = settings.prompts()
     return TextRules(
         query_maxlen=min(limit, PLAIN_QUERY_MAXLEN),
         doc_maxlen=min(limit, PLAIN_DOC_MAXLEN),
-        lowercase=bert.get("do_lower_case", False),
+        lowercase=bert.flag("do_lower_case", False),
         query_prompt=prompts.get("query", ""),
         passage_prompt=prompts.get("document", "") or prompts.get("passage", ""),
     )
 
 
-def _is_pylate(modules: list[dict[str, Any]], settings: dict[str, Any]) -> bool:
+def _is_pylate(modules: list[dict[str, Any]], settings: Settings) -> bool:
     if not modules or any(_kind(module) == "Pooling" for module in modules):
         return False
-    return settings.get("model_type") == "ColBERT" or any(
+    return settings.values.get("model_type") == "ColBERT" or any(
         key in settings for key in ("query_prefix", "document_prefix", "document_length")
     )
 
@@ -218,9 +220,9 @@ def _modules(folder: Path) -> list[dict[str, Any]]:
     path = folder / "modules.json"
     if not path.is_file():
         return []
-    modules = _parse(path)
+    modules = parse_json(path)
     if not isinstance(modules, list) or not all(
-        isinstance(module, dict) and "type" in module for module in modules
+        isinstance(module, dict) and isinstance(module.get("type"), str) for module in modules
     ):
         raise ModelError(f"{path} is not a list of modules with a type each")
     return modules
@@ -229,8 +231,8 @@ def _modules(folder: Path) -> list[dict[str, Any]]:
 def _module_folders(folder: Path, modules: list[dict[str, Any]]) -> tuple[Path, tuple[Path, ...]]:
     """The transformer's folder, and those of the Dense layers in order."""
     transformer, dense = folder, []
-    for module in sorted(modules, key=lambda module: int(module.get("idx", 0))):
-        place = folder / module.get("path", "")
+    for module in modules:
+        place = folder / str(module.get("path", ""))
         if _kind(module) == "Transformer":
             transformer = place
         elif _kind(module) == "Dense":
@@ -242,38 +244,10 @@ def _kind(module: dict[str, Any]) -> str:
     return str(module["type"]).rpartition(".")[2]
 
 
-def _max_positions(config: dict[str, Any]) -> int | None:
-    positions = config.get("max_position_embeddings")
-    if not isinstance(positions, int) or positions <= 0:
+def _max_positions(config: Settings) -> int | None:
+    if "max_position_embeddings" not in config or config.values["max_position_embeddings"] == -1:
         return None
-    if config.get("model_type") in _OFFSET_POSITIONS:
-        positions -= int(config.get("pad_token_id") or 0) + 1
+    positions = config.count("max_position_embeddings", 1)
+    if config.text("model_type", "") in _OFFSET_POSITIONS:
+        positions -= int(config.values.get("pad_token_id", 0)) + 1
     return positions
-
-
-def _optional_json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of a checkpoint.
-
-    Raises:
-        ModelError: there is no such file, or it holds something else.
-    """
-    if not path.is_file():
-        raise ModelError(
-            f"{path.parent} is no checkpoint: it has no {path.name}. Give the folder that"
-            " holds config.json, the tokenizer and the weights"
-        )
-    values = _parse(path)
-    if not isinstance(values, dict):
-        raise ModelError(f"{path} should hold a JSON object, and holds a {type(values).__name__}")
-    return values
-
-
-def _parse(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as JSON: {error}") from error

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from colbert_core.errors import ModelError
-from colbert_core.text.checkpoint import Checkpoint, read_json, weight_files
+from colbert_core.text.checkpoint import Checkpoint, weight_files
 from colbert_core.text.quiet import quiet_transformers
+from colbert_core.text.settings import Settings
 
 _ACTIVATIONS = {
     name: getattr(torch.nn, name)
@@ -127,34 +128,42 @@ def _load_head(checkpoint: Checkpoint) -> list[DenseLayer]:
 
 
 def _load_dense(folder: Path) -> DenseLayer:
-    config = read_json(folder / "config.json")
-    unknown = sorted(set(config) - _DENSE_KEYS)
+    config = Settings.read(folder / "config.json")
+    unknown = sorted(set(config.values) - _DENSE_KEYS)
     if unknown:
         raise ModelError(
-            f"{folder / 'config.json'}: unknown key {', '.join(unknown)}; Tartan knows"
+            f"{config.path}: unknown key {', '.join(unknown)}; Tartan knows"
             f" {', '.join(sorted(_DENSE_KEYS))}"
         )
-    name = str(config.get("activation_function", "torch.nn.modules.linear.Identity"))
-    activation = _ACTIVATIONS.get(name.rpartition(".")[2])
-    if activation is None or not name.startswith("torch.nn."):
-        raise ModelError(
-            f"{folder / 'config.json'}: activation {name!r} is not one of"
-            f" {', '.join(_ACTIVATIONS)} of torch.nn"
-        )
-    tensors = _load_tensors(folder, {"linear.weight", "linear.bias", "residual.weight"})
-    wanted = {"linear.weight"} | ({"linear.bias"} if config.get("bias", True) else set())
-    use_residual = bool(config.get("use_residual", False))
-    if use_residual and config["in_features"] != config["out_features"]:
+    wanted = {"linear.weight"}
+    if config.flag("bias", True):
+        wanted.add("linear.bias")
+    use_residual = config.flag("use_residual", False)
+    if use_residual and config.count("in_features", 1) != config.count("out_features", 1):
         wanted.add("residual.weight")
+    tensors = _load_tensors(folder, wanted)
     if missing := sorted(wanted - set(tensors)):
         raise ModelError(f"{folder}: the weights lack {', '.join(missing)}")
     return DenseLayer(
         weight=tensors["linear.weight"],
-        bias=tensors["linear.bias"] if "linear.bias" in wanted else None,
-        activation=activation(),
+        bias=tensors.get("linear.bias"),
+        activation=_activation(config),
         use_residual=use_residual,
-        residual=tensors["residual.weight"] if "residual.weight" in wanted else None,
+        residual=tensors.get("residual.weight"),
     )
+
+
+def _activation(config: Settings) -> torch.nn.Module:
+    """Only activations known by name: a checkpoint must not choose code to run."""
+    name = config.text("activation_function", "torch.nn.modules.linear.Identity")
+    kind = _ACTIVATIONS.get(name.rpartition(".")[2])
+    if kind is None or not name.startswith("torch.nn."):
+        raise ModelError(
+            f"{config.path}: activation {name!r} is not one of"
+            f" {', '.join(_ACTIVATIONS)} of torch.nn"
+        )
+    activation: torch.nn.Module = kind()
+    return activation
 
 
 def _load_tensors(folder: Path, names: set[str]) -> dict[str, Tensor]:
