@@ -162,7 +162,7 @@ class Client(_Settings):
         except grpc.RpcError as error:
             progress.fail(self._error(error))
         finally:
-            stream.cancel()  # where an error of one query ended the batch
+            stream.cancel()  # type: ignore[no-untyped-call]  # an error of one query ended it
 
     def __enter__(self) -> Self:
         return self
@@ -247,7 +247,7 @@ class AsyncClient(_Settings):
         except grpc.aio.AioRpcError as error:
             progress.fail(self._error(error))
         finally:
-            stream.cancel()  # where an error of one query ended the batch
+            stream.cancel()  # an error of one query ended it
 
     @property
     def _stub(self) -> search_pb2_grpc.SearchServiceAsyncStub:

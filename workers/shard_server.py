@@ -239,29 +239,42 @@ class ShardServer:
 
 
 class ShardServerActor:
-    """The class that `cluster/serve.py` makes Ray actors of; usable as it is, without Ray."""
+    """The class that `cluster/serve_shards.py` makes Ray actors of; usable without Ray, too."""
 
     def __init__(
         self, index: str, generation: str, shard_id: str, host: str, threads: int | None = None
     ) -> None:
-        """Open the shard and start to answer; an actor that Ray restarts does so again.
+        """Nothing that can fail: an error here would reach the caller without its class.
 
         Args:
             host: what to listen on; "" means this Ray node's own address.
         """
-        if not host:
-            from ray.util import get_node_ip_address
-
-            host = get_node_ip_address()
-        self._server = ShardServer(
-            HeldShard.open(index, generation, shard_id), host=host, threads=threads
-        )
-        self._server.start()
+        self._wanted = (index, generation, shard_id)
+        self._host = host
+        self._threads = threads
+        self._server: ShardServer | None = None
 
     def address(self) -> str:
-        """Where it answers; another one after a restart."""
+        """Where the server answers. Opens the shard and starts the server at the first call, and
+        again, at another address, after Ray has restarted the actor.
+
+        Raises:
+            IndexMissing, IndexCorrupt: the shard cannot be opened.
+            Unavailable: there is no port to listen on.
+        """
+        if self._server is None:
+            held = HeldShard.open(*self._wanted)
+            self._server = ShardServer(held, host=self._host or _node_ip(), threads=self._threads)
+            self._server.start()
         return self._server.address
 
     def stop(self, grace_s: float) -> None:
-        """Finish what is under way and end."""
-        self._server.stop(grace_s)
+        """Finish what is under way, for up to `grace_s`, and end."""
+        if self._server is not None:
+            self._server.stop(grace_s)
+
+
+def _node_ip() -> str:
+    from ray.util import get_node_ip_address
+
+    return str(get_node_ip_address())

@@ -1,0 +1,222 @@
+"""`tartan serve`: shard servers on Ray, a gateway in this process, until it is told to stop.
+
+In order: check the index and the address (before anything is started), start or join Ray, start
+the shard servers, start the gateway, answer one warm-up query, print one line. On SIGTERM or
+Ctrl-C: refuse new queries, finish those under way, end the shard servers and what was started of
+Ray, and return 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cluster.fanout import FanOut
+from cluster.gateway import AddressInUse, Gateway, GatewayConfig
+from cluster.gateway_encoder import encoder_of
+from cluster.gateway_limits import DEFAULT_LIMITS, check_limits
+from cluster.gateway_search import SearchPipeline
+from cluster.ray_session import ray_session
+from cluster.serve_shards import FleetPlan, ShardFleet
+from cluster.wire.shard_channel import ShardChannel
+from cluster.wire.types import Limits, SearchCall
+from colbert_core.errors import DeadlineExceeded, InvalidInput, Unavailable
+from colbert_core.index import Generation, open_generation
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """What `tartan serve` runs.
+
+    Attributes:
+        index: path of the index.
+        replicas: shard servers per shard.
+        limits: what requests are held to.
+        shard_cpus: CPUs that Ray reserves for each shard server; by default 0 on a Ray of our own
+            and 1 on a cluster.
+        encoder_threads: queries that are encoded or probed at once.
+        start_timeout_s: for the shard servers to come up, and again for the warm-up query.
+        grace_s: for queries under way when told to stop.
+    """
+
+    index: Path
+    gateway: GatewayConfig = field(default_factory=GatewayConfig)
+    replicas: int = 1
+    limits: Limits = DEFAULT_LIMITS
+    shard_cpus: float | None = None
+    encoder_threads: int = 2
+    start_timeout_s: float = 120.0
+    grace_s: float = 5.0
+
+    def check(self) -> None:
+        """Raise InvalidInput where a value is not possible."""
+        if self.replicas < 1:
+            raise InvalidInput(f"replicas is {self.replicas}; give 1 or more")
+        if not 0 <= self.gateway.port <= 65_535:
+            raise InvalidInput(f"port is {self.gateway.port}; give 0 to 65535 (0: any free one)")
+        if self.encoder_threads < 1:
+            raise InvalidInput(f"encoder_threads is {self.encoder_threads}; give 1 or more")
+        for name in ("start_timeout_s", "grace_s"):
+            if not getattr(self, name) > 0:
+                raise InvalidInput(f"{name} is {getattr(self, name)}; give more than 0 seconds")
+        check_limits(self.limits)
+
+
+def serve(
+    index: str | Path,
+    host: str = "127.0.0.1",
+    port: int = 50051,
+    replicas: int = 1,
+    *,
+    limits: Limits = DEFAULT_LIMITS,
+    shard_cpus: float | None = None,
+    start_timeout_s: float = 120.0,
+    on_ready: Callable[[str], None] | None = None,
+) -> int:
+    """Serve the live generation of an index until SIGTERM or SIGINT. Call from the main thread.
+
+    Args:
+        index: path of the index; on a Ray cluster, one that every node can read.
+        port: 0 takes a free one, which the line names.
+        replicas: shard servers per shard.
+        on_ready: called with HOST:PORT when queries are answered, after the line is printed.
+
+    Returns:
+        0, the exit code of a clean stop.
+
+    Raises:
+        InvalidInput: a setting is not possible.
+        IndexMissing, IndexCorrupt: the index cannot be opened.
+        AddressInUse: the address is taken.
+        Unavailable: Ray or a shard server did not start.
+    """
+    config = ServeConfig(
+        index=Path(index).resolve(),
+        gateway=GatewayConfig(host=host, port=port),
+        replicas=replicas,
+        limits=limits,
+        shard_cpus=shard_cpus,
+        start_timeout_s=start_timeout_s,
+    )
+    config.check()
+    generation = open_generation(config.index, shards=())
+    check_address(host, port)
+    try:
+        with ray_session(purpose="serving") as session:
+            asyncio.run(_run(config, generation, session.started, on_ready))
+    except KeyboardInterrupt:
+        pass  # Ctrl-C before the signal handlers were in place
+    except SystemExit as stop:  # SIGTERM then: Ray's handler exits
+        if stop.code != signal.SIGTERM:
+            raise
+    return 0
+
+
+def check_address(host: str, port: int) -> None:
+    """Raise AddressInUse now, before Ray is started, where the gateway could not listen later."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise AddressInUse(
+            f"cannot listen on {host}:{port} ({error.strerror or error}): choose another with "
+            "--port (0 takes a free one) or --host"
+        ) from error
+
+
+async def _run(
+    config: ServeConfig,
+    generation: Generation,
+    own_ray: bool,
+    on_ready: Callable[[str], None] | None,
+) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):  # after ray.init, which sets its own
+        loop.add_signal_handler(number, stop.set)
+    plan = FleetPlan(
+        index=str(config.index),
+        manifest=generation.manifest,
+        replicas=config.replicas,
+        host="127.0.0.1" if own_ray else "",
+        cpus=config.shard_cpus if config.shard_cpus is not None else float(not own_ray),
+    )
+    fleet = ShardFleet(plan, ShardChannel)
+    with ThreadPoolExecutor(config.encoder_threads, thread_name_prefix="encode") as executor:
+        pipeline = SearchPipeline(
+            generation=generation.manifest.generation,
+            codec=generation.codec,
+            encoder=encoder_of(generation),
+            fan_out=FanOut(fleet.routes),
+            limits=config.limits,
+            executor=executor,
+        )
+        gateway = Gateway(pipeline, generation.manifest, config.gateway)
+        try:
+            starting = asyncio.create_task(_start(config, fleet, gateway, pipeline))
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                starting.cancel()
+                return
+            address = starting.result()
+            print(ready_line(config, generation, address), flush=True)
+            if on_ready is not None:
+                on_ready(address)
+            await stopping
+        finally:
+            await gateway.stop(config.grace_s)
+            await fleet.stop(config.grace_s)
+
+
+async def _start(
+    config: ServeConfig, fleet: ShardFleet, gateway: Gateway, pipeline: SearchPipeline
+) -> str:
+    """Bring everything up and answer one query; returns HOST:PORT."""
+    await fleet.start(config.start_timeout_s)
+    address = await gateway.start()
+    await warm(pipeline, config.start_timeout_s)
+    await gateway.set_ready()
+    return address
+
+
+async def warm(pipeline: SearchPipeline, timeout_s: float) -> None:
+    """Answer one query through every stage, so that the first user does not wait for loading.
+
+    Raises:
+        Unavailable: it took longer than `timeout_s`.
+    """
+    call = SearchCall(k=1, query_LD=np.full((1, pipeline.codec.dim), 0.1, np.float32))
+    if pipeline.encoder.available:
+        call = SearchCall(k=1, text="warm-up")
+    try:
+        await pipeline.search(call, time.monotonic() + timeout_s)
+    except DeadlineExceeded as error:
+        raise Unavailable(
+            f"waited {timeout_s:.0f} s for the warm-up query: {error}; a model on a slow disk "
+            "needs a longer start_timeout_s"
+        ) from error
+
+
+def ready_line(config: ServeConfig, generation: Generation, address: str) -> str:
+    """The one line that says that queries are answered."""
+    shards = _count(len(generation.manifest.shards), "shard")
+    replicas = _count(config.replicas, "replica")
+    passages = _count(generation.manifest.passages, "passage")
+    return f"tartan: serving {config.index} ({shards} × {replicas}, {passages}) at {address}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,177 @@
+"""The shard servers of one `tartan serve`: Ray actors, watched, and found again after a restart.
+
+Ray restarts an actor that died (`max_restarts=-1`), with a new gRPC port. The watcher asks each
+actor for its address once a second; the call starts the server in a restarted actor, and a new
+address replaces the old one in the gateway's routes. Queries never wait for any of this: until the
+new address is known they are told UNAVAILABLE, with the shard's name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
+
+from cluster.fanout import ShardRoute, ShardTransport
+from colbert_core.errors import TartanError, Unavailable
+from colbert_core.index import Manifest
+from workers.shard_server import ShardServerActor
+
+log = logging.getLogger(__name__)
+
+WATCH_INTERVAL_S = 1.0
+ASK_TIMEOUT_S = 10.0
+
+Connect = Callable[[str, str], ShardTransport]
+"""(address, shard id) → a transport."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetPlan:
+    """What to run.
+
+    Attributes:
+        index: path of the index, readable under this name on every Ray node.
+        host: what shard servers listen on; "" means each node's own address.
+        cpus: CPUs that Ray reserves for each shard server.
+    """
+
+    index: str
+    manifest: Manifest
+    replicas: int
+    host: str
+    cpus: float
+
+
+class _Slot:
+    """One replica of one shard: its actor now, and the transport to where it answers."""
+
+    def __init__(self, route: ShardRoute, number: int) -> None:
+        self.route = route
+        self.number = number
+        self.actor: Any = None
+        self.transport: ShardTransport | None = None
+
+    @property
+    def name(self) -> str:
+        return f"shard {self.route.shard_id}, replica {self.number}"
+
+
+class ShardFleet:
+    """All shard servers of one generation. Belongs to one event loop."""
+
+    def __init__(self, plan: FleetPlan, connect: Connect) -> None:
+        self._plan = plan
+        self._connect = connect
+        self._watchers: list[asyncio.Task[None]] = []
+        self.routes = tuple(
+            ShardRoute(shard.id, shard.passages, shard.tokens) for shard in plan.manifest.shards
+        )
+        self._slots = [
+            _Slot(route, number) for route in self.routes for number in range(plan.replicas)
+        ]
+
+    async def start(self, timeout_s: float) -> None:
+        """Start every shard server, wait until each answers, and begin to watch them.
+
+        Raises:
+            IndexMissing, IndexCorrupt: a shard cannot be opened.
+            Unavailable: shard servers did not come up in time; names which.
+        """
+        for slot in self._slots:
+            slot.actor = self._new_actor(slot)
+        waiting = {
+            asyncio.create_task(self._refresh(slot, timeout_s)): slot for slot in self._slots
+        }
+        done, late = await asyncio.wait(
+            waiting, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION
+        )
+        for task in late:
+            task.cancel()
+        for task in done:
+            task.result()
+        if late:
+            names = "; ".join(waiting[task].name for task in late)
+            raise Unavailable(
+                f"waited {timeout_s:.0f} s for {len(late)} of {len(waiting)} shard servers "
+                f"({names}): Ray has {_free()}; free or add resources, or start fewer replicas"
+            )
+        self._watchers = [asyncio.create_task(self._watch(slot)) for slot in self._slots]
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop watching, let the servers finish for up to `grace_s`, and end them."""
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+        actors = [slot.actor for slot in self._slots if slot.actor is not None]
+        stopping = [asyncio.ensure_future(actor.stop.remote(grace_s)) for actor in actors]
+        if stopping:
+            await asyncio.wait(stopping, timeout=grace_s + 1.0)
+        for task in stopping:
+            if not task.done():
+                task.cancel()
+            elif not task.cancelled() and task.exception() is not None:
+                log.info("a shard server was gone before it was stopped: %s", task.exception())
+        for actor in actors:
+            ray.kill(actor)
+
+    def _new_actor(self, slot: _Slot) -> Any:
+        actor_class = ray.remote(ShardServerActor)
+        return actor_class.options(
+            num_cpus=self._plan.cpus,
+            max_restarts=-1,
+            max_task_retries=0,
+            scheduling_strategy="SPREAD",
+        ).remote(
+            self._plan.index,
+            self._plan.manifest.generation,
+            slot.route.shard_id,
+            self._plan.host,
+        )
+
+    async def _watch(self, slot: _Slot) -> None:
+        healthy = True
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            try:
+                await self._refresh(slot, ASK_TIMEOUT_S)
+                if not healthy:
+                    log.warning("%s answers again", slot.name)
+                healthy = True
+            except (TartanError, RayError, TimeoutError) as error:
+                if healthy:
+                    log.warning("%s does not answer: %s", slot.name, _first_line(error))
+                healthy = False
+                if isinstance(error, ActorDiedError):  # beyond Ray's own restarts
+                    slot.actor = self._new_actor(slot)
+
+    async def _refresh(self, slot: _Slot, timeout_s: float) -> None:
+        """Ask the actor where it answers, and connect there if that is new."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                address = await slot.actor.address.remote()
+        except RayTaskError as error:
+            if isinstance(error.cause, TartanError):
+                raise error.cause from None
+            raise
+        if slot.transport is not None and slot.transport.address == address:
+            return
+        old, slot.transport = slot.transport, self._connect(address, slot.route.shard_id)
+        others = [s.transport for s in self._slots if s.route is slot.route]
+        slot.route.replace([transport for transport in others if transport is not None])
+        if old is not None:
+            await old.close()  # its server is gone
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _free() -> str:
+    free = ray.available_resources()
+    return f"{free.get('CPU', 0):g} CPUs free of {ray.cluster_resources().get('CPU', 0):g}"
