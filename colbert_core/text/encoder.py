@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -99,7 +100,45 @@ class Encoder:
             torch.set_num_threads(threads)
         tokenizer = TextTokenizer(checkpoint, query_maxlen=query_maxlen, doc_maxlen=doc_maxlen)
         network = Network.load(checkpoint, place, _dtype(precision, place))
-        return cls(tokenizer, network, _identity(os.fspath(model), checkpoint, tokenizer, network))
+        return cls(tokenizer, network, _identity(_source(model), checkpoint, tokenizer, network))
+
+    @classmethod
+    def for_index(
+        cls,
+        identity: Mapping[str, Any],
+        projection: F32 | None = None,
+        *,
+        model: str | os.PathLike[str] | None = None,
+        device: str | None = None,
+        threads: int | None = None,
+        precision: Precision = "auto",
+    ) -> Encoder:
+        """The encoder that an index was built with.
+
+        Args:
+            identity: what `ModelIdentity.to_dict` gave when the index was built.
+            projection: float32 [raw, dim], stored with the index, or None.
+            model: where the model is now; the default is where it was then.
+            device, threads, precision: as for `load`.
+
+        Raises:
+            ModelMismatch: what was found is another model; names both.
+            ModelError: the model cannot be found or loaded.
+            InvalidInput: the identity was written by a newer Tartan.
+        """
+        wanted = ModelIdentity.from_dict(identity)
+        encoder = cls.load(
+            wanted.source if model is None else model,
+            device=device,
+            threads=threads,
+            doc_maxlen=wanted.doc_maxlen,
+            query_maxlen=wanted.query_maxlen,
+            precision=precision,
+        )
+        if projection is not None:
+            encoder = encoder.project(projection)
+        wanted.require_same(encoder.identity)
+        return encoder
 
     @property
     def dim(self) -> int:
@@ -207,6 +246,13 @@ class Encoder:
                 " are damaged or overflow in this precision; load it with precision='float32'"
             )
         return vectors_RD
+
+
+def _source(model: str | os.PathLike[str]) -> str:
+    """How to find the model again: paths must hold from another working directory too."""
+    name = os.fspath(model)
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else name
 
 
 def _identity(

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import text_checkpoints as tiny
 import torch
@@ -245,3 +246,19 @@ def test_other_lengths_are_another_identity(tmp_path):
     folder = tiny.plain(tmp_path)
     with pytest.raises(ModelMismatch, match="doc_maxlen: 40 against 20"):
         load(folder).identity.require_same(load(folder, doc_maxlen=20).identity)
+
+
+def test_an_index_finds_its_encoder_again(tmp_path, monkeypatch):
+    tiny.plain(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    built = load("model", doc_maxlen=20)
+    monkeypatch.chdir("/")
+    projection = np.eye(tiny.HIDDEN, 8, dtype=np.float32)
+    stored = built.project(projection).identity.to_dict()
+    again = Encoder.for_index(stored, projection, device="cpu", threads=1)
+    assert again.identity == built.project(projection).identity
+    with pytest.raises(ModelMismatch, match="projection_sha256"):
+        Encoder.for_index(stored, 2 * projection, device="cpu", threads=1)
+    other = tiny.plain(tmp_path / "other", seed=1)
+    with pytest.raises(ModelMismatch, match="other"):
+        Encoder.for_index(stored, projection, model=other, device="cpu", threads=1)
