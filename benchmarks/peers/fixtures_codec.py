@@ -55,9 +55,7 @@ def normalised(rows: np.ndarray) -> np.ndarray:
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
-def run_codec(
-    centroids: torch.Tensor, vectors: torch.Tensor, bits: int
-) -> dict[str, np.ndarray]:
+def run_codec(centroids: torch.Tensor, vectors: torch.Tensor, bits: int) -> dict[str, np.ndarray]:
     """Everything that the library computes for one width, as arrays."""
     config = ColBERTConfig(dim=DIM, nbits=bits)
     cutoffs, weights, average = quantiles(config, centroids, vectors)

@@ -1,0 +1,17 @@
+# Included by the Makefile. The peers live in environments of their own, under .venv-peers.
+.PHONY: peers peer-fixtures bench-peers
+
+peers:
+	$(PYTHON) benchmarks/peers/setup_environments.py
+
+# Rewrites the committed fixtures from the peers' own code.
+peer-fixtures: peers
+	PYTHONPATH=.venv-peers/colbert-transformers4 .venv-peers/colbert/bin/python \
+		benchmarks/peers/fixtures_stanford.py $(CURDIR)/tests/fixtures/encoder_parity
+	.venv-peers/pylate/bin/python benchmarks/peers/fixtures_pylate.py \
+		$(CURDIR)/tests/fixtures/encoder_parity
+	.venv-peers/colbert/bin/python benchmarks/peers/fixtures_codec.py \
+		$(CURDIR)/tests/fixtures/codec_parity
+
+bench-peers: venv peers
+	$(BIN)/python benchmarks/bench_peers.py

@@ -1,0 +1,165 @@
+"""What every engine's adapter shares: vectors in, one JSON request in, one JSON answer out.
+
+An adapter is a small script that runs inside its engine's environment, in a process of its own:
+
+    python engine_NAME.py REQUEST.json ANSWER.json
+
+so this module may import only numpy and the standard library.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The fp16 vectors that every engine gets.
+
+    Attributes:
+        tokens_TD: float16 [T, D], all passages end to end, memory-mapped.
+        offsets_N1: int64 [N + 1], where each passage starts.
+        queries: float32 [L, D] each (fp16-exact).
+    """
+
+    tokens_TD: np.ndarray
+    offsets_N1: np.ndarray
+    queries: list[np.ndarray]
+
+    @classmethod
+    def load(cls, folder: Path) -> Vectors:
+        """Read what `vectors.py` wrote to `folder`."""
+        lengths = np.load(folder / "query_lengths.npy")
+        flat = np.load(folder / "queries.npy").astype(np.float32)
+        return cls(
+            tokens_TD=np.load(folder / "tokens.npy", mmap_mode="r"),
+            offsets_N1=np.concatenate([[0], np.cumsum(np.load(folder / "doclens.npy"))]),
+            queries=np.split(flat, np.cumsum(lengths)[:-1]),
+        )
+
+    def __len__(self) -> int:
+        """How many passages there are."""
+        return len(self.offsets_N1) - 1
+
+    def passage(self, pid: int) -> np.ndarray:
+        """float16 [tokens, D] of one passage."""
+        return np.asarray(self.tokens_TD[self.offsets_N1[pid] : self.offsets_N1[pid + 1]])
+
+
+class Engine(Protocol):
+    """One engine, as its adapter presents it. Passages are named by their ordinals."""
+
+    def build(self, vectors: Vectors, index: Path, options: dict[str, Any]) -> None:
+        """Write an index of all of `vectors` to `index`."""
+
+    def open(self, index: Path) -> None:
+        """Make ready to search; everything that is paid once."""
+
+    def prepare(self, query_LD: np.ndarray) -> Any:
+        """A query in the engine's own type; not timed."""
+
+    def search(self, query: Any, k: int, setting: dict[str, Any]) -> list[int]:
+        """At most `k` passages, best first; timed."""
+
+
+def run(make_engine: Callable[[], Engine]) -> None:
+    """Answer the request named on the command line."""
+    request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    set_torch_threads(request["threads"])
+    engine = make_engine()
+    index = Path(request["index"])
+    vectors = Vectors.load(Path(request["vectors"]))
+    baseline = memory()
+    if request["action"] == "build":
+        answer = timed_build(engine, vectors, index, request["options"])
+    else:
+        answer = timed_searches(engine, vectors, index, request)
+    answer["memory_before"] = baseline
+    answer["memory"] = memory()
+    Path(sys.argv[2]).write_text(json.dumps(answer), encoding="utf-8")
+
+
+def timed_build(
+    engine: Engine, vectors: Vectors, index: Path, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Build once; wall and processor seconds."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    engine.build(vectors, index, options)
+    return {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+
+
+def timed_searches(
+    engine: Engine, vectors: Vectors, index: Path, request: dict[str, Any]
+) -> dict[str, Any]:
+    """Open once, then every (setting, k) that was asked for."""
+    start = time.perf_counter()
+    engine.open(index)
+    opened = time.perf_counter() - start
+    queries = [engine.prepare(query) for query in vectors.queries]
+    runs = [one_run(engine, queries, run["setting"], run["k"], request) for run in request["runs"]]
+    return {"open_seconds": opened, "runs": runs}
+
+
+def one_run(
+    engine: Engine, queries: list[Any], setting: dict[str, Any], k: int, request: dict[str, Any]
+) -> dict[str, Any]:
+    """Several passes over the queries, one query at a time, after a warm-up.
+
+    Stops after the pass in which `max_seconds` went by. `latency_ms` holds one median over the
+    passes per query; `cpu_per_wall` shows both hidden threads (> 1) and a busy machine (< 1).
+    """
+    for query in queries[: request["warmup"]]:
+        engine.search(query, k, setting)
+    passes: list[list[float]] = []
+    top: list[list[int]] = []
+    wall, cpu = time.perf_counter(), time.process_time()
+    while len(passes) < request["passes"]:
+        top, latencies = [], []
+        for query in queries:
+            start = time.perf_counter()
+            found = engine.search(query, k, setting)
+            latencies.append(1e3 * (time.perf_counter() - start))
+            top.append([int(pid) for pid in found])
+        passes.append(latencies)
+        if time.perf_counter() - wall > request["max_seconds"]:
+            break
+    spent = time.perf_counter() - wall
+    return {
+        "setting": setting,
+        "k": k,
+        "passes": len(passes),
+        "latency_ms": np.median(np.array(passes), axis=0).tolist(),
+        "cpu_per_wall": (time.process_time() - cpu) / spent,
+        "top": top,
+    }
+
+
+def memory() -> dict[str, int]:
+    """Peak resident, resident, and anonymous resident bytes of this process.
+
+    From /proc, because `ru_maxrss` survives exec and would show the parent's peak.
+    """
+    fields = {}
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        key, _, value = line.partition(":")
+        if key in ("VmHWM", "VmRSS", "RssAnon"):
+            fields[key] = int(value.split()[0]) * 1024
+    return {"peak": fields["VmHWM"], "resident": fields["VmRSS"], "anonymous": fields["RssAnon"]}
+
+
+def set_torch_threads(threads: int) -> None:
+    """Limit torch where the engine uses it; the environment variables came from the harness."""
+    if "torch" in os.environ.get("BENCH_IMPORTS", ""):
+        import torch
+
+        torch.set_num_threads(threads)
+        torch.set_num_interop_threads(threads)
