@@ -1,0 +1,56 @@
+"""Types of the native kernels. `reference.py` documents every call; the two have one signature."""
+
+from colbert_core.types import F32, I8, I32, I64, U8, AnyArray
+
+class CentroidTable:
+    def __init__(self, codes_CD: I8, scales_C: F32) -> None: ...
+    @property
+    def centroids(self) -> int: ...
+    @property
+    def dim(self) -> int: ...
+    def probe(self, Q_LD: F32, nprobe: int, threads: int = 1) -> tuple[I32, F32]: ...
+
+class Shard:
+    def __init__(
+        self,
+        table: CentroidTable,
+        codes_T: AnyArray,
+        residuals_TB: U8,
+        scales_T: U8,
+        offsets_N1: AnyArray,
+        posting_offsets_C1: AnyArray,
+        postings: AnyArray,
+        bits: int,
+        levels: F32,
+        alpha: F32,
+        beta: F32,
+        centroids_f32: F32 | None,
+        normalize: bool,
+    ) -> None: ...
+    @property
+    def passages(self) -> int: ...
+    @property
+    def tokens(self) -> int: ...
+    @property
+    def dim(self) -> int: ...
+    def search(
+        self,
+        Q_LD: F32,
+        probe_ids_LP: I32,
+        probe_scores_LP: F32,
+        k: int,
+        candidates: int,
+        allowed_N: U8 | None = None,
+        deadline_s: float = 0.0,
+    ) -> tuple[I64, F32, int, int]: ...
+    def exhaustive(
+        self, Q_LD: F32, k: int, allowed_N: U8 | None = None, deadline_s: float = 0.0
+    ) -> tuple[I64, F32, int, int]: ...
+    def score(self, Q_LD: F32, pids: I64) -> F32: ...
+    def match(self, Q_LD: F32, pid: int) -> tuple[I32, F32]: ...
+    def decode(self, first_token: int, count: int) -> F32: ...
+    def _age_scratch(self) -> None: ...
+
+def isa() -> str: ...
+def isas() -> list[str]: ...
+def use_isa(name: str) -> None: ...

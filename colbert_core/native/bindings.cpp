@@ -1,0 +1,301 @@
+// The one file that knows Python: checks arrays, keeps them alive, releases the GIL, returns
+// arrays.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include "cpu.hpp"
+#include "shard.hpp"
+#include "table.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using tartan::require;
+
+namespace {
+
+using Array = nb::ndarray<nb::ro, nb::device::cpu>;
+
+// ---------------------------------------------------------------- arrays in
+
+bool is_contiguous(const Array& array) {
+  int64_t expected = 1;
+  if (array.size() == 0) return true;
+  for (size_t i = array.ndim(); i-- > 0;) {
+    if (array.shape(i) != 1 && array.stride(i) != expected) return false;
+    expected *= static_cast<int64_t>(array.shape(i));
+  }
+  return true;
+}
+
+template <class T>
+bool holds(const Array& array) {
+  return array.dtype() == nb::dtype<T>();
+}
+
+void require_layout(const char* name, const Array& array, size_t ndim, bool dtype_fits,
+                    const char* dtypes, size_t alignment) {
+  require(dtype_fits && array.ndim() == ndim && is_contiguous(array) &&
+              reinterpret_cast<uintptr_t>(array.data()) % alignment == 0,
+          std::string(name) + " must be a C-contiguous " + dtypes + " array of " +
+              std::to_string(ndim) + " dimension(s)");
+}
+
+template <class T>
+std::span<const T> view(const char* name, const Array& array, size_t ndim, const char* dtype) {
+  require_layout(name, array, ndim, holds<T>(array), dtype, alignof(T));
+  return {static_cast<const T*>(array.data()), array.size()};
+}
+
+tartan::Ordinals view_ordinals(const char* name, const Array& array) {
+  const bool narrow = holds<uint16_t>(array);
+  require_layout(name, array, 1, narrow || holds<uint32_t>(array), "uint16 or uint32",
+                 narrow ? alignof(uint16_t) : alignof(uint32_t));
+  if (narrow) {
+    return std::span(static_cast<const uint16_t*>(array.data()), array.size());
+  }
+  return std::span(static_cast<const uint32_t*>(array.data()), array.size());
+}
+
+std::span<const float> view_query(const Array& Q_LD, size_t dim) {
+  const auto query = view<float>("Q_LD", Q_LD, 2, "float32");
+  require(Q_LD.shape(1) == dim, "the query has dimension " + std::to_string(Q_LD.shape(1)) +
+                                    ", the index has " + std::to_string(dim));
+  return query;
+}
+
+size_t positive(const char* name, int64_t value) {
+  require(value >= 1, std::string(name) + " " + std::to_string(value) + " must be at least 1");
+  return static_cast<size_t>(value);
+}
+
+tartan::Shard::Allowed view_allowed(const std::optional<Array>& allowed_N) {
+  if (!allowed_N) return std::nullopt;
+  return view<uint8_t>("allowed_N", *allowed_N, 1, "uint8");
+}
+
+// ---------------------------------------------------------------- arrays out
+
+template <class T>
+using Vector = nb::ndarray<nb::numpy, T, nb::ndim<1>>;
+template <class T>
+using Matrix = nb::ndarray<nb::numpy, T, nb::ndim<2>>;
+
+template <class T>
+nb::capsule owner_of(T* data) {
+  return nb::capsule(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+}
+
+template <class T>
+Vector<T> new_vector(size_t size) {
+  T* const data = new T[size]();
+  return Vector<T>(data, {size}, owner_of(data));
+}
+
+template <class T>
+Matrix<T> new_matrix(size_t rows, size_t columns) {
+  T* const data = new T[rows * columns]();
+  return Matrix<T>(data, {rows, columns}, owner_of(data));
+}
+
+using HitArrays = std::tuple<Vector<int64_t>, Vector<float>, size_t, size_t>;
+
+HitArrays to_arrays(const tartan::Hits& hits) {
+  auto pids = new_vector<int64_t>(hits.pids.size());
+  auto scores = new_vector<float>(hits.scores.size());
+  std::copy(hits.pids.begin(), hits.pids.end(), pids.data());
+  std::copy(hits.scores.begin(), hits.scores.end(), scores.data());
+  return {pids, scores, hits.touched, hits.scored};
+}
+
+// ---------------------------------------------------------------- classes
+
+template <class Call>
+auto without_gil(const Call& call) {
+  const nb::gil_scoped_release released;
+  return call();
+}
+
+class Table {
+ public:
+  Table(const Array& codes_CD, const Array& scales_C)
+      : codes_(codes_CD), scales_(scales_C), table_(make()) {}
+
+  const tartan::CentroidTable& core() const { return table_; }
+
+  std::tuple<Matrix<int32_t>, Matrix<float>> probe(const Array& Q_LD, int64_t nprobe,
+                                                   int64_t threads) const {
+    const auto values = view_query(Q_LD, table_.dim());
+    const size_t wanted = positive("nprobe", nprobe);
+    const size_t workers = positive("threads", threads);
+    auto pack = packs_.borrow();
+    pack->pack(values, table_.dim());
+    const size_t kept = std::min(wanted, table_.centroids());
+    auto ids = new_matrix<int32_t>(pack->tokens(), kept);
+    auto scores = new_matrix<float>(pack->tokens(), kept);
+    {
+      const nb::gil_scoped_release released;
+      table_.probe(*pack, wanted, workers, ids.data(), scores.data());
+    }
+    return {ids, scores};
+  }
+
+ private:
+  tartan::CentroidTable make() const {
+    const auto codes = view<int8_t>("codes_CD", codes_, 2, "int8");
+    const auto scales = view<float>("scales_C", scales_, 1, "float32");
+    return tartan::CentroidTable(codes, codes_.shape(1), scales);
+  }
+
+  Array codes_, scales_;  // kept alive
+  tartan::CentroidTable table_;
+  mutable tartan::Pool<tartan::QueryPack> packs_;
+};
+
+class PyShard {
+ public:
+  PyShard(nb::object table, const Array& codes_T, const Array& residuals_TB, const Array& scales_T,
+          const Array& offsets_N1, const Array& posting_offsets_C1, const Array& postings, int bits,
+          const Array& levels, const Array& alpha, const Array& beta,
+          const std::optional<Array>& centroids_f32, bool normalize)
+      : table_(table),
+        kept_{codes_T,  residuals_TB, scales_T, offsets_N1, posting_offsets_C1,
+              postings, levels,       alpha,    beta},
+        shard_(nb::cast<const Table&>(table).core(), [&] {
+          if (centroids_f32) kept_.push_back(*centroids_f32);
+          tartan::ShardArrays arrays;
+          arrays.codes_T = view_ordinals("codes_T", codes_T);
+          arrays.residuals = view<uint8_t>("residuals_TB", residuals_TB, 2, "uint8");
+          arrays.scales_T = view<uint8_t>("scales_T", scales_T, 1, "uint8");
+          arrays.offsets_N1 = view<uint64_t>("offsets_N1", offsets_N1, 1, "uint64");
+          arrays.posting_offsets_C1 =
+              view<uint64_t>("posting_offsets_C1", posting_offsets_C1, 1, "uint64");
+          arrays.postings = view_ordinals("postings", postings);
+          arrays.bits = bits;
+          arrays.levels = view<float>("levels", levels, 1, "float32");
+          arrays.alpha = view<float>("alpha", alpha, 1, "float32");
+          arrays.beta = view<float>("beta", beta, 1, "float32");
+          if (centroids_f32) {
+            arrays.centroids_f32 = view<float>("centroids_f32", *centroids_f32, 2, "float32");
+          }
+          arrays.normalize = normalize;
+          return arrays;
+        }()) {
+    const size_t stored = shard_.dim() * static_cast<size_t>(bits) / 8;
+    require(residuals_TB.shape(0) == shard_.tokens() && residuals_TB.shape(1) == stored,
+            "residuals_TB has shape (" + std::to_string(residuals_TB.shape(0)) + ", " +
+                std::to_string(residuals_TB.shape(1)) + "), expected (" +
+                std::to_string(shard_.tokens()) + ", " + std::to_string(stored) + ")");
+    require(!centroids_f32 || centroids_f32->shape(1) == shard_.dim(),
+            "centroids_f32 must have dimension " + std::to_string(shard_.dim()));
+  }
+
+  const tartan::Shard& core() const { return shard_; }
+
+  HitArrays search(const Array& Q_LD, const Array& probe_ids_LP, const Array& probe_scores_LP,
+                   int64_t k, int64_t candidates, const std::optional<Array>& allowed_N,
+                   double deadline_s) const {
+    const auto query = view_query(Q_LD, shard_.dim());
+    tartan::Probes probes;
+    probes.ids_LP = view<int32_t>("probe_ids_LP", probe_ids_LP, 2, "int32");
+    probes.scores_LP = view<float>("probe_scores_LP", probe_scores_LP, 2, "float32");
+    probes.per_token = probe_ids_LP.shape(1);
+    require(probe_ids_LP.shape(0) == Q_LD.shape(0) && probe_scores_LP.shape(0) == Q_LD.shape(0) &&
+                probe_scores_LP.shape(1) == probes.per_token,
+            "probe arrays must have shape (" + std::to_string(Q_LD.shape(0)) +
+                ", P) with P at least 1");
+    const size_t hits_wanted = positive("k", k);
+    const size_t scan_wanted = positive("candidates", candidates);
+    const auto allowed = view_allowed(allowed_N);
+    return to_arrays(without_gil([&] {
+      return shard_.search(query, probes, hits_wanted, scan_wanted, allowed,
+                           tartan::Deadline(deadline_s));
+    }));
+  }
+
+  HitArrays exhaustive(const Array& Q_LD, int64_t k, const std::optional<Array>& allowed_N,
+                       double deadline_s) const {
+    const auto query = view_query(Q_LD, shard_.dim());
+    const size_t wanted = positive("k", k);
+    const auto allowed = view_allowed(allowed_N);
+    return to_arrays(without_gil(
+        [&] { return shard_.exhaustive(query, wanted, allowed, tartan::Deadline(deadline_s)); }));
+  }
+
+  Vector<float> score(const Array& Q_LD, const Array& pids) const {
+    const auto query = view_query(Q_LD, shard_.dim());
+    const auto wanted = view<int64_t>("pids", pids, 1, "int64");
+    auto scores = new_vector<float>(wanted.size());
+    without_gil([&] { shard_.score(query, wanted, scores.data()); });
+    return scores;
+  }
+
+  std::tuple<Vector<int32_t>, Vector<float>> match(const Array& Q_LD, int64_t pid) const {
+    const auto query = view_query(Q_LD, shard_.dim());
+    auto best = new_vector<int32_t>(Q_LD.shape(0));
+    auto scores = new_vector<float>(Q_LD.shape(0));
+    without_gil([&] { shard_.match(query, pid, best.data(), scores.data()); });
+    return {best, scores};
+  }
+
+  Matrix<float> decode(int64_t first_token, int64_t count) const {
+    shard_.check_tokens(first_token, count);
+    auto vectors = new_matrix<float>(static_cast<size_t>(count), shard_.dim());
+    without_gil([&] { shard_.decode(first_token, count, vectors.data()); });
+    return vectors;
+  }
+
+ private:
+  nb::object table_;         // kept alive
+  std::vector<Array> kept_;  // likewise
+  tartan::Shard shard_;
+};
+
+}  // namespace
+
+NB_MODULE(_native, module) {
+  module.doc() = "Native kernels; colbert_core/reference.py defines what they compute.";
+  nb::register_exception_translator([](const std::exception_ptr& error, void*) {
+    try {
+      std::rethrow_exception(error);
+    } catch (const tartan::DeadlinePassed& passed) {
+      PyErr_SetString(PyExc_TimeoutError, passed.what());
+    }
+  });
+  tartan::active_leaf();  // a wrong TARTAN_ISA fails here, not in the first query
+
+  nb::class_<Table>(module, "CentroidTable")
+      .def(nb::init<const Array&, const Array&>(), "codes_CD"_a.noconvert(),
+           "scales_C"_a.noconvert())
+      .def("probe", &Table::probe, "Q_LD"_a.noconvert(), "nprobe"_a, "threads"_a = 1)
+      .def_prop_ro("centroids", [](const Table& self) { return self.core().centroids(); })
+      .def_prop_ro("dim", [](const Table& self) { return self.core().dim(); });
+
+  nb::class_<PyShard>(module, "Shard")
+      .def(nb::init<nb::object, const Array&, const Array&, const Array&, const Array&,
+                    const Array&, const Array&, int, const Array&, const Array&, const Array&,
+                    const std::optional<Array>&, bool>(),
+           "table"_a, "codes_T"_a.noconvert(), "residuals_TB"_a.noconvert(),
+           "scales_T"_a.noconvert(), "offsets_N1"_a.noconvert(), "posting_offsets_C1"_a.noconvert(),
+           "postings"_a.noconvert(), "bits"_a, "levels"_a.noconvert(), "alpha"_a.noconvert(),
+           "beta"_a.noconvert(), "centroids_f32"_a.noconvert().none(), "normalize"_a)
+      .def("search", &PyShard::search, "Q_LD"_a.noconvert(), "probe_ids_LP"_a.noconvert(),
+           "probe_scores_LP"_a.noconvert(), "k"_a, "candidates"_a,
+           "allowed_N"_a.noconvert().none() = nb::none(), "deadline_s"_a = 0.0)
+      .def("exhaustive", &PyShard::exhaustive, "Q_LD"_a.noconvert(), "k"_a,
+           "allowed_N"_a.noconvert().none() = nb::none(), "deadline_s"_a = 0.0)
+      .def("score", &PyShard::score, "Q_LD"_a.noconvert(), "pids"_a.noconvert())
+      .def("match", &PyShard::match, "Q_LD"_a.noconvert(), "pid"_a)
+      .def("decode", &PyShard::decode, "first_token"_a, "count"_a)
+      .def("_age_scratch", [](const PyShard& self) { self.core().age_scratch(); })
+      .def_prop_ro("passages", [](const PyShard& self) { return self.core().passages(); })
+      .def_prop_ro("tokens", [](const PyShard& self) { return self.core().tokens(); })
+      .def_prop_ro("dim", [](const PyShard& self) { return self.core().dim(); });
+
+  module.def("isa", [] { return std::string(tartan::active_leaf().name); });
+  module.def("isas", &tartan::available_isas);
+  module.def("use_isa", &tartan::use_isa, "name"_a);
+}

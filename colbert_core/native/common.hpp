@@ -1,0 +1,76 @@
+// Nouns of the native core: limits, errors, aligned memory.
+//
+// Shapes as in reference.py, which defines every result: L query tokens, D dimensions, C centroids,
+// P probes per query token, T passage tokens, N passages, B packed residual bytes per token.
+// The core knows neither Python nor torch. It throws: std::invalid_argument for wrong arguments,
+// CorruptShard for data that cannot be, DeadlinePassed when the time is over.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <span>
+#include <stdexcept>
+#include <string>
+
+namespace tartan {
+
+constexpr size_t kMaxQueryTokens = 1024;
+constexpr size_t kMaxDim = 1024;
+constexpr float kMaxMagnitude = 1e6f;         // of queries, scales, levels: keeps scores finite
+constexpr float kMaxProbeScore = 1e30f;       // of probe scores that a caller sends
+constexpr float kSmallestRange = 1e-30f;      // of probe scores; below, all gains count as equal
+constexpr uint32_t kFinestAddend = 1u << 20;  // 1024 of them fit in 31 bits
+constexpr size_t kBatch = 64;                 // passages between two looks at the clock
+
+struct CorruptShard : std::runtime_error {
+  explicit CorruptShard(const std::string& what)
+      : std::runtime_error("corrupt shard: " + what + "; run `tartan index verify`") {}
+};
+
+struct DeadlinePassed : std::runtime_error {
+  explicit DeadlinePassed(const std::string& stage)
+      : std::runtime_error("the deadline passed during " + stage +
+                           "; allow more time or search less") {}
+};
+
+inline void require(bool condition, const std::string& message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+// Memory on a cache line that only ever grows; what it holds survives growing.
+template <class T>
+class AlignedBuffer {
+ public:
+  AlignedBuffer() = default;
+  AlignedBuffer(const AlignedBuffer&) = delete;
+  AlignedBuffer& operator=(const AlignedBuffer&) = delete;
+  ~AlignedBuffer() { std::free(data_); }
+
+  // At least `size` elements; new ones are zero.
+  T* grow(size_t size) {
+    if (size <= size_) return data_;
+    const size_t wanted = size > 2 * size_ ? size : 2 * size_;
+    const size_t bytes = (wanted * sizeof(T) + 63) / 64 * 64;
+    T* grown = static_cast<T*>(std::aligned_alloc(64, bytes));
+    if (grown == nullptr) throw std::bad_alloc();
+    if (size_ > 0) std::memcpy(grown, data_, size_ * sizeof(T));
+    std::memset(reinterpret_cast<char*>(grown) + size_ * sizeof(T), 0, bytes - size_ * sizeof(T));
+    std::free(data_);
+    data_ = grown;
+    size_ = bytes / sizeof(T);
+    return data_;
+  }
+
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+
+ private:
+  T* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+}  // namespace tartan

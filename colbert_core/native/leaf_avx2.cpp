@@ -1,0 +1,111 @@
+// AVX2. 16 lanes are two registers. There is no VNNI: bytes are multiplied by vpmaddubsw, which
+// adds two products with int16 saturation. It cannot saturate here: the stored vector's magnitude
+// (at most 128) is the unsigned side, its sign is moved to the query (within ±127, never −128), and
+// 2 · 128 · 127 = 32512 < 32767.
+#include <immintrin.h>
+
+#include "leaf_kernels.hpp"
+
+namespace tartan {
+namespace {
+
+struct Avx2 {
+  struct I {
+    __m256i a, b;
+  };
+  struct F {
+    __m256 a, b;
+  };
+  struct Row {
+    __m256i value, magnitude;
+  };
+  using F16 = F;
+  using Quads = I;
+  using Bytes = __m256i;
+  using Table = __m256i;
+  static constexpr int kBias = 0;
+  static constexpr size_t kBytes = 32;
+  template <int G>
+  static constexpr int kTile = 4 / G;
+
+  static I splat_i(int32_t value) { return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)}; }
+  static I bias_correction(const int32_t*) { return splat_i(0); }
+
+  template <bool kLevels>
+  static const uint8_t* query_side(const QueryBlock& query) {
+    return reinterpret_cast<const uint8_t*>(query.i8);
+  }
+  static Quads load_quads(const uint8_t* p) { return {load_bytes(p), load_bytes(p + 32)}; }
+  static Row load_row(const uint8_t* p) {
+    int32_t quad;
+    __builtin_memcpy(&quad, p, 4);
+    const __m256i value = _mm256_set1_epi32(quad);
+    return {value, _mm256_abs_epi8(value)};
+  }
+  template <bool kLevels>
+  static I dot(I acc, Quads q, Row row) {
+    return {add_products(acc.a, q.a, row), add_products(acc.b, q.b, row)};
+  }
+  static __m256i add_products(__m256i acc, __m256i q, Row row) {
+    const __m256i pairs = _mm256_maddubs_epi16(row.magnitude, _mm256_sign_epi8(q, row.value));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+
+  static F splat(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
+  static F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+  static void store(float* p, F value) {
+    _mm256_storeu_ps(p, value.a);
+    _mm256_storeu_ps(p + 8, value.b);
+  }
+  static F to_float(I value) { return {_mm256_cvtepi32_ps(value.a), _mm256_cvtepi32_ps(value.b)}; }
+  static F widen(const int8_t* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return to_float({_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))});
+  }
+  static F add(F a, F b) { return {_mm256_add_ps(a.a, b.a), _mm256_add_ps(a.b, b.b)}; }
+  static F mul(F a, F b) { return {_mm256_mul_ps(a.a, b.a), _mm256_mul_ps(a.b, b.b)}; }
+  static F max(F a, F b) { return {_mm256_max_ps(a.a, b.a), _mm256_max_ps(a.b, b.b)}; }
+  static uint32_t greater(F a, F b) {
+    const int low = _mm256_movemask_ps(_mm256_cmp_ps(a.a, b.a, _CMP_GT_OQ));
+    const int high = _mm256_movemask_ps(_mm256_cmp_ps(a.b, b.b, _CMP_GT_OQ));
+    return static_cast<uint32_t>(low | high << 8);
+  }
+
+  static F16 load_f16(const float* p) { return load(p); }
+  static F lookup_f(F16 table, const uint8_t* indices) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(indices));
+    return {lookup_eight(table, _mm256_cvtepu8_epi32(bytes)),
+            lookup_eight(table, _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)))};
+  }
+  static __m256 lookup_eight(F16 table, __m256i index) {
+    const __m256 upper_half = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(table.a, index),
+                            _mm256_permutevar8x32_ps(table.b, index), upper_half);
+  }
+
+  static Bytes load_bytes(const uint8_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static void store_bytes(uint8_t* p, Bytes value) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), value);
+  }
+  template <int kWidth>
+  static Bytes field(Bytes value, int shift) {
+    return _mm256_and_si256(_mm256_srli_epi16(value, shift), _mm256_set1_epi8((1 << kWidth) - 1));
+  }
+  static Bytes join(Bytes low_two, Bytes high) {
+    return _mm256_or_si256(low_two, _mm256_slli_epi16(high, 2));
+  }
+  static Table load_table(const uint8_t* p) {
+    return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static Bytes lookup(Table table, Bytes index) { return _mm256_shuffle_epi8(table, index); }
+};
+
+constexpr Leaf kLeaf = make_leaf<Avx2>("avx2");
+
+}  // namespace
+
+const Leaf& leaf_avx2() { return kLeaf; }
+
+}  // namespace tartan

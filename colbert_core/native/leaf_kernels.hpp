@@ -1,0 +1,291 @@
+// The leaf kernels, written once over a vector class V that a leaf_*.cpp file defines.
+//
+// V::I and V::F are 16 lanes of int32 and float. V::dot adds the products of four neighbouring
+// dimensions: V::Quads is the query's side, V::Row the stored vector's, broadcast to all lanes.
+// V::kBias is added to stored levels where V::dot wants them unsigned. V::kTile<G> is how many
+// stored vectors are worked on at once against G groups, as many as there are registers for.
+#pragma once
+
+#include "leaf.hpp"
+#include "unpack.hpp"
+
+namespace tartan {
+namespace {
+
+// acc[r][g] += Σ_d row[r][d] · q[d][g]. kLevels: rows are levels (biased by V::kBias), else
+// centroids as stored.
+template <class V, int G, int R, bool kLevels>
+inline void add_dots(const uint8_t* const (&rows)[R], const QueryBlock& query,
+                     typename V::I (&acc)[R][G]) {
+  const auto* quads = V::template query_side<kLevels>(query);
+  for (int quad = 0; quad < query.quads; ++quad) {
+    typename V::Quads q[G];
+#pragma GCC unroll 2
+    for (int g = 0; g < G; ++g) q[g] = V::load_quads(quads + (quad * G + g) * kGroup * 4);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const typename V::Row row = V::load_row(rows[r] + quad * 4);
+#pragma GCC unroll 2
+      for (int g = 0; g < G; ++g) acc[r][g] = V::template dot<kLevels>(acc[r][g], q[g], row);
+    }
+  }
+}
+
+// Scores of R centroids against G groups: float(dot) · (q_scale · c_scale).
+template <class V, int G, int R>
+inline void score_centroids(const CentroidView& table, const uint32_t (&ids)[R],
+                            const QueryBlock& query, typename V::F (&scores)[R][G]) {
+  const uint8_t* rows[R];
+  typename V::I acc[R][G];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    rows[r] = reinterpret_cast<const uint8_t*>(table.codes) + ids[r] * table.dim;
+    for (int g = 0; g < G; ++g) acc[r][g] = V::splat_i(-V::kBias * table.sums[ids[r]]);
+  }
+  add_dots<V, G, R, false>(rows, query, acc);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    const typename V::F scale = V::splat(table.scales[ids[r]]);
+#pragma GCC unroll 2
+    for (int g = 0; g < G; ++g) {
+      const typename V::F both = V::mul(V::load(query.scales + g * kGroup), scale);
+      scores[r][g] = V::mul(V::to_float(acc[r][g]), both);
+    }
+  }
+}
+
+template <class V, int G>
+void centroid_scores_groups(const CentroidView& table, const uint32_t* ids, size_t count,
+                            const QueryBlock& query, float* scores) {
+  constexpr int R = V::template kTile<G>;
+  constexpr size_t kAhead = 4 * R;
+  for (size_t first = 0; first < count; first += R) {
+    uint32_t tile_ids[R];
+    for (int r = 0; r < R; ++r) tile_ids[r] = ids[first + r < count ? first + r : count - 1];
+    for (size_t r = first + kAhead; r < first + kAhead + R && r < count; ++r) {
+      for (size_t d = 0; d < table.dim; d += 64) {
+        __builtin_prefetch(table.codes + ids[r] * table.dim + d);
+      }
+    }
+    typename V::F tile[R][G];
+    score_centroids<V, G, R>(table, tile_ids, query, tile);
+    for (int r = 0; r < R && first + r < count; ++r) {
+      for (int g = 0; g < G; ++g) V::store(scores + ((first + r) * G + g) * kGroup, tile[r][g]);
+    }
+  }
+}
+
+template <class V, int G>
+void probe_groups(const CentroidView& table, uint32_t begin, uint32_t end, const QueryBlock& query,
+                  const float* thresholds, Offer offer, void* context) {
+  constexpr int R = V::template kTile<G>;
+  for (uint32_t first = begin; first < end; first += R) {
+    uint32_t ids[R];
+    for (int r = 0; r < R; ++r) ids[r] = first + r < end ? first + r : end - 1;
+    typename V::F scores[R][G];
+    score_centroids<V, G, R>(table, ids, query, scores);
+    const int used = end - first < static_cast<uint32_t>(R) ? static_cast<int>(end - first) : R;
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+      for (int g = 0; g < G; ++g) {
+        const uint32_t above = V::greater(scores[r][g], V::load(thresholds + g * kGroup));
+        if (__builtin_expect(above != 0, 0) && r < used) {
+          alignas(64) float lanes[kGroup];
+          V::store(lanes, scores[r][g]);
+          offer(context, ids[r], g, above, lanes);
+        }
+      }
+    }
+  }
+}
+
+// One tile of R tokens from `first` on (the last one repeated where the passage ends) into `best`.
+template <class V, int G, int R>
+inline void scan_tile(const ScanTokens& tokens, size_t first, const ScanTables& tables,
+                      typename V::Table levels, const QueryBlock& query, typename V::F (&best)[G]) {
+  const size_t stride = tile_stride(tables.dim);
+  const size_t bytes = tables.dim * tables.bits / 8;
+  uint8_t* const spare = tables.tile + kTileRows * stride;
+  const uint8_t* rows[R];
+  size_t at[R];
+  typename V::I acc[R][G];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    at[r] = first + r < tokens.count ? first + r : tokens.count - 1;
+    const uint8_t* packed =
+        packed_token(tokens.residuals + at[r] * bytes, tokens.residuals_end, bytes, spare);
+    unpack<V>(packed, tables.bits, tables.dim, levels, tables.tile + r * stride);
+    rows[r] = tables.tile + r * stride;
+  }
+#pragma GCC unroll 2
+  for (int g = 0; g < G; ++g) {
+    const typename V::I correction = V::bias_correction(query.sums + g * kGroup);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) acc[r][g] = correction;
+  }
+  add_dots<V, G, R, true>(rows, query, acc);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    const uint8_t scale = tokens.scales[at[r]];
+    const typename V::F alpha = V::splat(tables.alpha[scale]);
+    const typename V::F weight = V::splat(tables.weight[scale]);
+    const float* const row = tables.S + static_cast<size_t>(tokens.rows[at[r]]) * G * kGroup;
+#pragma GCC unroll 2
+    for (int g = 0; g < G; ++g) {
+      const typename V::F residual =
+          V::mul(V::to_float(acc[r][g]), V::load(query.scales + g * kGroup));
+      const typename V::F score =
+          V::add(V::mul(alpha, V::load(row + g * kGroup)), V::mul(weight, residual));
+      best[g] = V::max(best[g], score);
+    }
+  }
+}
+
+template <class V, int G>
+void scan_groups(const ScanTokens& tokens, const ScanTables& tables, const QueryBlock& query,
+                 float* best) {
+  constexpr int R = V::template kTile<G>;
+  alignas(16) uint8_t biased[16];
+  for (int i = 0; i < 16; ++i) biased[i] = static_cast<uint8_t>(tables.levels[i] + V::kBias);
+  const typename V::Table levels = V::load_table(biased);
+  typename V::F running[G];
+  for (int g = 0; g < G; ++g) running[g] = V::splat(-__builtin_inff());
+  size_t first = 0;
+  for (; first + R / 2 < tokens.count; first += R) {
+    scan_tile<V, G, R>(tokens, first, tables, levels, query, running);
+  }
+  if (first < tokens.count) {
+    scan_tile<V, G, R / 2>(tokens, first, tables, levels, query, running);
+  }
+  for (int g = 0; g < G; ++g) V::store(best + g * kGroup, running[g]);
+}
+
+// 1 / ‖vector‖ with the squares summed in 16 strided parts, then in halves; 0 for a zero vector.
+template <class V>
+inline float inverse_norm(const float* vector, size_t padded_dim) {
+  typename V::F sums = V::splat(0.0f);
+  for (size_t d = 0; d < padded_dim; d += kGroup) {
+    const typename V::F values = V::load(vector + d);
+    sums = V::add(sums, V::mul(values, values));
+  }
+  alignas(64) float parts[kGroup];
+  V::store(parts, sums);
+  for (int half = kGroup / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) parts[i] = parts[i] + parts[i + half];
+  }
+  const float norm = __builtin_sqrtf(parts[0]);
+  return norm > 0 ? 1.0f / norm : 0.0f;
+}
+
+// alpha·centroid + beta·levels[index] for one token; `scaled` is beta·levels.
+template <class V>
+inline void combine(const DecodeTables& tables, uint32_t code, float alpha, const float* scaled,
+                    const uint8_t* indices, float* out) {
+  const size_t dim = tables.dim;
+  const size_t whole = dim / kGroup * kGroup;
+  const int8_t* const int8 = tables.centroids.codes + code * dim;
+  const float* const exact =
+      tables.centroids_f32 == nullptr ? nullptr : tables.centroids_f32 + code * dim;
+  const float scale = tables.centroids.scales[code];
+  const typename V::F16 table = V::load_f16(scaled);
+  for (size_t d = 0; d < whole; d += kGroup) {
+    const typename V::F centroid =
+        exact ? V::load(exact + d) : V::mul(V::widen(int8 + d), V::splat(scale));
+    V::store(out + d, V::add(V::mul(V::splat(alpha), centroid), V::lookup_f(table, indices + d)));
+  }
+  for (size_t d = whole; d < dim; ++d) {
+    const float centroid = exact ? exact[d] : static_cast<float>(int8[d]) * scale;
+    out[d] = alpha * centroid + scaled[indices[d]];
+  }
+  for (size_t d = dim; d < vector_stride(dim); ++d) out[d] = 0.0f;
+}
+
+template <class V>
+void decode_tokens(const DecodeTokens& tokens, const DecodeTables& tables, float* vectors) {
+  alignas(16) uint8_t identity[16];
+  for (int i = 0; i < 16; ++i) identity[i] = static_cast<uint8_t>(i & ((1 << tables.bits) - 1));
+  const typename V::Table table = V::load_table(identity);
+  const size_t bytes = tables.dim * tables.bits / 8;
+  const size_t stride = vector_stride(tables.dim);
+  uint8_t* const spare = tables.tile + kTileRows * tile_stride(tables.dim);
+  for (size_t t = 0; t < tokens.count; ++t) {
+    const uint8_t* packed =
+        packed_token(tokens.residuals + t * bytes, tokens.residuals_end, bytes, spare);
+    unpack<V>(packed, tables.bits, tables.dim, table, tables.tile);
+    const float beta = tables.beta[tokens.scales[t]];
+    alignas(64) float scaled[16];
+    for (int i = 0; i < 16; ++i) scaled[i] = beta * tables.levels[i];
+    float* const out = vectors + t * stride;
+    combine<V>(tables, tokens.codes[t], tables.alpha[tokens.scales[t]], scaled, tables.tile, out);
+    if (!tables.normalize) continue;
+    const typename V::F inverse = V::splat(inverse_norm<V>(out, stride));
+    for (size_t d = 0; d < stride; d += kGroup) {
+      V::store(out + d, V::mul(V::load(out + d), inverse));
+    }
+  }
+}
+
+template <class V, int G>
+void dots_groups(const float* vectors, size_t count, size_t dim, const QueryBlock& query,
+                 float* dots) {
+  constexpr int R = V::template kTile<G>;
+  const size_t stride = vector_stride(dim);
+  for (size_t first = 0; first < count; first += R) {
+    const float* rows[R];
+    typename V::F acc[R][G];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      rows[r] = vectors + (first + r < count ? first + r : count - 1) * stride;
+      for (int g = 0; g < G; ++g) acc[r][g] = V::splat(0.0f);
+    }
+    for (size_t d = 0; d < dim; ++d) {
+      typename V::F q[G];
+#pragma GCC unroll 2
+      for (int g = 0; g < G; ++g) q[g] = V::load(query.f32 + (d * G + g) * kGroup);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const typename V::F value = V::splat(rows[r][d]);
+#pragma GCC unroll 2
+        for (int g = 0; g < G; ++g) acc[r][g] = V::add(acc[r][g], V::mul(value, q[g]));
+      }
+    }
+    for (int r = 0; r < R && first + r < count; ++r) {
+      for (int g = 0; g < G; ++g) V::store(dots + ((first + r) * G + g) * kGroup, acc[r][g]);
+    }
+  }
+}
+
+template <class V>
+void centroid_scores(const CentroidView& table, const uint32_t* ids, size_t count,
+                     const QueryBlock& query, float* scores) {
+  if (count == 0) return;
+  (query.groups == 1 ? centroid_scores_groups<V, 1>
+                     : centroid_scores_groups<V, 2>)(table, ids, count, query, scores);
+}
+
+template <class V>
+void probe(const CentroidView& table, uint32_t begin, uint32_t end, const QueryBlock& query,
+           const float* thresholds, Offer offer, void* context) {
+  (query.groups == 1 ? probe_groups<V, 1> : probe_groups<V, 2>)(table, begin, end, query,
+                                                                thresholds, offer, context);
+}
+
+template <class V>
+void scan(const ScanTokens& tokens, const ScanTables& tables, const QueryBlock& query,
+          float* best) {
+  (query.groups == 1 ? scan_groups<V, 1> : scan_groups<V, 2>)(tokens, tables, query, best);
+}
+
+template <class V>
+void dots(const float* vectors, size_t count, size_t dim, const QueryBlock& query, float* out) {
+  (query.groups == 1 ? dots_groups<V, 1> : dots_groups<V, 2>)(vectors, count, dim, query, out);
+}
+
+template <class V>
+constexpr Leaf make_leaf(const char* name) {
+  return {name, centroid_scores<V>, probe<V>, scan<V>, decode_tokens<V>, dots<V>};
+}
+
+}  // namespace
+}  // namespace tartan

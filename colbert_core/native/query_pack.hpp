@@ -1,0 +1,52 @@
+// A query laid out for the kernels: one query token is one SIMD lane.
+//
+// Tokens are taken in blocks of 32; a block has 32 lanes (two groups of 16), or 16 if 16 hold its
+// tokens. Inside a block four dimensions of a lane lie together: int8 [D/4][lanes][4], so that one
+// 32-bit broadcast of a stored vector meets one load of the query. Empty lanes are zero.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "common.hpp"
+
+namespace tartan {
+
+constexpr int kGroup = 16;  // lanes of one vector
+constexpr int kBlock = 32;  // lanes of a full block
+
+struct QueryBlock {
+  int first = 0;                  // query token of lane 0
+  int tokens = 0;                 // lanes in use
+  int groups = 0;                 // vectors of 16 lanes: 1 or 2
+  int quads = 0;                  // D / 4
+  const int8_t* i8 = nullptr;     // [D/4][lanes][4]
+  const uint8_t* u8 = nullptr;    // the same + 128, for instructions that want it unsigned
+  const int32_t* sums = nullptr;  // [lanes] sum of i8 over the dimensions
+  const float* scales = nullptr;  // [lanes] q ≈ i8 · scale
+  const float* f32 = nullptr;     // [D][lanes]
+
+  int lanes() const { return groups * kGroup; }
+};
+
+class QueryPack {
+ public:
+  // Q_LD: L·D floats, checked. Throws std::invalid_argument.
+  void pack(std::span<const float> Q_LD, size_t dim);
+
+  const std::vector<QueryBlock>& blocks() const { return blocks_; }
+  size_t tokens() const { return tokens_; }
+
+ private:
+  void pack_token(const float* token, size_t dim, QueryBlock& block, int lane);
+
+  std::vector<QueryBlock> blocks_;
+  AlignedBuffer<int8_t> i8_;
+  AlignedBuffer<uint8_t> u8_;
+  AlignedBuffer<int32_t> sums_;
+  AlignedBuffer<float> scales_;
+  AlignedBuffer<float> f32_;
+  size_t tokens_ = 0;
+};
+
+}  // namespace tartan

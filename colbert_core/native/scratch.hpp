@@ -1,0 +1,72 @@
+// What one query needs besides the shard; borrowed from a pool, so that nothing is allocated anew.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "common.hpp"
+#include "query_pack.hpp"
+
+namespace tartan {
+
+// A stamp per entry says in which epoch its value was written: a new epoch clears all at no cost.
+template <class Value>
+class StampedArray {
+ public:
+  struct Slot {
+    uint32_t stamp = 0;
+    Value value{};
+  };
+
+  // `epochs` fresh stamps; the first of them is returned. Where they run out, all slots are wiped.
+  uint32_t begin(size_t size, uint32_t epochs) {
+    if (slots_.size() < size) slots_.resize(size);
+    if (last_ > std::numeric_limits<uint32_t>::max() - epochs) {
+      slots_.assign(slots_.size(), Slot{});
+      last_ = 0;
+    }
+    const uint32_t first = last_ + 1;
+    last_ += epochs;
+    return first;
+  }
+
+  Slot* data() { return slots_.data(); }
+  // For tests: as if `last` stamps had been used up.
+  void age(uint32_t last) { last_ = std::max(last_, last); }
+
+ private:
+  std::vector<Slot> slots_;
+  uint32_t last_ = 0;
+};
+
+struct Scratch {
+  QueryPack query;
+
+  // accumulate
+  StampedArray<uint32_t> totals;  // [N]
+  std::vector<uint32_t> touched;
+  std::vector<uint64_t> keys;
+  std::vector<uint32_t> histogram;
+  std::vector<int32_t> probe_ids;  // of a wider probe
+  std::vector<float> probe_scores;
+
+  // scan
+  std::vector<uint32_t> pids;
+  std::vector<float> scores;
+  StampedArray<uint32_t> row_of;  // [C]
+  uint32_t row_epoch = 0;
+  uint32_t rows = 0;                 // rows of S in use
+  AlignedBuffer<float> S;            // [rows][lanes]
+  std::vector<uint32_t> missing;     // centroids whose row is to be computed
+  std::vector<uint32_t> token_rows;  // row of every token of a batch
+  AlignedBuffer<uint8_t> tile;
+
+  // precise
+  std::vector<uint32_t> codes;
+  AlignedBuffer<float> vectors;
+  AlignedBuffer<float> dots;
+  std::vector<float> best;          // [L]
+  std::vector<int32_t> best_token;  // [L]
+};
+
+}  // namespace tartan

@@ -1,0 +1,127 @@
+// One shard: views of its arrays, and the search over them. reference.py tells the algorithm.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <variant>
+#include <vector>
+
+#include "common.hpp"
+#include "pool.hpp"
+#include "query_pack.hpp"
+#include "table.hpp"
+
+namespace tartan {
+
+// Ordinals below 65536 are stored in 16 bits.
+using Ordinals = std::variant<std::span<const uint16_t>, std::span<const uint32_t>>;
+
+struct ShardArrays {
+  Ordinals codes_T;
+  std::span<const uint8_t> residuals;  // T·B
+  std::span<const uint8_t> scales_T;
+  std::span<const uint64_t> offsets_N1;
+  std::span<const uint64_t> posting_offsets_C1;
+  Ordinals postings;
+  int bits = 0;
+  std::span<const float> levels;
+  std::span<const float> alpha;
+  std::span<const float> beta;
+  std::span<const float> centroids_f32;  // C·D, or empty
+  bool normalize = false;
+};
+
+// Probed centroids as a caller gives them: [L][P], score descending.
+struct Probes {
+  std::span<const int32_t> ids_LP;
+  std::span<const float> scores_LP;
+  size_t per_token = 0;
+};
+
+struct Hits {
+  std::vector<int64_t> pids;
+  std::vector<float> scores;
+  size_t touched = 0;
+  size_t scored = 0;
+};
+
+// seconds of the monotonic clock; 0 is never
+class Deadline {
+ public:
+  explicit Deadline(double seconds) : seconds_(seconds) {}
+  void check(const char* stage) const;
+
+ private:
+  double seconds_;
+};
+
+struct Scratch;
+
+class Shard {
+ public:
+  // Throws std::invalid_argument naming what is wrong. `table` and the arrays must outlive it.
+  Shard(const CentroidTable& table, const ShardArrays& arrays);
+  ~Shard();
+
+  size_t passages() const { return arrays_.offsets_N1.size() - 1; }
+  size_t tokens() const { return arrays_.scales_T.size(); }
+  size_t dim() const { return table_.dim(); }
+
+  using Allowed = std::optional<std::span<const uint8_t>>;
+  Hits search(std::span<const float> Q_LD, const Probes& probes, size_t k, size_t candidates,
+              Allowed allowed, Deadline deadline) const;
+  Hits exhaustive(std::span<const float> Q_LD, size_t k, Allowed allowed, Deadline deadline) const;
+  // scores[i] of pids[i]
+  void score(std::span<const float> Q_LD, std::span<const int64_t> pids, float* scores) const;
+  // best[l]: index in the passage; ties by the smaller
+  void match(std::span<const float> Q_LD, int64_t pid, int32_t* best, float* scores) const;
+  // vectors: [count][D]
+  void decode(int64_t first_token, int64_t count, float* vectors) const;
+
+  // Throws std::invalid_argument unless the shard has these tokens.
+  void check_tokens(int64_t first_token, int64_t count) const;
+
+  // For tests: makes the stamps of the next scratch run out within the next query.
+  void age_scratch() const;
+
+ private:
+  struct Span {
+    size_t begin, end;
+  };
+
+  // accumulate.cpp
+  size_t find_candidates(const Probes& probes, size_t wanted, size_t candidates, Allowed allowed,
+                         Deadline deadline, Scratch& scratch) const;
+  void accumulate(const Probes& probes, Allowed allowed, Scratch& scratch) const;
+  template <class Id>
+  void walk_postings(std::span<const Id> postings, const Probes& probes, Allowed allowed,
+                     Scratch& scratch) const;
+  Span posting_span(size_t centroid, size_t postings) const;
+  // scan.cpp
+  void scan(Deadline deadline, Scratch& scratch) const;
+  void scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, float* totals,
+                  Scratch& scratch) const;
+  void assign_rows(std::span<const uint32_t> pids, Scratch& scratch) const;
+  // precise.cpp
+  void precise(std::span<const uint32_t> pids, Deadline deadline, float* totals,
+               Scratch& scratch) const;
+  void best_of_passage(uint32_t pid, Scratch& scratch) const;
+  size_t decode_tile(size_t begin, size_t end, Scratch& scratch) const;
+  // shard.cpp
+  Span passage_span(size_t pid) const;
+  uint32_t code(size_t token) const;
+  void check_pid(int64_t pid) const;
+  void check_allowed(const Allowed& allowed) const;
+  void all_passages(const Allowed& allowed, std::vector<uint32_t>& pids) const;
+  Hits rank(size_t k, Scratch& scratch) const;
+
+  const CentroidTable& table_;
+  ShardArrays arrays_;
+  std::vector<float> weight_;      // [256] beta · level_step
+  std::vector<float> levels_;      // [16] repeated to fill
+  std::vector<int8_t> levels_i8_;  // [16] the same as int8
+  mutable Pool<Scratch> scratches_;
+};
+
+}  // namespace tartan

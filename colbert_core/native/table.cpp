@@ -1,0 +1,144 @@
+#include "table.hpp"
+
+#include <algorithm>
+#include <exception>
+#include <memory>
+#include <thread>
+
+#include "cpu.hpp"
+#include "select.hpp"
+
+namespace tartan {
+
+namespace {
+
+constexpr uint32_t kChunk = 256;  // centroids that stay in the first cache while blocks pass by
+constexpr uint32_t kLeastPerThread = 8192;
+
+struct OfferContext {
+  ProbeSelector* selector;
+  size_t first_token;
+};
+
+void offer_lanes(void* context, uint32_t centroid, int group, uint32_t lanes, const float* scores) {
+  const auto& to = *static_cast<OfferContext*>(context);
+  for (; lanes != 0; lanes &= lanes - 1) {
+    const int lane = std::countr_zero(lanes);
+    to.selector->offer(to.first_token + static_cast<size_t>(group * kGroup + lane), scores[lane],
+                       centroid);
+  }
+}
+
+}  // namespace
+
+void ProbeSelector::reset(const QueryPack& query, size_t nprobe, size_t centroids) {
+  nprobe_ = nprobe;
+  capacity_ = std::min(2 * nprobe + 16, centroids);
+  keys_.resize(std::max(keys_.size(), query.tokens() * capacity_));
+  counts_.assign(query.tokens(), 0);
+  const size_t lanes = (query.tokens() + kBlock - 1) / kBlock * kBlock;
+  thresholds_.assign(lanes, std::numeric_limits<float>::infinity());
+  std::fill_n(thresholds_.begin(), query.tokens(), -std::numeric_limits<float>::infinity());
+}
+
+void ProbeSelector::offer(size_t token, float score, uint32_t centroid) {
+  keys_[token * capacity_ + counts_[token]] = rank_key(score, centroid);
+  if (++counts_[token] == capacity_ && capacity_ > nprobe_) cut(token);
+}
+
+void ProbeSelector::cut(size_t token) {
+  const auto first = keys_.begin() + static_cast<std::ptrdiff_t>(token * capacity_);
+  const auto last_kept = first + static_cast<std::ptrdiff_t>(nprobe_) - 1;
+  std::nth_element(first, last_kept, first + counts_[token], std::greater<>());
+  counts_[token] = static_cast<uint32_t>(nprobe_);
+  thresholds_[token] = key_score(*last_kept);
+}
+
+std::span<const uint64_t> ProbeSelector::finish(size_t token) {
+  if (counts_[token] > nprobe_) cut(token);
+  const std::span<uint64_t> kept(keys_.data() + token * capacity_, counts_[token]);
+  std::sort(kept.begin(), kept.end(), std::greater<>());
+  return kept;
+}
+
+CentroidTable::CentroidTable(std::span<const int8_t> codes_CD, size_t dim,
+                             std::span<const float> scales_C)
+    : codes_(codes_CD), scales_(scales_C), sums_(scales_C.size()), dim_(dim) {
+  require(dim >= 8 && dim <= kMaxDim && dim % 8 == 0,
+          "dimension " + std::to_string(dim) + " must be a multiple of 8 from 8 to 1024");
+  const size_t count = codes_CD.size() / dim;
+  require(count >= 1, "codes_CD has no centroids; at least 1 is needed");
+  require(count < (size_t{1} << 31), "codes_CD has more than 2^31 centroids");
+  require(scales_C.size() == count, "scales_C has " + std::to_string(scales_C.size()) +
+                                        " entries for " + std::to_string(count) + " centroids");
+  for (const float scale : scales_C) {
+    require(scale >= 0 && scale <= kMaxMagnitude, "scales_C must lie in [0, 1e6]");
+  }
+  for (size_t c = 0; c < count; ++c) {
+    int32_t sum = 0;
+    for (size_t d = 0; d < dim; ++d) sum += codes_CD[c * dim + d];
+    sums_[c] = sum;
+  }
+}
+
+void CentroidTable::select(const QueryPack& query, uint32_t begin, uint32_t end,
+                           ProbeSelector& selector) const {
+  const Leaf& leaf = active_leaf();
+  for (uint32_t first = begin; first < end; first += kChunk) {
+    const uint32_t last = std::min(end, first + kChunk);
+    for (const QueryBlock& block : query.blocks()) {
+      OfferContext context{&selector, static_cast<size_t>(block.first)};
+      leaf.probe(view(), first, last, block, selector.thresholds(context.first_token), offer_lanes,
+                 &context);
+    }
+  }
+}
+
+void CentroidTable::probe(const QueryPack& query, size_t nprobe, size_t threads, int32_t* ids,
+                          float* scores) const {
+  const uint32_t count = static_cast<uint32_t>(centroids());
+  const size_t kept = std::min<size_t>(nprobe, count);
+  auto selector = selectors_.borrow();
+  selector->reset(query, kept, count);
+  threads = std::clamp<size_t>(count / kLeastPerThread, 1, threads);
+  if (threads == 1) {
+    select(query, 0, count, *selector);
+  } else {
+    // Each thread selects from its own range; offered range after range, ties stay by smaller id.
+    std::vector<ProbeSelector> parts(threads);
+    std::vector<std::exception_ptr> errors(threads);
+    {
+      std::vector<std::jthread> workers;
+      for (size_t i = 0; i < threads; ++i) {
+        workers.emplace_back([&, i] {
+          try {
+            parts[i].reset(query, kept, count);
+            select(query, static_cast<uint32_t>(i * count / threads),
+                   static_cast<uint32_t>((i + 1) * count / threads), parts[i]);
+          } catch (...) {
+            errors[i] = std::current_exception();
+          }
+        });
+      }
+    }
+    for (const auto& error : errors) {
+      if (error) std::rethrow_exception(error);
+    }
+    for (size_t token = 0; token < query.tokens(); ++token) {
+      for (ProbeSelector& part : parts) {
+        for (const uint64_t key : part.finish(token)) {
+          selector->offer(token, key_score(key), key_id(key));
+        }
+      }
+    }
+  }
+  for (size_t token = 0; token < query.tokens(); ++token) {
+    size_t at = token * kept;
+    for (const uint64_t key : selector->finish(token)) {
+      ids[at] = static_cast<int32_t>(key_id(key));
+      scores[at++] = key_score(key);
+    }
+  }
+}
+
+}  // namespace tartan

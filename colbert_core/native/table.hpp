@@ -1,0 +1,58 @@
+// The global centroids, and the best of them for every query token.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "leaf.hpp"
+#include "pool.hpp"
+#include "query_pack.hpp"
+
+namespace tartan {
+
+// Per query token the best P of the centroids offered so far, with slack, so that most offers are
+// one store: only a full buffer is cut back to P, which raises the token's threshold.
+class ProbeSelector {
+ public:
+  void reset(const QueryPack& query, size_t nprobe, size_t centroids);
+  void offer(size_t token, float score, uint32_t centroid);
+  // The best, in order, of one query token: rank keys.
+  std::span<const uint64_t> finish(size_t token);
+
+  const float* thresholds(size_t first_token) const { return thresholds_.data() + first_token; }
+
+ private:
+  void cut(size_t token);
+
+  std::vector<uint64_t> keys_;     // [L][capacity]
+  std::vector<uint32_t> counts_;   // [L]
+  std::vector<float> thresholds_;  // [L rounded up to blocks]; +inf in lanes not in use
+  size_t nprobe_ = 0;
+  size_t capacity_ = 0;
+};
+
+class CentroidTable {
+ public:
+  // Keeps views of the arrays; they must outlive the table. Throws std::invalid_argument.
+  CentroidTable(std::span<const int8_t> codes_CD, size_t dim, std::span<const float> scales_C);
+
+  size_t centroids() const { return scales_.size(); }
+  size_t dim() const { return dim_; }
+  CentroidView view() const { return {codes_.data(), scales_.data(), sums_.data(), dim_}; }
+
+  // Fills ids and scores, [L][min(nprobe, C)]: score descending, ties by smaller id.
+  void probe(const QueryPack& query, size_t nprobe, size_t threads, int32_t* ids,
+             float* scores) const;
+
+ private:
+  void select(const QueryPack& query, uint32_t begin, uint32_t end, ProbeSelector& selector) const;
+
+  std::span<const int8_t> codes_;
+  std::span<const float> scales_;
+  std::vector<int32_t> sums_;
+  size_t dim_;
+  mutable Pool<ProbeSelector> selectors_;
+};
+
+}  // namespace tartan
