@@ -1,0 +1,55 @@
+"""What an index job reports when it is done."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """An index that was built.
+
+    Attributes:
+        index: its folder.
+        generation: the generation that is live now.
+        model: what was asked for.
+        passages, tokens: what is indexed.
+        truncated: passages that were cut to the model's length.
+        empty: passages without text.
+        dim, bits, codec, centroids, shards: how it is stored.
+        workers: processes that encoded.
+        seconds: of each stage, and `total`.
+        bytes_total: of all files of the generation.
+        bytes_per_token: of everything but texts, metadata and ids.
+        driver_peak_rss_bytes: most memory that the driver's process has held.
+    """
+
+    index: str
+    generation: str
+    model: str
+    passages: int
+    tokens: int
+    truncated: int
+    empty: int
+    dim: int
+    bits: int
+    codec: str
+    centroids: int
+    shards: int
+    workers: int
+    seconds: Mapping[str, float]
+    bytes_total: int
+    bytes_per_token: float
+    driver_peak_rss_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process has held (Linux counts it in KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

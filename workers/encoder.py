@@ -1,0 +1,186 @@
+"""The batch worker: a Ray actor that turns units of passages into compressed chunks and shards.
+
+It holds one model and, once there is one, the codec. It decides nothing: which unit, how often,
+and what a failure means are the driver's to say (`cluster/worker_pool.py`). Each method's effect
+is one file in the staging folder (or one shard), the same bytes however often it is repeated.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import ray
+
+from colbert_core.codec import Codec, Compressed
+from colbert_core.errors import JobFailed
+from colbert_core.index import ShardEntry
+from colbert_core.types import F32
+from workers.shard_builder import ShardTask, build_shard
+from workers.units import Staging, Unit, UnitChunk, UnitVectors
+
+if TYPE_CHECKING:
+    from colbert_core.text import Encoder
+
+CODEC_TIMEOUT_S = 120.0
+COMPRESS_TOKENS = 16_384  # at a time, so that the codec's temporaries stay small
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What a worker is told when it starts.
+
+    Attributes:
+        staging: folder of the job's unit files.
+        model: path, hub name or alias.
+        doc_maxlen: tokens of a passage, or None for the checkpoint's own.
+        device: torch device, or None for the worker's own choice.
+        threads: processor threads; they fix the order of sums, so a job keeps to one number.
+    """
+
+    staging: str
+    model: str
+    doc_maxlen: int | None
+    device: str | None
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """What a worker has loaded: the identity, as `ModelIdentity.to_dict` gives it, and where."""
+
+    identity: Mapping[str, Any]
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class SharedCodec:
+    """The codec, and the projection before it, as every worker gets them through the object store.
+
+    Attributes:
+        codec: the trained codec.
+        projection: float32 [model's dim, codec's dim], or None.
+    """
+
+    codec: Codec
+    projection: F32 | None
+
+
+@dataclass(frozen=True, slots=True)
+class CodecRef:
+    """A `SharedCodec` in the object store, not yet fetched: Ray resolves bare references only."""
+
+    ref: Any
+
+
+@dataclass(frozen=True, slots=True)
+class UnitResult:
+    """What a worker reports of one unit."""
+
+    unit: int
+    passages: int
+    tokens: int
+    truncated: int
+
+
+class EncoderWorker:
+    """One model in one process. Methods are called by the driver, one at a time, in order."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._staging = Staging(settings.staging)
+        self._encoder: Encoder | None = None
+        self._shared: SharedCodec | None = None
+
+    def load(self) -> LoadedModel:
+        """Load the model; apart from `__init__`, so that its error arrives as it was raised.
+
+        Raises:
+            ModelError: the model cannot be loaded.
+        """
+        return LoadedModel(self._model().identity.to_dict(), os.getpid())
+
+    def embed(self, unit: Unit) -> UnitResult:
+        """Encode a sampled unit and keep its vectors."""
+        vectors = self._encode(unit)
+        self._staging.write_vectors(unit.index, vectors)
+        return _result(unit, vectors)
+
+    def compress(self, unit: Unit, codec: CodecRef) -> UnitResult:
+        """Encode a unit, unless its vectors are kept, and commit its compressed chunk."""
+        shared = self._codec(codec)
+        vectors = self._staging.vectors(unit.index) or self._encode(unit)
+        tokens = compress_vectors(shared, vectors)
+        chunk = UnitChunk(tokens, vectors.doclens_N, vectors.truncated)
+        self._staging.write_chunk(unit.index, chunk)
+        self._staging.vectors_path(unit.index).unlink(missing_ok=True)
+        return _result(unit, vectors)
+
+    def build_shard(self, index: str, task: ShardTask, codec: CodecRef) -> ShardEntry:
+        """Write one shard from the chunks of its passages."""
+        return build_shard(index, self._staging, task, self._codec(codec).codec)
+
+    def _model(self) -> Encoder:
+        if self._encoder is None:
+            from colbert_core.text import Encoder  # torch: in the worker, not where this is sent
+
+            settings = self._settings
+            self._encoder = Encoder.load(
+                settings.model,
+                device=settings.device,
+                threads=settings.threads,
+                doc_maxlen=settings.doc_maxlen,
+            )
+        return self._encoder
+
+    def _codec(self, codec: CodecRef) -> SharedCodec:
+        if self._shared is None:
+            try:
+                self._shared = ray.get(codec.ref, timeout=CODEC_TIMEOUT_S)
+            except ray.exceptions.GetTimeoutError as error:
+                raise JobFailed(
+                    f"the codec did not arrive from the object store in {CODEC_TIMEOUT_S:.0f} s; "
+                    "check the network between this worker and the driver"
+                ) from error
+        return self._shared
+
+    def _encode(self, unit: Unit) -> UnitVectors:
+        encoded = self._model().encode_passages(self._staging.passages(unit.index).texts)
+        return UnitVectors(
+            # Rounded for every unit, kept or not: its bytes must not depend on being sampled.
+            encoded.vectors_TD.astype(np.float16),
+            encoded.doclens_N,
+            int(encoded.truncated_N.sum()),
+        )
+
+
+def compress_vectors(shared: SharedCodec, vectors: UnitVectors) -> Compressed:
+    """Project, normalise and compress the vectors of a unit."""
+    total = len(vectors.vectors_TD)
+    parts = [
+        shared.codec.compress(
+            project(vectors.vectors_TD[start : start + COMPRESS_TOKENS], shared.projection)
+        )
+        for start in range(0, max(total, 1), COMPRESS_TOKENS)
+    ]
+    return Compressed(
+        np.concatenate([part.codes_T for part in parts]),
+        np.concatenate([part.residuals_TB for part in parts]),
+        np.concatenate([part.scales_T for part in parts]),
+    )
+
+
+def project(vectors_TD: Any, projection: F32 | None) -> F32:
+    """Float16 [T, D] as the model gave them → float32 unit vectors as the codec takes them."""
+    wide_TD: F32 = vectors_TD.astype(np.float32)
+    if projection is not None:
+        wide_TD = wide_TD @ projection
+    norms_T = np.linalg.norm(wide_TD, axis=1, keepdims=True)
+    return cast(F32, wide_TD / np.maximum(norms_T, np.float32(1e-12)))
+
+
+def _result(unit: Unit, vectors: UnitVectors) -> UnitResult:
+    return UnitResult(unit.index, unit.passages, len(vectors.vectors_TD), vectors.truncated)
