@@ -1,0 +1,24 @@
+"""Late interaction as a library: encode, build, search. Needs neither Ray nor gRPC.
+
+    from colbert_core import Index
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from colbert_core.types import Hit, Passage, SearchParams, TokenMatch
+
+if TYPE_CHECKING:
+    from colbert_core.api import Index
+
+__all__ = ["Hit", "Index", "Passage", "SearchParams", "TokenMatch"]
+
+
+def __getattr__(name: str) -> object:
+    # Index brings pyarrow and the kernels; the thin client imports this package for its types alone.
+    if name == "Index":
+        from colbert_core.api import Index
+
+        return Index
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,6 @@
+"""Centroids and residual quantisation: float vectors to bytes and back."""
+
+from colbert_core.codec.codec import Codec, Compressed, check_settings, train_codec
+from colbert_core.codec.tables import Tables
+
+__all__ = ["Codec", "Compressed", "Tables", "check_settings", "train_codec"]

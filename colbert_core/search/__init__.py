@@ -1,0 +1,20 @@
+"""Searching: parameters, one process over all shards, and the merge that the gateway shares."""
+
+from colbert_core.search.explain import explain, with_text
+from colbert_core.search.merge import merge
+from colbert_core.search.params import DEFAULT_RECALL, PRESETS, derive_params
+from colbert_core.search.query import check_query
+from colbert_core.search.searcher import Located, Searcher, search_shard
+
+__all__ = [
+    "DEFAULT_RECALL",
+    "PRESETS",
+    "Located",
+    "Searcher",
+    "check_query",
+    "derive_params",
+    "explain",
+    "merge",
+    "search_shard",
+    "with_text",
+]

@@ -1,0 +1,235 @@
+"""Vectors in, hits out: the library in one class.
+
+    index = Index.build("notes.tartan", embeddings, ids=ids, texts=texts)
+    index = Index.open("notes.tartan")
+    hits = index.search(query_matrix, k=10)
+
+Works with the token vectors of any late-interaction model. Where the index was built from text
+(`tartan index build`), `search` takes a query's text as well.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from colbert_core.build import OnProgress, Settings, build_from_vectors
+from colbert_core.errors import QueryError
+from colbert_core.index import Generation, Manifest, describe, open_generation
+from colbert_core.search import (
+    Searcher,
+    check_query,
+    derive_params,
+    explain,
+    with_text,
+)
+from colbert_core.types import F32, U8, AnyArray, Hit, SearchParams, TokenMatch
+
+if TYPE_CHECKING:
+    from colbert_core.text import Encoder
+
+Query = AnyArray | str
+
+
+class Index:
+    """One open generation of an index; immutable, safe to share between threads."""
+
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+        self._searcher = Searcher(generation)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Index:
+        """Open the live generation of an index; costs the same whatever its size.
+
+        Raises:
+            IndexMissing: there is no index at `path`.
+            IndexCorrupt: a file is missing, truncated or altered.
+        """
+        return cls(open_generation(Path(path)))
+
+    @classmethod
+    def build(
+        cls,
+        path: str | os.PathLike[str],
+        embeddings: Iterable[AnyArray],
+        ids: Sequence[str] | None = None,
+        bits: int = 2,
+        codec: str = "tartan",
+        *,
+        texts: Sequence[str] | None = None,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+        centroids: int | None = None,
+        shards: int = 1,
+        seed: int = 0,
+        normalize: bool = False,
+        overwrite: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> Index:
+        """Compress token vectors into an index, publish it, and open it.
+
+        Args:
+            path: folder of the index; made where it is missing.
+            embeddings: for each passage a float array [tokens, dim] of unit vectors; dim is a
+                multiple of 8 up to 1,024. An iterator is spooled to disk; anything that can be
+                iterated again is read in place.
+            ids: unique strings, one a passage; "0", "1", … by default.
+            bits: residual bits per dimension, 1 to 4.
+            codec: "tartan", or "colbertv2" for the paper's.
+            texts: stored and returned with hits.
+            metadata: JSON objects, stored and returned with hits.
+            centroids: how many; 2^⌊log2(16·√tokens)⌋ by default.
+            shards: how many shards to cut the index into.
+            seed: the same vectors and seed give the same index.
+            normalize: scale every vector to unit length instead of refusing those that are not.
+            overwrite: publish a new generation where an index exists.
+            on_progress: called with (stage, done, total).
+
+        Raises:
+            InvalidInput: a setting is out of range (`CorpusError`: a passage is unusable).
+            IndexExists: there is an index at `path`, and `overwrite` is false.
+        """
+        settings = Settings(bits, codec, centroids, shards, seed, normalize, overwrite)
+        build_from_vectors(Path(path), embeddings, ids, texts, metadata, settings, on_progress)
+        return cls.open(path)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the open generation consists of."""
+        return self._generation.manifest
+
+    @property
+    def generation(self) -> Generation:
+        """The open generation: codec and shards."""
+        return self._generation
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of a token vector."""
+        return self._generation.codec.dim
+
+    def __len__(self) -> int:
+        return self.manifest.passages
+
+    def __repr__(self) -> str:
+        about = describe(self.manifest)
+        return (
+            f"Index({str(self._generation.path)!r}, {about['passages']:,} passages, "
+            f"{about['codec']} {about['bits']} bits, {about['bytes_per_token']} bytes a token)"
+        )
+
+    def search(
+        self,
+        query: Query,
+        k: int = 10,
+        recall: float | None = None,
+        filter: Collection[str] | None = None,  # noqa: A002
+        *,
+        nprobe: int | None = None,
+        candidates: int | None = None,
+        exact: bool = False,
+        explain: bool = False,
+        timeout_s: float | None = None,
+    ) -> list[Hit]:
+        """The best passages for a query, best first; ties in the order of the corpus.
+
+        Args:
+            query: a float array [query tokens, dim], or text where the index knows its model.
+            k: hits asked for; the answer has min(k, passages that the filter allows) of them.
+            recall: share of the exact top k to find; 0.95 by default, 1 for an exact search.
+            filter: ids to search among; None for all, an empty collection for none.
+            nprobe: centroids probed per query token, instead of what `recall` chooses.
+            candidates: passages scored exactly per shard, instead of what `recall` chooses.
+            exact: score every passage.
+            explain: give for each query token the passage token that it matched.
+            timeout_s: give up after so many seconds.
+
+        Raises:
+            QueryError: the query, or a parameter, cannot be searched.
+            TimeoutError: the time is over.
+        """
+        params = derive_params(
+            k, recall=recall, nprobe=nprobe, candidates=candidates, exact=exact
+        )
+        allowed = None if filter is None else self._searcher.allowed(filter)
+        return self._search(query, params, allowed, explain, timeout_s)
+
+    def search_many(
+        self,
+        queries: Sequence[Query],
+        k: int = 10,
+        recall: float | None = None,
+        filter: Collection[str] | None = None,  # noqa: A002
+        *,
+        nprobe: int | None = None,
+        candidates: int | None = None,
+        exact: bool = False,
+        threads: int | None = None,
+    ) -> list[list[Hit]]:
+        """`search` for many queries, in parallel over queries; answers in the same order."""
+        params = derive_params(
+            k, recall=recall, nprobe=nprobe, candidates=candidates, exact=exact
+        )
+        allowed = None if filter is None else self._searcher.allowed(filter)
+        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+            return list(pool.map(lambda q: self._search(q, params, allowed, False, None), queries))
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The model that the index was built with, loaded at the first use.
+
+        Raises:
+            QueryError: the index was built from vectors and knows no model.
+            ModelError: the model cannot be loaded.
+            ModelMismatch: the model that was found is another one than the index was built with.
+        """
+        from colbert_core.text import Encoder
+
+        if self._generation.model is None:
+            raise QueryError(
+                "this index was built from vectors and knows no model: search it with a matrix "
+                f"[query tokens, {self.dim}]"
+            )
+        return Encoder.for_index(self._generation.model, self._generation.projection)
+
+    def encode_query(self, query: Query) -> F32:
+        """A checked query matrix, float32 [L, D], from text or from a matrix."""
+        if isinstance(query, str):
+            if not query.strip():
+                raise QueryError("the query is empty; give at least one word")
+            query = self.encoder.encode_queries([query])[0]
+        return check_query(query, self.dim)
+
+    def _search(
+        self,
+        query: Query,
+        params: SearchParams,
+        allowed: list[U8] | None,
+        explain: bool,
+        timeout_s: float | None,
+    ) -> list[Hit]:
+        Q_LD = self.encode_query(query)
+        hits = []
+        for shard_index, pid, score in self._searcher.search(Q_LD, params, allowed, timeout_s):
+            shard = self._generation.shards[shard_index]
+            passage = shard.fetch([pid])[0]
+            matches: tuple[TokenMatch, ...] = ()
+            if explain:
+                matches = self._explain(query, Q_LD, shard_index, pid, passage.text)
+            hits.append(Hit(passage.id, score, passage.text or None, passage.metadata, matches))
+        return hits
+
+    def _explain(
+        self, query: Query, Q_LD: F32, shard_index: int, pid: int, text: str
+    ) -> tuple[TokenMatch, ...]:
+        rotated_LD = self._generation.codec.rotate(Q_LD)
+        matches = explain(self._generation.shards[shard_index], rotated_LD, pid)
+        if not isinstance(query, str):
+            return matches
+        return with_text(
+            matches, self.encoder.query_tokens(query), self.encoder.passage_spans(text)
+        )

@@ -1,0 +1,225 @@
+"""The codec of an index: the global centroid table and how residuals become bytes and back.
+
+Shapes: T tokens, D dimensions, C centroids, B packed bytes per token.
+
+A stored token is a centroid code, one residual index of b bits per dimension, and one byte that
+selects two scales. In the codec's rotated space it decodes as
+
+    decoded = alpha[scale] · centroid[code] + beta[scale] · levels[index]
+
+Two codecs share this form, this file and the search kernels: `tartan` (tartan.py), our default,
+and `colbertv2` (colbertv2.py), the paper's, whose decoded vectors are then L2-normalised. A query
+is rotated once (`rotate`) before anything is compared with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from colbert_core import kernels
+from colbert_core.codec import colbertv2, tartan
+from colbert_core.codec.packing import PLANES, pack_planes, packed_bytes, unpack_planes
+from colbert_core.codec.tables import Tables
+from colbert_core.errors import IndexCorrupt, InvalidInput
+from colbert_core.types import F32, I8, I32, MAX_DIM, U8
+
+if TYPE_CHECKING:
+    from colbert_core.codec.kmeans import NearestCentroid
+
+CODECS = {"tartan": tartan, "colbertv2": colbertv2}
+_ARRAYS = ("levels", "cutoffs", "alpha", "beta")
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """Compressed tokens: codes int32 [T], packed residuals uint8 [T, B], scale bytes uint8 [T]."""
+
+    codes_T: I32
+    residuals_TB: U8
+    scales_T: U8
+
+    def __len__(self) -> int:
+        return len(self.codes_T)
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A trained codec; immutable, safe to share between threads.
+
+    Attributes:
+        name: "tartan" or "colbertv2".
+        bits: residual bits per dimension, 1 to 4.
+        rotation_DD: orthonormal float32 [D, D], or None where the codec does not rotate.
+        centroids_CD: float32 [C, D] in the rotated space, exactly as they decode.
+        tables: residual levels and scales.
+    """
+
+    name: str
+    bits: int
+    rotation_DD: F32 | None
+    centroids_CD: F32
+    tables: Tables
+
+    @property
+    def dim(self) -> int:
+        return int(self.centroids_CD.shape[1])
+
+    @property
+    def centroid_count(self) -> int:
+        return len(self.centroids_CD)
+
+    @property
+    def token_bytes(self) -> int:
+        """Packed residual bytes of one token."""
+        return packed_bytes(self.dim, self.bits)
+
+    @property
+    def normalize(self) -> bool:
+        """Whether decoded vectors are L2-normalised (the paper's codec) or used as they are."""
+        return self.name == "colbertv2"
+
+    @cached_property
+    def centroid_table(self) -> kernels.CentroidTable:
+        """The int8 table that kernels probe; for `tartan` it is the exact definition."""
+        return kernels.CentroidTable(*self._int8)
+
+    @cached_property
+    def _int8(self) -> tuple[I8, F32]:
+        return tartan.quantise_centroids(self.centroids_CD)
+
+    @cached_property
+    def _nearest(self) -> NearestCentroid:
+        from colbert_core.codec.kmeans import NearestCentroid  # torch: only where one builds
+
+        return NearestCentroid(self.centroids_CD)
+
+    def rotate(self, vectors_LD: F32) -> F32:
+        """Float32 [L, D] in the model's space → contiguous float32 [L, D] as kernels take it."""
+        rotated = vectors_LD if self.rotation_DD is None else vectors_LD @ self.rotation_DD
+        return np.ascontiguousarray(rotated, np.float32)
+
+    def compress(self, vectors_TD: F32) -> Compressed:
+        """Float32 [T, D] unit vectors → compressed tokens. Needs torch (nearest centroids)."""
+        if not len(vectors_TD):
+            empty = np.zeros((0, self.token_bytes), np.uint8)
+            return Compressed(np.zeros(0, np.int32), empty, np.zeros(0, np.uint8))
+        rotated_TD = self.rotate(vectors_TD)
+        codes_T = self._nearest(rotated_TD)
+        quantise = CODECS[self.name].quantise
+        indices_TD, scales_T = quantise(self.tables, rotated_TD, self.centroids_CD[codes_T])
+        return Compressed(codes_T, pack_planes(indices_TD, self.bits), scales_T)
+
+    def decode(self, tokens: Compressed) -> F32:
+        """Compressed tokens → float32 [T, D] in the model's space, for tests and export."""
+        indices_TD = unpack_planes(tokens.residuals_TB, self.bits, self.dim)
+        decoded_TD = self.tables.alpha[tokens.scales_T, None] * self.centroids_CD[tokens.codes_T]
+        decoded_TD += self.tables.beta[tokens.scales_T, None] * self.tables.levels[indices_TD]
+        if self.normalize:
+            decoded_TD /= np.linalg.norm(decoded_TD, axis=1, keepdims=True)
+        return decoded_TD if self.rotation_DD is None else decoded_TD @ self.rotation_DD.T
+
+    def save(self, folder: Path) -> None:
+        """Write the codec into an existing, empty folder (the caller syncs and publishes it)."""
+        header = {"name": self.name, "bits": self.bits}
+        (folder / "codec.json").write_text(json.dumps(header) + "\n")
+        if self.name == "tartan":
+            codes_CD, scales_C = self._int8
+            np.save(folder / "centroids.npy", codes_CD)
+            np.save(folder / "centroid_scales.npy", scales_C)
+        else:
+            np.save(folder / "centroids.npy", self.centroids_CD.astype(np.float16))
+        if self.rotation_DD is not None:
+            np.save(folder / "rotation.npy", self.rotation_DD)
+        for name in _ARRAYS:
+            np.save(folder / f"{name}.npy", getattr(self.tables, name))
+
+    @classmethod
+    def load(cls, folder: Path) -> Codec:
+        """Read what `save` wrote.
+
+        Raises:
+            IndexCorrupt: a file is missing or is not what the header says.
+        """
+        try:
+            header = json.loads((folder / "codec.json").read_text())
+            name, bits = header["name"], header["bits"]
+            if name not in CODECS or bits not in PLANES:
+                raise ValueError(f"codec {name!r} with {bits!r} bits is not known to this version")
+            centroids = np.load(folder / "centroids.npy")
+            if name == "tartan":
+                scales = np.load(folder / "centroid_scales.npy")
+                centroids = centroids * scales[:, None]
+            rotation = folder / "rotation.npy"
+            return cls(
+                name=name,
+                bits=bits,
+                rotation_DD=np.load(rotation) if rotation.exists() else None,
+                centroids_CD=centroids.astype(np.float32),
+                tables=Tables(*(np.load(folder / f"{array}.npy") for array in _ARRAYS)),
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise IndexCorrupt(f"{folder}: the codec cannot be read: {error}") from error
+
+
+def train_codec(
+    sample_SD: F32,
+    *,
+    name: str = "tartan",
+    bits: int = 2,
+    centroids: int | None = None,
+    total_tokens: int,
+    seed: int = 0,
+    on_iteration: Callable[[int, int], None] | None = None,
+) -> Codec:
+    """Train a codec on a sample of token vectors.
+
+    Args:
+        sample_SD: float32 [S, D], unit vectors.
+        name: "tartan" or "colbertv2".
+        bits: residual bits per dimension, 1 to 4.
+        centroids: how many; by default the paper's 2^⌊log2(16·√total_tokens)⌋.
+        total_tokens: tokens of the whole collection.
+        seed: the same sample and seed give the same codec.
+        on_iteration: called with (k-means iterations done, in all).
+
+    Raises:
+        InvalidInput: an argument is outside what the codec can do.
+    """
+    from colbert_core.codec.kmeans import default_centroids, spherical_kmeans
+
+    check_settings(name=name, bits=bits, dim=sample_SD.shape[1])
+    if not len(sample_SD):
+        raise InvalidInput("there are no token vectors to train centroids on; give at least one")
+    if centroids is not None and centroids < 1:
+        raise InvalidInput(f"centroids is {centroids}; give 1 or more, or leave it out")
+    count = min(centroids or default_centroids(total_tokens), len(sample_SD))
+    rotation_DD = CODECS[name].rotation(sample_SD.shape[1], seed)
+    rotated_SD = sample_SD if rotation_DD is None else sample_SD @ rotation_DD
+    means_CD = spherical_kmeans(rotated_SD, count, seed=seed, on_iteration=on_iteration)
+    exact_CD = CODECS[name].storable(means_CD)
+    tables = CODECS[name].train_tables(rotated_SD, exact_CD, bits=bits, seed=seed)
+    return Codec(name, bits, rotation_DD, exact_CD, tables)
+
+
+def check_settings(*, name: str, bits: int, dim: int) -> None:
+    """Refuse what no codec can do, before any work.
+
+    Raises:
+        InvalidInput: naming the value, what is possible, and the remedy.
+    """
+    if name not in CODECS:
+        raise InvalidInput(f"codec {name!r} is unknown; choose one of {', '.join(CODECS)}")
+    if bits not in PLANES:
+        raise InvalidInput(f"bits is {bits}; choose 1, 2, 3 or 4")
+    if dim % 8 or not 8 <= dim <= MAX_DIM:
+        raise InvalidInput(
+            f"vectors have {dim} dimensions; a multiple of 8 from 8 to {MAX_DIM} is needed: "
+            "pad with zeros or reduce by PCA"
+        )

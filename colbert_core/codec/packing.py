@@ -1,0 +1,76 @@
+"""Packing residual indices into bytes: Tartan's bit planes, and the layout of Stanford's ColBERT.
+
+Shapes: T tokens, D dimensions, B packed bytes per token = D·bits/8.
+
+Tartan stores *planes*, so that a kernel unpacks with shifts and masks alone. In a plane of width w
+with n = D·w/8 bytes, byte i holds in field j (bits j·w … j·w+w−1) the value of dimension i + j·n.
+1, 2 and 4 bits are one plane; 3 bits are a plane of the low two bits, then one of the high bit.
+
+Stanford's layout (colbert-ai `residual.py`) writes the bits of every dimension least significant
+first, dimensions ascending, and fills each byte from its most significant bit. It is kept for
+importing indexes and for checking our codec against the paper's reference.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from colbert_core.types import U8
+
+PLANES: dict[int, tuple[tuple[int, int], ...]] = {
+    1: ((1, 0),),
+    2: ((2, 0),),
+    3: ((2, 0), (1, 2)),
+    4: ((4, 0),),
+}
+"""bits → ((width of the plane, position of its lowest bit in the index), …)"""
+
+
+def packed_bytes(dim: int, bits: int) -> int:
+    """Bytes of one token's packed residual."""
+    return dim * bits // 8
+
+
+def pack_planes(indices_TD: U8, bits: int) -> U8:
+    """uint8 [T, D] indices below 2^bits → uint8 [T, B]."""
+    tokens, dim = indices_TD.shape
+    planes = []
+    for width, shift in PLANES[bits]:
+        fields = 8 // width
+        values = (indices_TD >> shift) & ((1 << width) - 1)
+        byte_fields = values.reshape(tokens, fields, dim // fields)
+        plane = np.zeros((tokens, dim // fields), np.uint8)
+        for j in range(fields):
+            plane |= byte_fields[:, j] << (j * width)
+        planes.append(plane)
+    return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=1)
+
+
+def unpack_planes(packed_TB: U8, bits: int, dim: int) -> U8:
+    """uint8 [T, B] → uint8 [T, D] indices; the inverse of `pack_planes`."""
+    tokens = len(packed_TB)
+    indices_TD = np.zeros((tokens, dim), np.uint8)
+    first = 0
+    for width, shift in PLANES[bits]:
+        fields, size = 8 // width, dim * width // 8
+        plane = packed_TB[:, first : first + size]
+        for j in range(fields):
+            field = (plane >> (j * width)) & ((1 << width) - 1)
+            indices_TD[:, j * size : (j + 1) * size] |= field << shift
+        first += size
+    return indices_TD
+
+
+def pack_stanford(indices_TD: U8, bits: int) -> U8:
+    """uint8 [T, D] indices → uint8 [T, B] as colbert-ai's `ResidualCodec.binarize` packs them."""
+    tokens, dim = indices_TD.shape
+    bits_TDb = (indices_TD[:, :, None] >> np.arange(bits, dtype=np.uint8)) & 1
+    return np.packbits(bits_TDb.reshape(tokens, dim * bits), axis=1)
+
+
+def unpack_stanford(packed_TB: U8, bits: int, dim: int) -> U8:
+    """The inverse of `pack_stanford`."""
+    bits_TDb = np.unpackbits(packed_TB, axis=1, count=dim * bits).reshape(-1, dim, bits)
+    weights = (1 << np.arange(bits)).astype(np.uint8)
+    indices_TD: U8 = (bits_TDb * weights).sum(axis=2, dtype=np.uint8)
+    return indices_TD

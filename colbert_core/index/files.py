@@ -1,0 +1,124 @@
+"""Write-once files: a temporary name, fsync, then rename.
+
+Arrays are `.npy` files, so that any numpy maps them; the data starts at byte 128, which keeps it
+aligned for the kernels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from colbert_core.errors import IndexCorrupt
+from colbert_core.index.manifest import FileEntry
+from colbert_core.types import AnyArray
+
+_HEADER_BYTES = 128
+_BLOCK_BYTES = 1 << 20
+
+
+class ArrayWriter:
+    """Writes one `.npy` file row by row, so that memory does not grow with the array."""
+
+    def __init__(self, path: Path, dtype: npt.DTypeLike, row_shape: tuple[int, ...] = ()) -> None:
+        self._dtype = np.dtype(dtype).newbyteorder("<")
+        self._row_shape = row_shape
+        self._file = path.open("wb")
+        self._file.write(b"\0" * _HEADER_BYTES)
+        self.rows = 0
+
+    def append(self, rows: AnyArray) -> None:
+        """Append rows; their dtype is converted, their shape must fit."""
+        if rows.shape[1:] != self._row_shape:
+            raise ValueError(f"rows of shape {rows.shape[1:]} do not fit {self._row_shape}")
+        self._file.write(memoryview(np.ascontiguousarray(rows, self._dtype)).cast("B"))
+        self.rows += len(rows)
+
+    def close(self) -> None:
+        """Write the header, sync and close."""
+        header: dict[str, Any] = {
+            "descr": np.lib.format.dtype_to_descr(self._dtype),
+            "fortran_order": False,
+            "shape": (self.rows, *self._row_shape),
+        }
+        self._file.seek(0)
+        np.lib.format.write_array_header_1_0(self._file, header)
+        if self._file.tell() != _HEADER_BYTES:
+            raise AssertionError(f"the npy header took {self._file.tell()} bytes, not 128")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def __enter__(self) -> ArrayWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._file.close()
+
+
+def map_array(path: Path) -> AnyArray:
+    """Map a `.npy` file read-only; nothing is read until it is used.
+
+    Raises:
+        IndexCorrupt: the file is missing or is not an array.
+    """
+    try:
+        # numpy cannot map an array without elements; there is nothing to map then.
+        if path.stat().st_size <= _HEADER_BYTES:
+            return np.load(path, allow_pickle=False)
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise IndexCorrupt(f"{path}: the array cannot be mapped: {error}") from error
+
+
+def narrowest(largest: int) -> np.dtype[Any]:
+    """The smallest unsigned type of 16 or 32 bits that holds a value.
+
+    Raises:
+        ValueError: it needs more than 32 bits.
+    """
+    if largest < 1 << 16:
+        return np.dtype(np.uint16)
+    if largest < 1 << 32:
+        return np.dtype(np.uint32)
+    raise ValueError(f"{largest} needs more than 32 bits; use more shards")
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a small file so that it is either absent or whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def entry_of(path: Path) -> FileEntry:
+    """Size and SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return FileEntry(path.stat().st_size, digest.hexdigest())

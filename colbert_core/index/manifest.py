@@ -1,0 +1,142 @@
+"""The manifest of a generation: what an index consists of, as frozen values and as JSON.
+
+    INDEX/CURRENT                 {"generation": …, "manifest_sha256": …}; the only file that changes
+    INDEX/generations/<id>.json   this manifest
+    INDEX/global/<id>/            the codec, and the projection where the model was reduced
+    INDEX/shards/<id>/            one shard
+
+Every file that a generation needs is listed with its size and SHA-256, so `sha256sum` can check an
+index without Tartan. An unknown key is an error: a newer format is never half-understood.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from colbert_core.errors import IndexCorrupt, IndexMissing
+
+FORMAT = "tartan-index"
+VERSION = 1
+CURRENT = "CURRENT"
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file: its size and SHA-256."""
+
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard: its folder under `shards/`, and its counts."""
+
+    id: str
+    passages: int
+    tokens: int
+    postings: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One immutable generation.
+
+    Attributes:
+        generation: its id.
+        parent: the generation that it replaced, or None.
+        created: UTC, ISO 8601.
+        codec_id: folder under `global/`.
+        codec: name, bits, dim and centroids, for people who read the manifest.
+        shards: in the order of the corpus.
+        files: path relative to the index → size and checksum.
+        model: identity of the encoder, or None where the vectors came from elsewhere.
+        truncated: passages that were cut to the model's length.
+    """
+
+    generation: str
+    parent: str | None
+    created: str
+    codec_id: str
+    codec: Mapping[str, Any]
+    shards: tuple[ShardEntry, ...]
+    files: Mapping[str, FileEntry]
+    model: Mapping[str, Any] | None = None
+    truncated: int = 0
+    format: str = FORMAT
+    version: int = VERSION
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def passages(self) -> int:
+        return sum(shard.passages for shard in self.shards)
+
+    @property
+    def tokens(self) -> int:
+        return sum(shard.tokens for shard in self.shards)
+
+    def to_json(self) -> bytes:
+        return (json.dumps(asdict(self), indent=1, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, name: str) -> Manifest:
+        """Parse a manifest strictly.
+
+        Raises:
+            IndexCorrupt: it is not a manifest of a version that this program reads.
+        """
+        try:
+            raw = json.loads(data)
+            if raw.get("format") != FORMAT:
+                raise ValueError(f"its format is {raw.get('format')!r}, not {FORMAT!r}")
+            if raw.get("version") != VERSION:
+                raise ValueError(
+                    f"its version is {raw.get('version')!r} and this program reads {VERSION}: "
+                    "upgrade tartan-search, or build the index again"
+                )
+            unknown = set(raw) - {f.name for f in fields(cls)}
+            if unknown:
+                raise ValueError(f"it has unknown keys {sorted(unknown)}")
+            raw["shards"] = tuple(ShardEntry(**shard) for shard in raw["shards"])
+            raw["files"] = {path: FileEntry(**entry) for path, entry in raw["files"].items()}
+            return cls(**raw)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise IndexCorrupt(f"{name}: this is not a readable manifest: {error}") from error
+
+
+def manifest_path(index: Path, generation: str) -> Path:
+    """Where the manifest of a generation lies."""
+    return index / "generations" / f"{generation}.json"
+
+
+def read_current(index: Path) -> Manifest:
+    """The manifest that `CURRENT` names, checked against the checksum that `CURRENT` holds.
+
+    Raises:
+        IndexMissing: nothing was ever published here.
+        IndexCorrupt: `CURRENT` or the manifest is damaged.
+    """
+    pointer = index / CURRENT
+    try:
+        raw = json.loads(pointer.read_bytes())
+        generation, expected = raw["generation"], raw["manifest_sha256"]
+    except FileNotFoundError as error:
+        raise IndexMissing(
+            f"{index}: there is no index here (no {CURRENT} file); "
+            "build one with `tartan index build CORPUS --out INDEX`"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IndexCorrupt(f"{pointer}: the pointer cannot be read: {error}") from error
+    path = manifest_path(index, str(generation))
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise IndexCorrupt(f"{path}: {CURRENT} names this manifest, but {error}") from error
+    if hashlib.sha256(data).hexdigest() != expected:
+        raise IndexCorrupt(f"{path}: the manifest was altered (its SHA-256 is not {CURRENT}'s)")
+    return Manifest.from_json(data, str(path))

@@ -1,0 +1,106 @@
+"""Ids, texts and metadata of a shard: two Arrow IPC files, mapped into memory.
+
+`ids.arrow` holds `id`; `texts.arrow` holds `text` and `metadata` (a JSON object, or null for none).
+Every record batch has `BATCH` rows but the last, so a passage's batch follows from its ordinal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from colbert_core.errors import IndexCorrupt
+from colbert_core.types import Passage
+
+BATCH = 4096
+_IDS = pa.schema([pa.field("id", pa.string(), nullable=False)])
+_TEXTS = pa.schema([pa.field("text", pa.string()), pa.field("metadata", pa.string())])
+
+
+class PassageWriter:
+    """Writes the two files in batches of `BATCH` rows."""
+
+    def __init__(self, folder: Path) -> None:
+        self._ids = pa.ipc.new_file(str(folder / "ids.arrow"), _IDS)
+        self._texts = pa.ipc.new_file(str(folder / "texts.arrow"), _TEXTS)
+        self._rows: list[tuple[str, str | None, str | None]] = []
+
+    def append(
+        self, ids: Sequence[str], texts: Sequence[str | None], metadata: Sequence[str | None]
+    ) -> None:
+        """Append passages; `metadata` are JSON objects as text, or None."""
+        self._rows.extend(zip(ids, texts, metadata, strict=True))
+        while len(self._rows) >= BATCH:
+            self._write(self._rows[:BATCH])
+            del self._rows[:BATCH]
+
+    def close(self) -> None:
+        """Write what remains and the footers."""
+        if self._rows:
+            self._write(self._rows)
+        self._ids.close()
+        self._texts.close()
+
+    def _write(self, rows: list[tuple[str, str | None, str | None]]) -> None:
+        ids, texts, metadata = (list(column) for column in zip(*rows, strict=True))
+        self._ids.write_batch(pa.record_batch([pa.array(ids, pa.string())], schema=_IDS))
+        columns = [pa.array(texts, pa.string()), pa.array(metadata, pa.string())]
+        self._texts.write_batch(pa.record_batch(columns, schema=_TEXTS))
+
+    def __enter__(self) -> PassageWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+
+
+class PassageReader:
+    """Reads passages by ordinal from the mapped files; safe to share between threads."""
+
+    def __init__(self, folder: Path) -> None:
+        self._ids = _open(folder / "ids.arrow", _IDS)
+        self._texts = _open(folder / "texts.arrow", _TEXTS)
+
+    def __len__(self) -> int:
+        batches = self._ids.num_record_batches
+        if not batches:
+            return 0
+        return (batches - 1) * BATCH + int(self._ids.get_batch(batches - 1).num_rows)
+
+    def id(self, pid: int) -> str:
+        """The user's id of passage `pid`."""
+        batch, row = divmod(pid, BATCH)
+        return str(self._ids.get_batch(batch).column(0)[row].as_py())
+
+    def ids(self) -> list[str]:
+        """All ids, in order."""
+        column: list[str] = []
+        for batch in range(self._ids.num_record_batches):
+            column.extend(self._ids.get_batch(batch).column(0).to_pylist())
+        return column
+
+    def fetch(self, pid: int) -> Passage:
+        """Id, text ("" where none was stored) and metadata of passage `pid`."""
+        batch, row = divmod(pid, BATCH)
+        texts = self._texts.get_batch(batch)
+        text, metadata = (texts.column(column)[row].as_py() for column in (0, 1))
+        parsed: dict[str, Any] = orjson.loads(metadata) if metadata else {}
+        return Passage(self.id(pid), text or "", parsed)
+
+
+def _open(path: Path, schema: pa.Schema) -> pa.RecordBatchFileReader:
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise IndexCorrupt(f"{path}: the Arrow file cannot be read: {error}") from error
+    if reader.schema != schema:
+        raise IndexCorrupt(f"{path}: its columns are {reader.schema.names}, not {schema.names}")
+    return reader

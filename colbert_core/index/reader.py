@@ -1,0 +1,160 @@
+"""Opening a generation: the codec, and shards as mapped arrays behind the search kernel.
+
+Opening costs the same whatever the size of the index: files are checked by size and mapped, and
+only what a search touches is read. `verify.py` reads everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from colbert_core import kernels
+from colbert_core.codec import Codec
+from colbert_core.errors import IndexCorrupt
+from colbert_core.index.files import map_array
+from colbert_core.index.manifest import FileEntry, Manifest, ShardEntry, read_current
+from colbert_core.index.passages import PassageReader
+from colbert_core.types import F32, AnyArray, Passage
+
+ARRAYS = ("codes", "residuals", "scales", "offsets", "posting_offsets", "postings")
+
+
+@dataclass(frozen=True)
+class ShardArrays:
+    """The mapped arrays of a shard, as `docs/formats.md` describes them."""
+
+    codes: AnyArray
+    residuals: AnyArray
+    scales: AnyArray
+    offsets: AnyArray
+    posting_offsets: AnyArray
+    postings: AnyArray
+
+
+class ShardReader:
+    """One shard, open for searching; immutable, safe to share between threads."""
+
+    def __init__(self, index: Path, entry: ShardEntry, codec: Codec) -> None:
+        self.folder = index / "shards" / entry.id
+        self.entry = entry
+        self.codec = codec
+        self.arrays = ShardArrays(*(map_array(self.folder / f"{name}.npy") for name in ARRAYS))
+        if len(self.arrays.codes) != entry.tokens or len(self.arrays.offsets) != entry.passages + 1:
+            raise IndexCorrupt(
+                f"{self.folder}: it has {len(self.arrays.codes)} tokens and "
+                f"{len(self.arrays.offsets) - 1} passages; the manifest says {entry.tokens} and "
+                f"{entry.passages}"
+            )
+        self._passages = PassageReader(self.folder)
+
+    @property
+    def passages(self) -> int:
+        return self.entry.passages
+
+    @property
+    def tokens(self) -> int:
+        return self.entry.tokens
+
+    @cached_property
+    def kernel(self) -> kernels.Shard:
+        """The kernel's view of this shard.
+
+        Raises:
+            IndexCorrupt: the arrays do not fit each other.
+        """
+        arrays, codec = self.arrays, self.codec
+        try:
+            return kernels.Shard(
+                codec.centroid_table,
+                arrays.codes,
+                arrays.residuals,
+                arrays.scales,
+                arrays.offsets,
+                arrays.posting_offsets,
+                arrays.postings,
+                codec.bits,
+                codec.tables.levels,
+                codec.tables.alpha,
+                codec.tables.beta,
+                codec.centroids_CD if codec.normalize else None,
+                codec.normalize,
+            )
+        except ValueError as error:
+            raise IndexCorrupt(
+                f"{self.folder}: {error}; run `tartan index verify` to find the damaged file"
+            ) from error
+
+    def fetch(self, pids: Sequence[int]) -> list[Passage]:
+        """Ids, texts and metadata of passages, by their ordinals in this shard."""
+        return [self._passages.fetch(int(pid)) for pid in pids]
+
+    def id(self, pid: int) -> str:
+        """The user's id of passage `pid`."""
+        return self._passages.id(int(pid))
+
+    def ids(self) -> list[str]:
+        """All ids, in the order of the corpus."""
+        return self._passages.ids()
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An open generation: immutable, whatever is published after it."""
+
+    path: Path
+    manifest: Manifest
+    codec: Codec
+    shards: tuple[ShardReader, ...]
+
+    @property
+    def model(self) -> Mapping[str, Any] | None:
+        """Identity of the encoder, or None where the vectors came from elsewhere."""
+        return self.manifest.model
+
+    @cached_property
+    def projection(self) -> F32 | None:
+        """The matrix float32 [model dim, D] that reduces the model's vectors, or None."""
+        path = self.path / "global" / self.manifest.codec_id / "projection.npy"
+        return np.load(path) if path.exists() else None
+
+
+def open_generation(path: str | Path, *, shards: Sequence[str] | None = None) -> Generation:
+    """Open the live generation of an index.
+
+    Args:
+        path: folder of the index.
+        shards: ids of the shards to open; all by default, none for a gateway.
+
+    Raises:
+        IndexMissing: there is no index here.
+        IndexCorrupt: a file is missing, truncated, or does not fit the manifest.
+    """
+    index = Path(path)
+    manifest = read_current(index)
+    wanted = [s for s in manifest.shards if shards is None or s.id in shards]
+    folders = (f"global/{manifest.codec_id}/", *(f"shards/{shard.id}/" for shard in wanted))
+    for name, entry in manifest.files.items():
+        if name.startswith(folders):
+            check_size(index / name, entry)
+    codec = Codec.load(index / "global" / manifest.codec_id)
+    readers = tuple(ShardReader(index, shard, codec) for shard in wanted)
+    return Generation(index, manifest, codec, readers)
+
+
+def check_size(path: Path, entry: FileEntry) -> None:
+    """Raise `IndexCorrupt` where a file is missing or has another size than the manifest says."""
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise IndexCorrupt(f"{path}: the manifest lists this file, but {error.strerror}") from error
+    if size != entry.size_bytes:
+        raise IndexCorrupt(
+            f"{path}: it has {size:,} bytes and the manifest says {entry.size_bytes:,}; "
+            "restore the file or build the index again"
+        )

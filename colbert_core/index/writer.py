@@ -1,0 +1,229 @@
+"""Writing an index: a codec, shards, and the one atomic step that makes them a generation.
+
+Everything is written under a temporary name, synced and renamed; only `publish` changes what
+readers see, and only by replacing `CURRENT`. A build that stops anywhere before leaves the live
+generation as it was.
+
+Shapes: N passages, T tokens, C centroids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from colbert_core.codec import Codec, Compressed
+from colbert_core.errors import IndexExists, IndexMissing, InvalidInput
+from colbert_core.index.files import (
+    ArrayWriter,
+    entry_of,
+    map_array,
+    narrowest,
+    sync_folder,
+    write_file,
+)
+from colbert_core.index.manifest import (
+    CURRENT,
+    FileEntry,
+    Manifest,
+    ShardEntry,
+    manifest_path,
+    read_current,
+)
+from colbert_core.index.passages import PassageWriter
+from colbert_core.index.postings import build_postings
+from colbert_core.types import F32, I32, AnyArray
+
+
+def new_generation_id(index: Path) -> str:
+    """The id of the next generation: a number that only grows, and what keeps two builds apart."""
+    folder = index / "generations"
+    taken = [int(m[1]) for p in folder.glob("g*.json") if (m := re.match(r"g(\d+)-", p.name))]
+    return f"g{max(taken, default=0) + 1:06d}-{secrets.token_hex(3)}"
+
+
+class _Folder:
+    """A folder that appears whole or not at all."""
+
+    def __init__(self, final: Path) -> None:
+        self.final = final
+        self.temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        self.temporary.mkdir(parents=True)
+
+    def commit(self) -> None:
+        for path in self.temporary.iterdir():
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        sync_folder(self.temporary)
+        self.temporary.rename(self.final)
+        sync_folder(self.final.parent)
+
+    def discard(self) -> None:
+        shutil.rmtree(self.temporary, ignore_errors=True)
+
+
+def write_codec(index: Path, codec_id: str, codec: Codec, projection: F32 | None = None) -> None:
+    """Write the codec, and the projection that precedes it, as `global/<codec_id>/`."""
+    folder = _Folder(index / "global" / codec_id)
+    try:
+        codec.save(folder.temporary)
+        if projection is not None:
+            np.save(folder.temporary / "projection.npy", projection)
+        folder.commit()
+    finally:
+        folder.discard()
+
+
+class ShardWriter:
+    """Writes one shard, passage by passage, in memory that does not grow with the text.
+
+    Use as a context manager: leaving it without `finish` removes what was written.
+
+    Args:
+        index: folder of the index.
+        shard_id: folder under `shards/`; must not exist.
+        codec: what the tokens are compressed with.
+
+    Raises:
+        IndexExists: there is a shard of this id.
+    """
+
+    def __init__(self, index: Path, shard_id: str, codec: Codec) -> None:
+        final = index / "shards" / shard_id
+        if final.exists():
+            raise IndexExists(f"{final}: this shard is written already; shards are write-once")
+        self._folder = _Folder(final)
+        self._codec = codec
+        path = self._folder.temporary
+        self._codes = ArrayWriter(path / "codes.npy", narrowest(codec.centroid_count - 1))
+        self._residuals = ArrayWriter(path / "residuals.npy", np.uint8, (codec.token_bytes,))
+        self._scales = ArrayWriter(path / "scales.npy", np.uint8)
+        self._offsets = ArrayWriter(path / "offsets.npy", np.uint64)
+        self._offsets.append(np.zeros(1, np.uint64))
+        self._passages = PassageWriter(path)
+
+    def add(
+        self,
+        tokens: Compressed,
+        doclens_N: I32,
+        ids: Sequence[str],
+        texts: Sequence[str | None] | None = None,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Append passages: their tokens, one after the other, and their lengths in tokens.
+
+        Raises:
+            InvalidInput: the lengths do not add up, or a passage has no token.
+        """
+        if len(doclens_N) != len(ids) or int(doclens_N.sum()) != len(tokens):
+            raise InvalidInput(
+                f"{len(ids)} ids, {len(doclens_N)} lengths and {len(tokens)} tokens do not fit"
+            )
+        if len(ids) and int(doclens_N.min()) < 1:
+            raise InvalidInput(f"passage {ids[int(doclens_N.argmin())]!r} has no token vectors")
+        self._codes.append(tokens.codes_T)
+        self._residuals.append(tokens.residuals_TB)
+        self._scales.append(tokens.scales_T)
+        ends_N = np.cumsum(doclens_N, dtype=np.uint64) + np.uint64(self._codes.rows - len(tokens))
+        self._offsets.append(ends_N)
+        rows = [json.dumps(row, ensure_ascii=False) if row else None for row in metadata or ()]
+        nothing: list[None] = [None] * len(ids)
+        self._passages.append(ids, texts or nothing, rows or nothing)
+
+    def finish(self) -> ShardEntry:
+        """Write the postings, sync everything and give the shard its name."""
+        for array in (self._codes, self._residuals, self._scales, self._offsets):
+            array.close()
+        self._passages.close()
+        passages, tokens = self._offsets.rows - 1, self._codes.rows
+        postings = self._write_postings(passages)
+        self._folder.commit()
+        return ShardEntry(self._folder.final.name, passages, tokens, postings)
+
+    def _write_postings(self, passages: int) -> int:
+        path = self._folder.temporary
+        codes_T, offsets_N1 = map_array(path / "codes.npy"), map_array(path / "offsets.npy")
+        dtype = narrowest(max(passages - 1, 0))
+        arrays = build_postings(codes_T, offsets_N1, self._codec.centroid_count, dtype)
+        _save(path / "posting_offsets.npy", arrays[0])
+        _save(path / "postings.npy", arrays[1])
+        return len(arrays[1])
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._folder.discard()
+
+
+def _save(path: Path, array: AnyArray) -> None:
+    with ArrayWriter(path, array.dtype, array.shape[1:]) as writer:
+        writer.append(array)
+
+
+def publish(
+    index: Path,
+    generation: str,
+    codec_id: str,
+    codec: Codec,
+    shards: Sequence[ShardEntry],
+    *,
+    model: Mapping[str, Any] | None = None,
+    truncated: int = 0,
+    extras: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Make written shards the live generation.
+
+    Raises:
+        IndexExists: another build published this generation id first.
+    """
+    folders = [index / "global" / codec_id, *(index / "shards" / shard.id for shard in shards)]
+    files: dict[str, FileEntry] = {}
+    for folder in folders:
+        for path in sorted(folder.iterdir()):
+            files[path.relative_to(index).as_posix()] = entry_of(path)
+    try:
+        parent = read_current(index).generation
+    except IndexMissing:
+        parent = None
+    manifest = Manifest(
+        generation=generation,
+        parent=parent,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        codec_id=codec_id,
+        codec={
+            "name": codec.name,
+            "bits": codec.bits,
+            "dim": codec.dim,
+            "centroids": codec.centroid_count,
+        },
+        shards=tuple(shards),
+        files=files,
+        model=model,
+        truncated=truncated,
+        extras=dict(extras or {}),
+    )
+    data = manifest.to_json()
+    path = manifest_path(index, generation)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        raise IndexExists(f"{path}: this generation is published already")
+    write_file(path, data)
+    pointer = {"generation": generation, "manifest_sha256": hashlib.sha256(data).hexdigest()}
+    write_file(index / CURRENT, (json.dumps(pointer) + "\n").encode())
+    return manifest

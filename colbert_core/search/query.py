@@ -1,0 +1,38 @@
+"""Checking a query matrix before any work is done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from colbert_core.errors import QueryError
+from colbert_core.types import F32, MAX_QUERY_TOKENS
+
+
+def check_query(query: Any, dim: int) -> F32:
+    """A query as a contiguous float32 [L, D].
+
+    Raises:
+        QueryError: it is not a matrix of finite numbers with 1 to 1,024 rows of `dim` columns.
+    """
+    try:
+        Q_LD = np.ascontiguousarray(query, np.float32)
+    except (TypeError, ValueError) as error:
+        raise QueryError(f"the query is not an array of numbers: {error}") from error
+    if Q_LD.ndim != 2:
+        raise QueryError(
+            f"the query has shape {Q_LD.shape}; give one matrix [query tokens, {dim}]"
+        )
+    tokens, columns = Q_LD.shape
+    if not 1 <= tokens <= MAX_QUERY_TOKENS:
+        raise QueryError(f"the query has {tokens} tokens; give 1 to {MAX_QUERY_TOKENS:,}")
+    if columns != dim:
+        raise QueryError(
+            f"the query's vectors have {columns} dimensions and the index has {dim}: "
+            "encode the query with the model that the index was built with"
+        )
+    if not np.isfinite(Q_LD).all():
+        bad = int(np.argwhere(~np.isfinite(Q_LD))[0][0])
+        raise QueryError(f"query token {bad} holds NaN or infinity; check the model's output")
+    return Q_LD

@@ -1,0 +1,95 @@
+"""Searching an open generation in one process: probe once, search each shard, merge.
+
+    query ─ rotate ─ probe centroids ─ per shard: candidates ─ approximate ─ exact ─ merge
+
+The gateway does the same with shards behind gRPC; both give the same hits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+import numpy as np
+
+from colbert_core.index import Generation, ShardReader
+from colbert_core.search.merge import merge
+from colbert_core.types import F32, I32, U8, SearchParams, ShardTopK
+
+Located = tuple[int, int, float]
+"""(shard index, ordinal in the shard, score)"""
+
+
+def search_shard(
+    shard: ShardReader,
+    Q_LD: F32,
+    probes: tuple[I32, F32] | None,
+    params: SearchParams,
+    allowed_N: U8 | None = None,
+    deadline_s: float = 0.0,
+) -> ShardTopK:
+    """The best passages of one shard.
+
+    Args:
+        shard: where to search.
+        Q_LD: the rotated query, float32 [L, D].
+        probes: centroid ids int32 [L, P] and scores float32 [L, P], or None for an exact search.
+        params: how much work to do.
+        allowed_N: uint8 [N], 0 for passages to leave out; None allows all.
+        deadline_s: absolute `time.monotonic()` time to give up at; 0 for none.
+
+    Raises:
+        TimeoutError: the deadline passed.
+    """
+    if params.exact or probes is None:
+        found = shard.kernel.exhaustive(Q_LD, params.k, allowed_N, deadline_s)
+    else:
+        found = shard.kernel.search(
+            Q_LD, *probes, params.k, params.candidates, allowed_N, deadline_s
+        )
+    return ShardTopK(*found)
+
+
+class Searcher:
+    """Searches all shards of a generation; immutable, safe to share between threads."""
+
+    def __init__(self, generation: Generation) -> None:
+        self.generation = generation
+
+    def search(
+        self,
+        Q_LD: F32,
+        params: SearchParams,
+        allowed: list[U8] | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Located]:
+        """The best k passages for a checked query in the model's space.
+
+        Args:
+            Q_LD: float32 [L, D].
+            params: from `derive_params`.
+            allowed: for each shard uint8 [N], 0 for passages to leave out; None allows all.
+            timeout_s: give up after so many seconds.
+
+        Raises:
+            TimeoutError: the time is over.
+        """
+        deadline_s = time.monotonic() + timeout_s if timeout_s else 0.0
+        codec = self.generation.codec
+        rotated_LD = codec.rotate(Q_LD)
+        probes = None if params.exact else codec.centroid_table.probe(rotated_LD, params.nprobe)
+        parts = [
+            search_shard(
+                shard, rotated_LD, probes, params, allowed[i] if allowed else None, deadline_s
+            )
+            for i, shard in enumerate(self.generation.shards)
+        ]
+        return merge(parts, params.k)
+
+    def allowed(self, ids: Iterable[str]) -> list[U8]:
+        """For each shard uint8 [N], 1 where the passage's id is among `ids`."""
+        wanted = set(ids)
+        return [
+            np.fromiter((one in wanted for one in shard.ids()), np.uint8, shard.passages)
+            for shard in self.generation.shards
+        ]
