@@ -13,10 +13,11 @@ import json
 import os
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -55,18 +56,25 @@ class Vectors:
         return np.asarray(self.tokens_TD[self.offsets_N1[pid] : self.offsets_N1[pid + 1]])
 
 
-class Engine(Protocol):
+class Engine(ABC):
     """One engine, as its adapter presents it. Passages are named by their ordinals."""
 
+    def import_builder(self) -> None:  # noqa: B027 - optional
+        """Import what only building needs; not timed, as no engine's imports are."""
+
+    @abstractmethod
     def build(self, vectors: Vectors, index: Path, options: dict[str, Any]) -> None:
         """Write an index of all of `vectors` to `index`."""
 
+    @abstractmethod
     def open(self, index: Path) -> None:
         """Make ready to search; everything that is paid once."""
 
+    @abstractmethod
     def prepare(self, query_LD: np.ndarray) -> Any:
         """A query in the engine's own type; not timed."""
 
+    @abstractmethod
     def search(self, query: Any, k: int, setting: dict[str, Any]) -> list[int]:
         """At most `k` passages, best first; timed."""
 
@@ -79,6 +87,7 @@ def run(make_engine: Callable[[], Engine]) -> None:
     index = Path(request["index"])
     vectors = Vectors.load(Path(request["vectors"]))
     baseline = memory()
+    answer: dict[str, Any]
     if request["action"] == "build":
         answer = timed_build(engine, vectors, index, request["options"])
     else:
@@ -92,6 +101,7 @@ def timed_build(
     engine: Engine, vectors: Vectors, index: Path, options: dict[str, Any]
 ) -> dict[str, Any]:
     """Build once; wall and processor seconds."""
+    engine.import_builder()
     wall, cpu = time.perf_counter(), time.process_time()
     engine.build(vectors, index, options)
     return {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}

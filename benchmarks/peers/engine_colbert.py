@@ -19,7 +19,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import torch
-from adapter import Vectors, run
+from adapter import Engine, Vectors, run
 from colbert.data.collection import Collection
 from colbert.indexing.collection_indexer import CollectionIndexer
 from colbert.indexing.index_saver import IndexSaver
@@ -61,7 +61,7 @@ def process_group() -> Iterator[None]:
             torch.distributed.destroy_process_group()
 
 
-class ColbertAI:
+class ColbertAI(Engine):
     """See `adapter.Engine`."""
 
     def build(self, vectors: Vectors, index: Path, options: dict[str, Any]) -> None:

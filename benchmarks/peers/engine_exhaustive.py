@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from adapter import Vectors, run
+from adapter import Engine, Vectors, run
 
 
-class Exhaustive:
+class Exhaustive(Engine):
     """See `adapter.Engine`. The index is the vectors themselves, as float32."""
 
     def build(self, vectors: Vectors, index: Path, options: dict[str, Any]) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from adapter import Vectors, run
+from adapter import Engine, Vectors, run
 from fast_plaid.search import FastPlaid
 
 
-class FastPlaidEngine:
+class FastPlaidEngine(Engine):
     """See `adapter.Engine`."""
 
     def build(self, vectors: Vectors, index: Path, options: dict[str, Any]) -> None:

@@ -5,11 +5,12 @@ Its answers carry string ids, which are looked up within the measured time.
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from adapter import Vectors, run
+from adapter import Engine, Vectors, run
 
 from colbert_core import Index
 
@@ -29,8 +30,12 @@ class Passages:
         return self.vectors.passage(pid)
 
 
-class Tartan:
+class Tartan(Engine):
     """See `adapter.Engine`."""
+
+    def import_builder(self) -> None:
+        """k-means imports torch; searching never does."""
+        import_module("colbert_core.codec.kmeans")
 
     def build(self, vectors: Vectors, index: Path, options: dict[str, Any]) -> None:
         """Options: `bits`, `codec`."""

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from adapter import Vectors, run
+from adapter import Engine, Vectors, run
 from xtr_warp.search import XTRWarp
 
 
-class XtrWarpEngine:
+class XtrWarpEngine(Engine):
     """See `adapter.Engine`."""
 
     def build(self, vectors: Vectors, index: Path, options: dict[str, Any]) -> None:
