@@ -24,10 +24,10 @@ from colbert_core.text.settings import Settings, parse_json
 
 Format = Literal["stanford", "pylate", "plain"]
 
-# 300 tokens hold nearly every abstract and paragraph, and are what ColBERTv2 reads on BEIR;
-# a query without expansion costs only what it is long.
+# 300 tokens are what ColBERTv2 reads on BEIR. A query without expansion costs only what it is
+# long, so its limit is there for accidents (at 64, most queries of CISI would be cut).
 PLAIN_DOC_MAXLEN = 300
-PLAIN_QUERY_MAXLEN = 64
+PLAIN_QUERY_MAXLEN = 256
 
 # These backbones number positions from the padding id on, so that many fewer are usable.
 _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "xmod", "mpnet"}
@@ -122,6 +122,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     weight_files(transformer)
     settings = Settings.read(folder / "config_sentence_transformers.json", optional=True)
     bert = Settings.read(transformer / "sentence_bert_config.json", optional=True)
+    _refuse_languages(config)
     max_positions = _max_positions(config)
     format_: Format
     if "HF_ColBERT" in config.texts("architectures", ()):
@@ -242,6 +243,15 @@ def _module_folders(folder: Path, modules: list[dict[str, Any]]) -> tuple[Path, 
 
 def _kind(module: dict[str, Any]) -> str:
     return str(module["type"]).rpartition(".")[2]
+
+
+def _refuse_languages(config: Settings) -> None:
+    if config.values.get("model_type") == "xmod" and "default_language" not in config:
+        raise ModelError(
+            f"{config.path}: an X-MOD model (such as ColBERT-XM) reads with the adapter of one"
+            " language, and its configuration names no default_language: set it there to one of"
+            f" {', '.join(config.texts('languages', ()))}"
+        )
 
 
 def _max_positions(config: Settings) -> int | None:

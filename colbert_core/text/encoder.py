@@ -169,7 +169,7 @@ class Encoder:
         """One float32 [L, D] per query, L2-normalised.
 
         Raises:
-            InvalidInput: a text is not a string.
+            InvalidInput: a text is not a string of characters.
             ModelError: the model gave a vector that is not finite.
         """
         # One by one: a batch's shape changes the last bits, and the same query must score the
@@ -181,7 +181,7 @@ class Encoder:
         """The vectors of passages, in the order given.
 
         Raises:
-            InvalidInput: a text is not a string.
+            InvalidInput: a text is not a string of characters.
             ModelError: the model gave a vector that is not finite.
         """
         passages = self._tokenizer.passages(_checked(texts))
@@ -307,6 +307,13 @@ def _checked(texts: Sequence[str]) -> list[str]:
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise InvalidInput(f"text {index} is a {type(text).__name__}, not a string: {text!r}")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InvalidInput(
+                f"text {index} holds half of a UTF-16 surrogate pair, which is no character:"
+                " decode its source as UTF-8 with errors='replace'"
+            ) from error
     return list(texts)
 
 

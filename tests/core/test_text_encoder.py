@@ -190,6 +190,12 @@ def test_texts_must_be_strings(stanford, texts):
         stanford.encode_queries(texts)
 
 
+def test_half_a_surrogate_pair_is_refused(stanford):
+    assert len(stanford.encode_queries(["\U0001f642"])) == 1
+    with pytest.raises(InvalidInput, match="text 1 holds half of a UTF-16 surrogate"):
+        stanford.encode_queries(["fine", "not \ud83d fine"])
+
+
 def test_one_string_is_not_a_list_of_texts(stanford):
     with pytest.raises(InvalidInput, match="list of texts"):
         stanford.encode_passages("hello")
@@ -226,6 +232,7 @@ def test_the_embedded_default_model(monkeypatch):
     assert encoder.identity.source == "minilm-untrained"
     assert encoder.identity.format == "plain"
     assert (encoder.dim, encoder.identity.doc_maxlen) == (384, 300)
+    assert encoder.identity.query_maxlen == 256
     question, answer, other = (
         encoder.encode_queries([text])[0]
         for text in ("how do birds fly", "wings give birds lift", "the price of copper rose")
