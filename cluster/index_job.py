@@ -1,6 +1,7 @@
 """The index job: a corpus becomes a sharded index on Ray. This file is the pipeline, top to bottom.
 
     read      driver: every passage once, checked, into unit files          corpus_units.py
+    start     driver: Ray, and workers that load the model                  worker_pool.py
     sample    workers: random units are encoded, their vectors kept         workers/encoder.py
     train     driver: projection (PCA), centroids and codec, once           colbert_core/codec
     encode    workers: each unit is encoded, compressed, committed          workers/encoder.py
@@ -19,7 +20,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -156,8 +157,12 @@ class _Job:
         corpus = self.read(files)
         if self.settings.shards is not None:
             shard_count(self.settings.shards, passages=corpus.passages, tokens=0, token_bytes=0)
-        with ray_session(purpose="index build") as session, self.pool(session, workers) as pool:
-            identity = ModelIdentity.from_dict(pool.first_model().identity)
+        with ExitStack() as stack:
+            with self.stage("start", None, "models"):
+                session = stack.enter_context(ray_session(purpose="index build"))
+                pool = stack.enter_context(self.pool(session, workers))
+                identity = ModelIdentity.from_dict(pool.first_model().identity)
+                self.progress.advance(1)
             self.check_dim(identity)
             sample = self.sample(corpus, identity, pool)
             codec, projection = self.train(corpus, sample)
