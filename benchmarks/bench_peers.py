@@ -38,7 +38,7 @@ def main() -> None:
     make_vectors(collection, work, model=args.model, dim=args.dim)
     vectors = Vectors.load(work)
     exact = exact_top(vectors, max(args.k), work / "exact.npy")
-    print(f"{len(vectors):,} passages, {len(vectors.tokens_TD):,} tokens, {exact.shape[0]} queries")
+    print(f"{len(vectors):,} passages, {len(vectors.tokens):,} tokens, {exact.shape[0]} queries")
     bench = Bench(ROOT, work, args.threads, args.warmup, args.passes, args.max_seconds)
     chosen = [spec for spec in ENGINES if spec.name in args.engines]
     rows: list[dict[str, Any]] = []
@@ -75,9 +75,11 @@ def measure(
     for options in spec.builds:
         if args.bits and options["bits"] not in (*args.bits, 32):
             continue
+        if args.built and not bench.is_built(spec, options):
+            continue
         name = f"{spec.name} {label_of(options)}"
         try:
-            built = bench.build(spec, options, rebuild=spec.name in args.rebuild)
+            built = bench.build(spec, options, rebuild=spec.name in args.rebuild and not args.built)
             answer = bench.search(spec, options, args.k)
         except RuntimeError as error:
             print(f"{name}: failed\n{error}", flush=True)
@@ -118,6 +120,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "bench")
     parser.add_argument("--rebuild", nargs="*", choices=names, default=["tartan"])
+    parser.add_argument(
+        "--built", action="store_true", help="only indexes that are there; no builds"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--theme", default="peers")
     return parser.parse_args()

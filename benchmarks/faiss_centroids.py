@@ -53,8 +53,8 @@ def main() -> None:
 def sample(vectors: Vectors, count: int) -> np.ndarray:
     """float32 [count, D], unit vectors drawn without replacement, the same for the same count."""
     rng = np.random.default_rng(1)
-    rows = np.sort(rng.choice(len(vectors.tokens_TD), count, replace=False))
-    drawn = vectors.tokens_TD[rows].astype(np.float32)
+    rows = np.sort(rng.choice(len(vectors.tokens), count, replace=False))
+    drawn = vectors.tokens[rows].astype(np.float32)
     return np.asarray(drawn / np.linalg.norm(drawn, axis=1, keepdims=True))
 
 

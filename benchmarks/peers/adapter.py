@@ -27,13 +27,13 @@ class Vectors:
     """The fp16 vectors that every engine gets.
 
     Attributes:
-        tokens_TD: float16 [T, D], all passages end to end, memory-mapped.
-        offsets_N1: int64 [N + 1], where each passage starts.
+        tokens: float16 [T, D], all passages end to end, memory-mapped.
+        offsets: int64 [N + 1], where each passage starts.
         queries: float32 [L, D] each (fp16-exact).
     """
 
-    tokens_TD: np.ndarray
-    offsets_N1: np.ndarray
+    tokens: np.ndarray
+    offsets: np.ndarray
     queries: list[np.ndarray]
 
     @classmethod
@@ -42,18 +42,18 @@ class Vectors:
         lengths = np.load(folder / "query_lengths.npy")
         flat = np.load(folder / "queries.npy").astype(np.float32)
         return cls(
-            tokens_TD=np.load(folder / "tokens.npy", mmap_mode="r"),
-            offsets_N1=np.concatenate([[0], np.cumsum(np.load(folder / "doclens.npy"))]),
+            tokens=np.load(folder / "tokens.npy", mmap_mode="r"),
+            offsets=np.concatenate([[0], np.cumsum(np.load(folder / "doclens.npy"))]),
             queries=np.split(flat, np.cumsum(lengths)[:-1]),
         )
 
     def __len__(self) -> int:
         """How many passages there are."""
-        return len(self.offsets_N1) - 1
+        return len(self.offsets) - 1
 
     def passage(self, pid: int) -> np.ndarray:
         """float16 [tokens, D] of one passage."""
-        return np.asarray(self.tokens_TD[self.offsets_N1[pid] : self.offsets_N1[pid + 1]])
+        return np.asarray(self.tokens[self.offsets[pid] : self.offsets[pid + 1]])
 
 
 class Engine(ABC):

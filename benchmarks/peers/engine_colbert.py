@@ -73,7 +73,7 @@ class ColbertAI(Engine):
         indexer = object.__new__(CollectionIndexer)
         indexer.verbose, indexer.rank, indexer.nranks, indexer.use_gpu = 0, 0, 1, False
         indexer.config = ColBERTConfig(
-            dim=int(vectors.tokens_TD.shape[1]), nbits=options["bits"], index_path=str(index)
+            dim=int(vectors.tokens.shape[1]), nbits=options["bits"], index_path=str(index)
         )
         indexer.collection = Collection(data=[str(pid) for pid in range(len(vectors))])
         indexer.encoder = ReadyMade(vectors)

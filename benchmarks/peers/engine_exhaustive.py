@@ -16,8 +16,8 @@ class Exhaustive(Engine):
         """Copy the vectors; no options."""
         del options
         index.mkdir(parents=True, exist_ok=True)
-        np.save(index / "tokens.npy", np.asarray(vectors.tokens_TD, dtype=np.float32))
-        np.save(index / "starts.npy", vectors.offsets_N1[:-1])
+        np.save(index / "tokens.npy", np.asarray(vectors.tokens, dtype=np.float32))
+        np.save(index / "starts.npy", vectors.offsets[:-1])
 
     def open(self, index: Path) -> None:
         """Read everything into memory."""

@@ -49,12 +49,17 @@ class Bench:
         """Where an engine's index goes."""
         return self.work / f"{spec.name}-{label_of(options).replace(' ', '-')}"
 
+    def is_built(self, spec: EngineSpec, options: dict[str, Any]) -> bool:
+        """Whether the index is there and was built from the present vectors."""
+        record = self._record(self.index(spec, options))
+        made = (self.work / "tokens.npy").stat().st_mtime
+        return record.exists() and record.stat().st_mtime > made
+
     def build(self, spec: EngineSpec, options: dict[str, Any], *, rebuild: bool) -> dict[str, Any]:
         """Build, or take what an earlier run built from the same vectors."""
         index = self.index(spec, options)
-        record = index.parent / f"{index.name}.build.json"
-        newer_than = (self.work / "tokens.npy").stat().st_mtime
-        if not rebuild and record.exists() and record.stat().st_mtime > newer_than:
+        record = self._record(index)
+        if not rebuild and self.is_built(spec, options):
             return dict(json.loads(record.read_text(encoding="utf-8")))
         record.unlink(missing_ok=True)
         shutil.rmtree(index, ignore_errors=True)
@@ -75,9 +80,13 @@ class Bench:
         answer = self._adapter(spec, request, self.index(spec, options))
         return answer | {"labels": [label for label, _, _ in runs]}
 
+    def _record(self, index: Path) -> Path:
+        return self.work / f"{index.name}.build.json"
+
     def _adapter(self, spec: EngineSpec, request: dict[str, Any], index: Path) -> dict[str, Any]:
         """Raises RuntimeError with the end of its output when the adapter fails."""
-        asked, answered = self.work / "request.json", self.work / "answer.json"
+        stem = f"{index.name}.{request['action']}"
+        asked, answered = self.work / f"{stem}.request.json", self.work / f"{stem}.answer.json"
         answered.unlink(missing_ok=True)
         request = request | {
             "threads": self.threads,

@@ -29,7 +29,7 @@ def row(
     exact: np.ndarray,
 ) -> dict[str, Any]:
     """All figures of one run: latency in ms, sizes in bytes, times in seconds."""
-    tokens = len(vectors.tokens_TD)
+    tokens = len(vectors.tokens)
     p50, p95, p99 = np.percentile(found["latency_ms"], [50, 95, 99])
     return {
         "engine": spec.name,

@@ -52,11 +52,11 @@ def _exact_scores(vectors: Vectors) -> np.ndarray:
     scores = np.empty((len(vectors.queries), len(vectors)), np.float32)
     first = 0
     while first < len(vectors):
-        limit = vectors.offsets_N1[first] + TOKENS_AT_ONCE
-        last = max(first + 1, int(np.searchsorted(vectors.offsets_N1, limit, side="right")) - 1)
-        begin, end = vectors.offsets_N1[first], vectors.offsets_N1[last]
-        tokens_TD = np.asarray(vectors.tokens_TD[begin:end], dtype=np.float32)
-        starts = vectors.offsets_N1[first:last] - begin
+        limit = vectors.offsets[first] + TOKENS_AT_ONCE
+        last = max(first + 1, int(np.searchsorted(vectors.offsets, limit, side="right")) - 1)
+        begin, end = vectors.offsets[first], vectors.offsets[last]
+        tokens_TD = np.asarray(vectors.tokens[begin:end], dtype=np.float32)
+        starts = vectors.offsets[first:last] - begin
         best = np.maximum.reduceat(tokens_TD @ flat_DQ, starts, axis=0)
         scores[:, first:last] = np.add.reduceat(best, query_starts, axis=1).T
         first = last
