@@ -212,6 +212,7 @@ class _Job:
         self, corpus: StagedCorpus, identity: ModelIdentity, pool: WorkerPool
     ) -> tuple[UnitResult, ...]:
         """Encode the units that the codec is trained on."""
+        # Torch: imported once there is a corpus and a model to use it for.
         from colbert_core.codec.kmeans import SAMPLE_PER_CENTROID, default_centroids
 
         estimates = [estimate_tokens(unit, identity.doc_maxlen) for unit in corpus.units]
@@ -225,12 +226,14 @@ class _Job:
 
     def train(self, corpus: StagedCorpus, sample: Sequence[UnitResult]) -> tuple[Codec, F32 | None]:
         """Fit the projection and train the codec, on the vectors that were kept."""
+        from colbert_core.codec.kmeans import ITERATIONS
+
         tokens = sum(result.tokens for result in sample)
         sampled_bytes = sum(corpus.units[result.unit].text_bytes for result in sample)
         total_tokens = round(tokens * corpus.text_bytes / max(1, sampled_bytes))
         kept = KeptVectors(self.staging, tuple(result.unit for result in sample), tokens)
         settings = self.settings
-        with self.stage("train", None, "iterations"):
+        with self.stage("train", ITERATIONS, "iterations"):
             projection = fit_projection(kept, settings.dim, settings.seed)
             codec = train_codec(
                 kept.load(projection),
