@@ -97,8 +97,8 @@ def summary(cells: dict[str, Any]) -> str:
     """One line of progress."""
     return (
         f"{cells['engine']:12} {cells['index']:12} {cells['setting']:24} k={cells['k']:<4}"
-        f" p50 {cells['p50_ms']:8.2f} ms  overlap {cells['overlap']:.3f}"
-        f"  nDCG@10 {cells['ndcg_at_10']:.4f}"
+        f" p50 {cells['p50_ms']:8.2f} ms (processor {cells['cpu_p50_ms']:.2f})"
+        f"  overlap {cells['overlap']:.3f}  nDCG@10 {cells['ndcg_at_10']:.4f}"
     )
 
 

@@ -124,30 +124,33 @@ def one_run(
 ) -> dict[str, Any]:
     """Several passes over the queries, one query at a time, after a warm-up.
 
-    Stops after the pass in which `max_seconds` went by. `latency_ms` holds one median over the
-    passes per query; `cpu_per_wall` shows both hidden threads (> 1) and a busy machine (< 1).
+    Stops after the pass in which `max_seconds` went by. `latency_ms` and `cpu_ms` hold one median
+    over the passes per query: wall time, and processor time of all threads, which a busy machine
+    hardly changes. `cpu_per_wall` shows both hidden threads (> 1) and a busy machine (< 1).
     """
     for query in queries[: request["warmup"]]:
         engine.search(query, k, setting)
-    passes: list[list[float]] = []
+    passes: list[list[tuple[float, float]]] = []
     top: list[list[int]] = []
     wall, cpu = time.perf_counter(), time.process_time()
     while len(passes) < request["passes"]:
         top, latencies = [], []
         for query in queries:
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             found = engine.search(query, k, setting)
-            latencies.append(1e3 * (time.perf_counter() - start))
+            latencies.append((time.perf_counter() - start, time.process_time() - used))
             top.append([int(pid) for pid in found])
         passes.append(latencies)
         if time.perf_counter() - wall > request["max_seconds"]:
             break
     spent = time.perf_counter() - wall
+    latency_ms, cpu_ms = 1e3 * np.median(np.array(passes), axis=0).T
     return {
         "setting": setting,
         "k": k,
         "passes": len(passes),
-        "latency_ms": np.median(np.array(passes), axis=0).tolist(),
+        "latency_ms": latency_ms.tolist(),
+        "cpu_ms": cpu_ms.tolist(),
         "cpu_per_wall": (time.process_time() - cpu) / spent,
         "top": top,
     }
