@@ -68,18 +68,8 @@ def encoder_of(generation: Generation, *, threads: int | None = None) -> LazyEnc
         return LazyEncoder("", None)
 
     def load() -> QueryEncoder:
-        from colbert_core.text import Encoder, ModelIdentity
+        from colbert_core.text import Encoder
 
-        built_with = ModelIdentity.from_dict(stored)
-        encoder = Encoder.load(
-            built_with.source,
-            threads=threads,
-            doc_maxlen=built_with.doc_maxlen,
-            query_maxlen=built_with.query_maxlen,
-        )
-        if generation.projection is not None:
-            encoder = encoder.project(generation.projection)
-        built_with.require_same(encoder.identity)
-        return encoder
+        return Encoder.for_index(stored, generation.projection, threads=threads)
 
     return LazyEncoder(str(stored.get("source", "unknown")), load)

@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -109,9 +111,17 @@ def serve(
     config.check()
     generation = open_generation(config.index, shards=())
     check_address(host, port)
+    stdout = sys.stdout
+
+    def announce(address: str) -> None:
+        print(ready_line(config, generation, address), file=stdout, flush=True)
+        if on_ready is not None:
+            on_ready(address)
+
     try:
-        with ray_session(purpose="serving") as session:
-            asyncio.run(_run(config, generation, session.started, on_ready))
+        # Ray prints reports of its own, such as a worker's death; stdout is for our one line.
+        with redirect_stdout(sys.stderr), ray_session(purpose="serving") as session:
+            asyncio.run(_run(config, generation, session.started, announce))
     except KeyboardInterrupt:
         pass  # Ctrl-C before the signal handlers were in place
     except SystemExit as stop:  # SIGTERM then: Ray's handler exits
@@ -140,7 +150,7 @@ async def _run(
     config: ServeConfig,
     generation: Generation,
     own_ray: bool,
-    on_ready: Callable[[str], None] | None,
+    announce: Callable[[str], None],
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -171,10 +181,7 @@ async def _run(
             if not starting.done():
                 starting.cancel()
                 return
-            address = starting.result()
-            print(ready_line(config, generation, address), flush=True)
-            if on_ready is not None:
-                on_ready(address)
+            announce(starting.result())
             await stopping
         finally:
             await gateway.stop(config.grace_s)

@@ -165,6 +165,7 @@ class ShardFleet:
         others = [s.transport for s in self._slots if s.route is slot.route]
         slot.route.replace([transport for transport in others if transport is not None])
         if old is not None:
+            log.warning("%s was restarted and now answers at %s", slot.name, address)
             await old.close()  # its server is gone
 
 

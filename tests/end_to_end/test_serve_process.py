@@ -1,0 +1,180 @@
+"""`tartan serve` as users run it: a process of its own, with its own Ray, asked over gRPC."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster.client import Client, RetryPolicy
+from colbert_core.api import Index
+from colbert_core.errors import Unavailable
+
+START_TIMEOUT_S = 150.0
+STOP_TIMEOUT_S = 60.0
+RECOVERY_TIMEOUT_S = 60.0
+DIM = 32
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 passages in 2 shards, built from vectors."""
+    rng = np.random.default_rng(3)
+    path = tmp_path_factory.mktemp("serve") / "index"
+    vectors = [rng.standard_normal((6, DIM), dtype=np.float32) for _ in range(60)]
+    Index.build(path, vectors, shards=2, centroids=16, normalize=True)
+    return path
+
+
+def tartan_serve(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "cluster.cli", "serve", *arguments],
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+        **options,
+    )
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    """The first line that the process prints; "" if it ends before, or takes too long."""
+    watchdog = threading.Timer(START_TIMEOUT_S, process.kill)
+    watchdog.start()
+    try:
+        assert process.stdout is not None
+        return process.stdout.readline()
+    finally:
+        watchdog.cancel()
+
+
+def descendants(root: int) -> dict[int, str]:
+    """Command by process id of everything that `root` started, directly or not."""
+    listed = subprocess.run(
+        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    )
+    rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
+    found: dict[int, str] = {}
+    parents = [root]
+    while parents:
+        parent = parents.pop()
+        for pid, ppid, *command in rows:
+            if int(ppid) == parent:
+                found[int(pid)] = command[0] if command else ""
+                parents.append(int(pid))
+    return found
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def serving(index: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The running process and the line that it printed."""
+    process = tartan_serve(str(index), "--port", "0")
+    line = first_line(process)
+    try:
+        yield process, line
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.wait(STOP_TIMEOUT_S)
+
+
+def test_one_line_says_what_is_served_and_where(serving: Any, index: Path) -> None:
+    _, line = serving
+    head = f"tartan: serving {index} (2 shards × 1 replica, 60 passages) at 127.0.0.1:"
+    assert line.startswith(head)
+
+
+def test_hits_are_those_of_one_process(serving: Any, index: Path) -> None:
+    opened = Index.open(index)
+    rng = np.random.default_rng(9)
+    with Client(serving[1].split()[-1]) as client:
+        for _ in range(5):
+            query = rng.standard_normal((4, DIM), dtype=np.float32)
+            assert list(client.search(query, k=7).hits) == opened.search(query, k=7)
+
+
+def test_a_killed_shard_server_is_named_and_comes_back(serving: Any) -> None:
+    process, line = serving
+    query = np.ones((2, DIM), np.float32)
+    with Client(line.split()[-1], retry=RetryPolicy(attempts=1), timeout_s=10.0) as client:
+        wanted = client.search(query).hits
+        servers = [
+            pid
+            for pid, command in descendants(process.pid).items()
+            if command.startswith("ray::ShardServerActor")
+        ]
+        assert len(servers) == 2
+        os.kill(servers[0], signal.SIGKILL)
+        with pytest.raises(Unavailable, match=r"shard \S+ \([12] of 2\) does not answer"):
+            ask_until(client, query, fails=True)
+        assert ask_until(client, query, fails=False) == wanted
+
+
+def ask_until(client: Client, query: Any, *, fails: bool) -> Any:
+    """Ask until an answer comes; with `fails`, until an error comes, which is raised."""
+    end = time.monotonic() + RECOVERY_TIMEOUT_S
+    while time.monotonic() < end:
+        try:
+            hits = client.search(query).hits
+        except Unavailable:
+            if fails:
+                raise
+        else:
+            if not fails:
+                return hits
+        time.sleep(0.02)  # polling another process; there is no event to wait for
+    raise AssertionError(
+        f"waited {RECOVERY_TIMEOUT_S:.0f} s for {'a failure' if fails else 'hits'}"
+    )
+
+
+def test_sigterm_stops_everything_with_exit_code_0(serving: Any) -> None:
+    """The last test of this module: it ends the server that the others used."""
+    process, _ = serving
+    started = descendants(process.pid)
+    assert started
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(STOP_TIMEOUT_S) == 0
+    assert process.stdout is not None
+    assert process.stdout.read() == ""  # one line, and no other
+    end = time.monotonic() + STOP_TIMEOUT_S
+    while (left := [pid for pid in started if is_running(pid)]) and time.monotonic() < end:
+        time.sleep(0.05)  # they are not our children: nothing to wait on
+    assert not left
+
+
+def test_a_taken_port_ends_at_once_with_a_code_of_its_own(index: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        process = tartan_serve(str(index), "--port", str(port), stderr=subprocess.PIPE)
+        _, complaint = process.communicate(timeout=START_TIMEOUT_S)
+    assert process.returncode == 10
+    assert f"127.0.0.1:{port}" in complaint
+    assert "--port" in complaint
+
+
+def test_no_index_ends_at_once_and_says_how_to_build_one(tmp_path: Path) -> None:
+    process = tartan_serve(str(tmp_path / "nothing"), stderr=subprocess.PIPE)
+    _, complaint = process.communicate(timeout=START_TIMEOUT_S)
+    assert process.returncode == 5
+    assert "tartan index build" in complaint
