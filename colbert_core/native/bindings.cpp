@@ -62,6 +62,7 @@ tartan::Ordinals view_ordinals(const char* name, const Array& array) {
 
 std::span<const float> view_query(const Array& Q_LD, size_t dim) {
   const auto query = view<float>("Q_LD", Q_LD, 2, "float32");
+  tartan::require_query_tokens(Q_LD.shape(0));
   require(Q_LD.shape(1) == dim, "the query has dimension " + std::to_string(Q_LD.shape(1)) +
                                     ", the index has " + std::to_string(dim));
   return query;

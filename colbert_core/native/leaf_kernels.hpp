@@ -9,14 +9,17 @@
 #include "leaf.hpp"
 #include "unpack.hpp"
 
+// Tiles must be inlined: their vectors live in registers.
+#define TARTAN_INLINE inline __attribute__((always_inline))
+
 namespace tartan {
 namespace {
 
 // acc[r][g] += Σ_d row[r][d] · q[d][g]. kLevels: rows are levels (biased by V::kBias), else
 // centroids as stored.
 template <class V, int G, int R, bool kLevels>
-inline void add_dots(const uint8_t* const (&rows)[R], const QueryBlock& query,
-                     typename V::I (&acc)[R][G]) {
+TARTAN_INLINE void add_dots(const uint8_t* const (&rows)[R], const QueryBlock& query,
+                            typename V::I (&acc)[R][G]) {
   const auto* quads = V::template query_side<kLevels>(query);
   for (int quad = 0; quad < query.quads; ++quad) {
     typename V::Quads q[G];
@@ -33,8 +36,8 @@ inline void add_dots(const uint8_t* const (&rows)[R], const QueryBlock& query,
 
 // Scores of R centroids against G groups: float(dot) · (q_scale · c_scale).
 template <class V, int G, int R>
-inline void score_centroids(const CentroidView& table, const uint32_t (&ids)[R],
-                            const QueryBlock& query, typename V::F (&scores)[R][G]) {
+TARTAN_INLINE void score_centroids(const CentroidView& table, const uint32_t (&ids)[R],
+                                   const QueryBlock& query, typename V::F (&scores)[R][G]) {
   const uint8_t* rows[R];
   typename V::I acc[R][G];
 #pragma GCC unroll 16
@@ -102,17 +105,21 @@ void probe_groups(const CentroidView& table, uint32_t begin, uint32_t end, const
 
 // One tile of R tokens from `first` on (the last one repeated where the passage ends) into `best`.
 template <class V, int G, int R>
-inline void scan_tile(const ScanTokens& tokens, size_t first, const ScanTables& tables,
-                      typename V::Table levels, const QueryBlock& query, typename V::F (&best)[G]) {
+TARTAN_INLINE void scan_tile(const ScanTokens& tokens, size_t first, const ScanTables& tables,
+                             typename V::Table levels, const QueryBlock& query,
+                             typename V::F (&best)[G]) {
   const size_t stride = tile_stride(tables.dim);
   const size_t bytes = tables.dim * tables.bits / 8;
   uint8_t* const spare = tables.tile + kTileRows * stride;
   const uint8_t* rows[R];
+  const float* centroid_row[R];
   size_t at[R];
   typename V::I acc[R][G];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     at[r] = first + r < tokens.count ? first + r : tokens.count - 1;
+    centroid_row[r] = tables.S + static_cast<size_t>(tokens.rows[at[r]]) * G * kGroup;
+    for (int g = 0; g < G; ++g) __builtin_prefetch(centroid_row[r] + g * kGroup);
     const uint8_t* packed =
         packed_token(tokens.residuals + at[r] * bytes, tokens.residuals_end, bytes, spare);
     unpack<V>(packed, tables.bits, tables.dim, levels, tables.tile + r * stride);
@@ -130,13 +137,12 @@ inline void scan_tile(const ScanTokens& tokens, size_t first, const ScanTables& 
     const uint8_t scale = tokens.scales[at[r]];
     const typename V::F alpha = V::splat(tables.alpha[scale]);
     const typename V::F weight = V::splat(tables.weight[scale]);
-    const float* const row = tables.S + static_cast<size_t>(tokens.rows[at[r]]) * G * kGroup;
 #pragma GCC unroll 2
     for (int g = 0; g < G; ++g) {
       const typename V::F residual =
           V::mul(V::to_float(acc[r][g]), V::load(query.scales + g * kGroup));
       const typename V::F score =
-          V::add(V::mul(alpha, V::load(row + g * kGroup)), V::mul(weight, residual));
+          V::add(V::mul(alpha, V::load(centroid_row[r] + g * kGroup)), V::mul(weight, residual));
       best[g] = V::max(best[g], score);
     }
   }

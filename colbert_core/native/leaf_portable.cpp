@@ -1,25 +1,39 @@
-// Any processor: plain loops over 16 lanes, which compilers vectorise for what they are given.
+// Any processor: vectors of 4 lanes in the compiler's own vector types (SSE2, NEON, or plain code).
+//
+// Bytes are multiplied as int16: |q · v| ≤ 127 · 128 = 16256, and the sum of two such products,
+// 32512, still fits, so four dimensions take two multiplications before they are widened.
 #include "leaf_kernels.hpp"
 
 namespace tartan {
 namespace {
 
+constexpr int kParts = kGroup / 4;
+
+typedef int32_t Int4 __attribute__((vector_size(16)));
+typedef int16_t Short8 __attribute__((vector_size(16)));
+typedef uint16_t UShort8 __attribute__((vector_size(16)));
+typedef uint32_t UInt4 __attribute__((vector_size(16)));
+typedef float Float4 __attribute__((vector_size(16)));
+typedef uint8_t Byte16 __attribute__((vector_size(16)));
+
 struct Portable {
   struct I {
-    int32_t lane[kGroup];
+    Int4 part[kParts];
   };
   struct F {
-    float lane[kGroup];
+    Float4 part[kParts];
+  };
+  struct Quads {
+    Short8 even[kParts], odd[kParts];  // dimensions 0, 2 and 1, 3 of every lane
   };
   struct Row {
-    int8_t quad[4];
+    Short8 even, odd;
   };
-  struct Bytes {
-    uint8_t byte[16];
+  struct F16 {
+    float entry[16];
   };
-  using F16 = F;
-  using Quads = const int8_t*;
-  using Table = Bytes;
+  using Bytes = Byte16;
+  using Table = Byte16;
   static constexpr int kBias = 0;
   static constexpr size_t kBytes = 16;
   template <int G>
@@ -27,103 +41,117 @@ struct Portable {
 
   static I splat_i(int32_t value) {
     I out;
-    for (int32_t& lane : out.lane) lane = value;
+    for (Int4& part : out.part) part = Int4{value, value, value, value};
     return out;
   }
   static I bias_correction(const int32_t*) { return splat_i(0); }
 
   template <bool kLevels>
-  static const int8_t* query_side(const QueryBlock& query) {
-    return query.i8;
+  static const uint8_t* query_side(const QueryBlock& query) {
+    return reinterpret_cast<const uint8_t*>(query.i8);
   }
-  static Quads load_quads(const int8_t* p) { return p; }
+  // The low and the high signed byte of every int16; the layout of bytes is little-endian's.
+  static Short8 low_bytes(Short8 value) { return Short8(UShort8(value) << 8) >> 8; }
+  static Short8 high_bytes(Short8 value) { return value >> 8; }
+  static Quads load_quads(const uint8_t* p) {
+    Quads out;
+    for (int i = 0; i < kParts; ++i) {
+      Short8 pairs;
+      __builtin_memcpy(&pairs, p + 16 * i, 16);
+      out.even[i] = low_bytes(pairs);
+      out.odd[i] = high_bytes(pairs);
+    }
+    return out;
+  }
   static Row load_row(const uint8_t* p) {
-    Row row;
-    __builtin_memcpy(row.quad, p, 4);
-    return row;
+    int32_t quad;
+    __builtin_memcpy(&quad, p, 4);
+    const Short8 pairs = Short8(Int4{quad, quad, quad, quad});
+    return {low_bytes(pairs), high_bytes(pairs)};
   }
   template <bool kLevels>
-  static I dot(I acc, Quads q, Row row) {
-    for (int i = 0; i < kGroup; ++i) {
-      acc.lane[i] += q[4 * i] * row.quad[0] + q[4 * i + 1] * row.quad[1] +
-                     q[4 * i + 2] * row.quad[2] + q[4 * i + 3] * row.quad[3];
+  static I dot(I acc, const Quads& q, const Row& row) {
+    for (int i = 0; i < kParts; ++i) {
+      const Int4 sums = Int4(q.even[i] * row.even + q.odd[i] * row.odd);
+      acc.part[i] += (Int4(UInt4(sums) << 16) >> 16) + (sums >> 16);
     }
     return acc;
   }
 
   static F splat(float value) {
     F out;
-    for (float& lane : out.lane) lane = value;
+    for (Float4& part : out.part) part = Float4{value, value, value, value};
     return out;
   }
   static F load(const float* p) {
     F out;
-    __builtin_memcpy(out.lane, p, sizeof(out.lane));
+    __builtin_memcpy(out.part, p, sizeof(out.part));
     return out;
   }
   static void store(float* p, const F& value) {
-    __builtin_memcpy(p, value.lane, sizeof(value.lane));
+    __builtin_memcpy(p, value.part, sizeof(value.part));
   }
   static F to_float(const I& value) {
     F out;
-    for (int i = 0; i < kGroup; ++i) out.lane[i] = static_cast<float>(value.lane[i]);
+    for (int i = 0; i < kParts; ++i) out.part[i] = __builtin_convertvector(value.part[i], Float4);
     return out;
   }
   static F widen(const int8_t* p) {
-    F out;
-    for (int i = 0; i < kGroup; ++i) out.lane[i] = static_cast<float>(p[i]);
-    return out;
+    float values[kGroup];
+    for (int i = 0; i < kGroup; ++i) values[i] = static_cast<float>(p[i]);
+    return load(values);
   }
   static F add(F a, const F& b) {
-    for (int i = 0; i < kGroup; ++i) a.lane[i] += b.lane[i];
+    for (int i = 0; i < kParts; ++i) a.part[i] += b.part[i];
     return a;
   }
   static F mul(F a, const F& b) {
-    for (int i = 0; i < kGroup; ++i) a.lane[i] *= b.lane[i];
+    for (int i = 0; i < kParts; ++i) a.part[i] *= b.part[i];
     return a;
   }
   static F max(F a, const F& b) {
-    for (int i = 0; i < kGroup; ++i) a.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
+    for (int i = 0; i < kParts; ++i) a.part[i] = a.part[i] > b.part[i] ? a.part[i] : b.part[i];
     return a;
   }
   static uint32_t greater(const F& a, const F& b) {
+    constexpr Int4 kLanes = {1, 2, 4, 8};
     uint32_t mask = 0;
-    for (int i = 0; i < kGroup; ++i) mask |= static_cast<uint32_t>(a.lane[i] > b.lane[i]) << i;
+    for (int i = 0; i < kParts; ++i) {
+      const Int4 lanes = (a.part[i] > b.part[i]) & kLanes;
+      mask |= static_cast<uint32_t>(lanes[0] | lanes[1] | lanes[2] | lanes[3]) << (4 * i);
+    }
     return mask;
   }
 
-  static F16 load_f16(const float* p) { return load(p); }
-  static F lookup_f(const F16& table, const uint8_t* indices) {
-    F out;
-    for (int i = 0; i < kGroup; ++i) out.lane[i] = table.lane[indices[i] & 15];
+  static F16 load_f16(const float* p) {
+    F16 out;
+    __builtin_memcpy(out.entry, p, sizeof(out.entry));
     return out;
+  }
+  static F lookup_f(const F16& table, const uint8_t* indices) {
+    float values[kGroup];
+    for (int i = 0; i < kGroup; ++i) values[i] = table.entry[indices[i] & 15];
+    return load(values);
   }
 
   static Bytes load_bytes(const uint8_t* p) {
     Bytes out;
-    __builtin_memcpy(out.byte, p, sizeof(out.byte));
+    __builtin_memcpy(&out, p, sizeof(out));
     return out;
   }
-  static void store_bytes(uint8_t* p, const Bytes& value) {
-    __builtin_memcpy(p, value.byte, sizeof(value.byte));
-  }
+  static void store_bytes(uint8_t* p, Bytes value) { __builtin_memcpy(p, &value, sizeof(value)); }
   template <int kWidth>
   static Bytes field(Bytes value, int shift) {
-    for (uint8_t& byte : value.byte) {
-      byte = static_cast<uint8_t>(byte >> shift & ((1 << kWidth) - 1));
-    }
-    return value;
+    return value >> static_cast<uint8_t>(shift) & static_cast<uint8_t>((1 << kWidth) - 1);
   }
-  static Bytes join(Bytes low_two, const Bytes& high) {
-    for (int i = 0; i < 16; ++i) {
-      low_two.byte[i] = static_cast<uint8_t>(low_two.byte[i] | high.byte[i] << 2);
-    }
-    return low_two;
-  }
+  static Bytes join(Bytes low_two, Bytes high) { return low_two | high << 2; }
   static Table load_table(const uint8_t* p) { return load_bytes(p); }
-  static Bytes lookup(const Table& table, Bytes index) {
-    for (uint8_t& byte : index.byte) byte = table.byte[byte & 15];
-    return index;
+  static Bytes lookup(Table table, Bytes index) {
+    uint8_t entries[16], bytes[16];
+    store_bytes(entries, table);
+    store_bytes(bytes, index);
+    for (uint8_t& byte : bytes) byte = entries[byte & 15];
+    return load_bytes(bytes);
   }
 };
 

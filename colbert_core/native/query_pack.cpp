@@ -25,10 +25,14 @@ int8_t to_int8(float value) {
 
 }  // namespace
 
-void QueryPack::pack(std::span<const float> Q_LD, size_t dim) {
-  const size_t tokens = Q_LD.size() / dim;
+void require_query_tokens(size_t tokens) {
   require(tokens >= 1 && tokens <= kMaxQueryTokens,
           "the query has " + std::to_string(tokens) + " tokens; 1 to 1024 are possible");
+}
+
+void QueryPack::pack(std::span<const float> Q_LD, size_t dim) {
+  const size_t tokens = Q_LD.size() / dim;
+  require_query_tokens(tokens);
   tokens_ = tokens;
   blocks_.clear();
   const size_t lanes = (tokens + kBlock - 1) / kBlock * kBlock;

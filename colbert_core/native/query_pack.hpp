@@ -29,6 +29,9 @@ struct QueryBlock {
   int lanes() const { return groups * kGroup; }
 };
 
+// Throws std::invalid_argument unless a query may have this many tokens.
+void require_query_tokens(size_t tokens);
+
 class QueryPack {
  public:
   // Q_LD: L·D floats, checked. Throws std::invalid_argument.

@@ -1,0 +1,170 @@
+"""Values that break kernels: ties, zeros, extremes, stamps that run out, threads that meet."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from synthetic import World, make_query, make_world
+from test_against_reference import assert_equal_on_everything, assert_same
+
+
+def all_equal(world: World) -> World:
+    """Every stored token is the same vector: all scores tie."""
+    return world.but(
+        centroids_CD=np.repeat(world.centroids_CD[:1], len(world.centroids_CD), axis=0),
+        centroid_scales_C=np.full_like(world.centroid_scales_C, 0.01),
+        residuals_TB=np.zeros_like(world.residuals_TB),
+        scales_T=np.zeros_like(world.scales_T),
+    )
+
+
+def test_ties_go_to_the_smaller_id(isa: str) -> None:
+    world = all_equal(make_world(passages=50))
+    Q_LD = make_query(5, 128)
+    ids_LP, _ = world.native()[0].probe(Q_LD, 7)
+    np.testing.assert_array_equal(ids_LP, np.tile(np.arange(7), (5, 1)))
+    assert_equal_on_everything(world, Q_LD)
+    pids, scores, _, _ = world.native()[1].exhaustive(Q_LD, 50)
+    np.testing.assert_array_equal(pids, np.arange(50))
+    assert len(set(scores.tolist())) == 1
+    best_L, _ = world.native()[1].match(Q_LD, 3)
+    assert not best_L.any()
+
+
+def test_ties_across_threads(isa: str) -> None:
+    world = all_equal(make_world(dim=8, centroids=50_000, passages=3))
+    ids_LP, _ = world.native()[0].probe(make_query(3, 8), 30, 4)
+    np.testing.assert_array_equal(ids_LP, np.tile(np.arange(30), (3, 1)))
+
+
+@pytest.mark.parametrize("zeros", [slice(None), slice(0, 2), slice(1, None)])
+def test_zero_query_vectors(isa: str, zeros: slice) -> None:
+    Q_LD = make_query(5, 128)
+    Q_LD[zeros] = 0
+    assert_equal_on_everything(make_world(), Q_LD)
+
+
+@pytest.mark.parametrize("scale", [1e-45, 1e-38, 1e-30, 1e6])
+def test_tiny_and_huge_queries(isa: str, scale: float) -> None:
+    Q_LD = make_query(5, 128)
+    Q_LD = (Q_LD / np.abs(Q_LD).max() * np.float64(scale)).astype(np.float32)
+    assert_equal_on_everything(make_world(), Q_LD)
+
+
+@pytest.mark.parametrize("dim", [8, 128, 1024])
+@pytest.mark.parametrize("centroid", [-128, 127])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_extreme_bytes_do_not_saturate(isa: str, dim: int, centroid: int, sign: int) -> None:
+    """All products have the largest magnitude and one sign: the sum an int16 cannot hold."""
+    world = make_world(dim=dim, bits=4)
+    world = world.but(
+        centroids_CD=np.full_like(world.centroids_CD, centroid),
+        levels=np.linspace(-1, 1, 16).astype(np.float32),
+        residuals_TB=np.where(world.scales_T[:, None] % 2 == 0, 0, 255).astype(np.uint8)
+        * np.ones((1, dim // 2), np.uint8),
+    )
+    Q_LD = np.full((17, dim), sign, np.float32)
+    assert_equal_on_everything(world, Q_LD)
+    _, scores_LP = world.native()[0].probe(Q_LD, 1)
+    exact = sign * centroid * 127 * dim * float(world.centroid_scales_C.max()) / 127
+    if exact > 0:
+        np.testing.assert_allclose(scores_LP[:, 0], exact, rtol=1e-5)
+
+
+def test_levels_are_looked_up_exactly(isa: str) -> None:
+    """One dimension differs from the others at a time: each field of each byte is where it is."""
+    for bits in (1, 2, 3, 4):
+        dim = 40
+        world = make_world(dim=dim, bits=bits, passages=1, longest=1)
+        ramp = world.but(
+            levels=np.arange(1 << bits, dtype=np.float32),
+            alpha=np.zeros(256, np.float32),
+            beta=np.ones(256, np.float32),
+        )
+        _, shard = ramp.native()
+        decoded = shard.decode(0, shard.tokens)
+        assert_same(decoded, ramp.reference()[1].decode(0, shard.tokens))
+        assert decoded.max() <= (1 << bits) - 1
+
+
+def test_all_levels_zero(isa: str) -> None:
+    world = make_world()
+    assert_equal_on_everything(world.but(levels=np.zeros(4, np.float32)), make_query(5, 128))
+
+
+def test_duplicate_postings_count_once(isa: str) -> None:
+    world = make_world(passages=200)
+    twice = world.but(
+        postings=np.repeat(world.postings, 2), posting_offsets_C1=2 * world.posting_offsets_C1
+    )
+    Q_LD = make_query(8, 128)
+    assert_equal_on_everything(twice, Q_LD)
+    ids_LP, scores_LP = world.native()[0].probe(Q_LD, 4)
+    assert_same(
+        twice.native()[1].search(Q_LD, ids_LP, scores_LP, 5, 20),
+        world.native()[1].search(Q_LD, ids_LP, scores_LP, 5, 20),
+    )
+
+
+def test_stamps_run_out_without_a_trace(isa: str) -> None:
+    world = make_world(passages=200)
+    _, shard = world.native()
+    Q_LD = make_query(40, 128)
+    ids_LP, scores_LP = world.native()[0].probe(Q_LD, 4)
+    before = shard.search(Q_LD, ids_LP, scores_LP, 5, 20)
+    for _ in range(3):
+        shard._age_scratch()
+        assert_same(shard.search(Q_LD, ids_LP, scores_LP, 5, 20), before)
+
+
+def test_queries_do_not_leave_anything_for_the_next(isa: str) -> None:
+    """Scratch is reused: queries of many shapes in turn, each as if alone."""
+    world = make_world(passages=200, dim=40)
+    for tokens in (1024, 1, 33, 16, 2):
+        assert_equal_on_everything(
+            world, make_query(tokens, 40, seed=tokens), nprobe=tokens % 7 + 1, candidates=30
+        )
+
+
+def test_threads_do_not_meet(isa: str) -> None:
+    world = make_world(passages=300)
+    table, shard = world.native()
+    queries = [make_query(3 + i, 128, seed=i) for i in range(12)]
+
+    def search(Q_LD: np.ndarray) -> tuple:
+        return shard.search(Q_LD, *table.probe(Q_LD, 4), 5, 50)
+
+    alone = [search(Q_LD) for Q_LD in queries]
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(5):
+            for found, expected in zip(threads.map(search, queries), alone, strict=True):
+                assert_same(found, expected)
+
+
+def test_a_passed_deadline_names_its_stage(isa: str) -> None:
+    world = make_world(passages=100)
+    table, shard = world.native()
+    Q_LD = make_query(4, 128)
+    ids_LP, scores_LP = table.probe(Q_LD, 2)
+    past = time.monotonic() - 1
+    with pytest.raises(TimeoutError, match="candidates"):
+        shard.search(Q_LD, ids_LP, scores_LP, 3, 10, None, past)
+    with pytest.raises(TimeoutError, match="scan"):
+        shard.search(Q_LD, ids_LP, scores_LP, 3, 100, None, past)
+    with pytest.raises(TimeoutError, match="precise"):
+        shard.exhaustive(Q_LD, 3, None, past)
+    ahead = time.monotonic() + 60
+    assert len(shard.search(Q_LD, ids_LP, scores_LP, 3, 10, None, ahead)[0]) == 3
+
+
+def test_reads_stay_inside_the_array_at_the_end(isa: str) -> None:
+    """The last token's bytes are followed by nothing: for the sanitizer, and for mapped files."""
+    for bits in (1, 2, 3, 4):
+        for dim in (8, 24, 128):
+            world = make_world(dim=dim, bits=bits, passages=1, longest=1, centroids=1)
+            exact = np.frombuffer(bytearray(world.residuals_TB.tobytes()), np.uint8)
+            world = world.but(residuals_TB=exact.reshape(world.residuals_TB.shape))
+            assert_equal_on_everything(world, make_query(3, dim), nprobe=1, candidates=1)

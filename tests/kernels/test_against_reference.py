@@ -1,0 +1,221 @@
+"""Native kernels equal the numpy reference, bit for bit, on every SIMD path of this machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from synthetic import World, make_query, make_world
+
+from colbert_core import _native
+from colbert_core.types import AnyArray
+
+
+def assert_same(native: Any, reference: Any) -> None:
+    """Equal tuples or arrays: dtype, shape and every bit."""
+    if isinstance(reference, tuple):
+        assert len(native) == len(reference)
+        for ours, theirs in zip(native, reference, strict=True):
+            assert_same(ours, theirs)
+    elif isinstance(reference, np.ndarray):
+        assert native.dtype == reference.dtype
+        assert native.shape == reference.shape
+        np.testing.assert_array_equal(native, reference)
+    else:
+        assert native == reference
+
+
+def assert_equal_on_everything(
+    world: World,
+    Q_LD: AnyArray,
+    *,
+    nprobe: int = 4,
+    k: int = 3,
+    candidates: int = 8,
+    allowed_N: AnyArray | None = None,
+) -> None:
+    """All calls of both implementations over one shard and one query."""
+    (table, shard), (ref_table, ref_shard) = world.native(), world.reference()
+    ids_LP, scores_LP = ref_table.probe(Q_LD, nprobe)
+    assert_same(table.probe(Q_LD, nprobe), (ids_LP, scores_LP))
+    found = ref_shard.search(Q_LD, ids_LP, scores_LP, k, candidates, allowed_N)
+    assert_same(shard.search(Q_LD, ids_LP, scores_LP, k, candidates, allowed_N), found)
+    exact = ref_shard.exhaustive(Q_LD, k, allowed_N)
+    assert_same(shard.exhaustive(Q_LD, k, allowed_N), exact)
+    pids = np.arange(world.passages - 1, -1, -1)[:5]
+    assert_same(shard.score(Q_LD, pids), ref_shard.score(Q_LD, pids))
+    for pid in (0, world.passages - 1):
+        if world.passages:
+            assert_same(shard.match(Q_LD, pid), ref_shard.match(Q_LD, pid))
+    some = min(9, shard.tokens)
+    first = shard.tokens - some
+    assert_same(shard.decode(first, some), ref_shard.decode(first, some))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize("dim", [8, 24, 96, 128, 1024])
+def test_every_width_and_dimension(isa: str, dim: int, bits: int) -> None:
+    world = make_world(dim=dim, bits=bits, seed=dim + bits, narrow=bits % 2 == 0)
+    assert_equal_on_everything(world, make_query(9, dim))
+
+
+@pytest.mark.parametrize("tokens", [1, 15, 16, 17, 31, 32, 33, 64])
+def test_every_shape_of_a_query(isa: str, tokens: int) -> None:
+    assert_equal_on_everything(make_world(seed=tokens), make_query(tokens, 128))
+
+
+def test_longest_query(isa: str) -> None:
+    world = make_world(dim=24, passages=20, longest=6)
+    assert_equal_on_everything(world, make_query(1024, 24))
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("exact_centroids", [False, True])
+@pytest.mark.parametrize("dim", [8, 40, 128])
+def test_decoding_variants(isa: str, normalize: bool, exact_centroids: bool, dim: int) -> None:
+    world = make_world(dim=dim, normalize=normalize, exact_centroids=exact_centroids)
+    assert_equal_on_everything(world, make_query(7, dim))
+
+
+@pytest.mark.parametrize("passages", [1, 2, 3])
+@pytest.mark.parametrize("longest", [1, 2])
+def test_tiny_shards(isa: str, passages: int, longest: int) -> None:
+    world = make_world(dim=32, passages=passages, longest=longest, centroids=3)
+    for tokens in (1, 5):
+        assert_equal_on_everything(world, make_query(tokens, 32), nprobe=2, candidates=1, k=1)
+        assert_equal_on_everything(world, make_query(tokens, 32), k=50, candidates=1)
+
+
+def test_empty_shard(isa: str) -> None:
+    world = make_world(dim=16, passages=0)
+    assert_equal_on_everything(world, make_query(3, 16))
+    assert len(world.native()[1].search(make_query(3, 16), *probes(world, 3), 5, 5)[0]) == 0
+
+
+def probes(world: World, tokens: int, nprobe: int = 4) -> tuple[AnyArray, AnyArray]:
+    return world.native()[0].probe(make_query(tokens, world.dim), nprobe)
+
+
+@pytest.mark.parametrize("nprobe", [1, 2, 63, 64, 65, 1000])
+def test_few_and_many_probes(isa: str, nprobe: int) -> None:
+    assert_equal_on_everything(make_world(), make_query(5, 128), nprobe=nprobe, candidates=20)
+
+
+@pytest.mark.parametrize(("k", "candidates"), [(1, 1), (5, 30), (39, 39), (40, 1), (10_000, 1)])
+def test_k_and_candidates(isa: str, k: int, candidates: int) -> None:
+    assert_equal_on_everything(make_world(), make_query(20, 128), k=k, candidates=candidates)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 1.0])
+@pytest.mark.parametrize("candidates", [1, 25])
+def test_allowed_passages(isa: str, share: float, candidates: int) -> None:
+    world = make_world(passages=200)
+    allowed_N = (np.random.default_rng(3).random(200) < share).astype(np.uint8)
+    assert_equal_on_everything(
+        world, make_query(6, 128), k=4, candidates=candidates, allowed_N=allowed_N
+    )
+
+
+def test_probes_widen_until_enough_passages_are_touched(isa: str) -> None:
+    world = make_world(centroids=300, passages=60, longest=2, seed=5)
+    Q_LD = make_query(2, 128)
+    ids_LP, scores_LP = world.reference()[0].probe(Q_LD, 1)
+    found = world.native()[1].search(Q_LD, ids_LP, scores_LP, 30, 40)
+    assert_same(found, world.reference()[1].search(Q_LD, ids_LP, scores_LP, 30, 40))
+    assert len(found[0]) == 30
+    assert found[2] >= 30
+
+
+def test_large_shard_selects_by_histogram(isa: str) -> None:
+    """More touched passages than the plain selection takes."""
+    world = make_world(
+        dim=16, bits=1, centroids=128, passages=9000, longest=4, clustered=3.0, narrow=False
+    )
+    Q_LD = make_query(12, 16)
+    for candidates in (5, 400):
+        ids_LP, scores_LP = world.reference()[0].probe(Q_LD, 20)
+        found = world.native()[1].search(Q_LD, ids_LP, scores_LP, 5, candidates)
+        assert found[2] > 4 * candidates + 1024
+        assert_same(found, world.reference()[1].search(Q_LD, ids_LP, scores_LP, 5, candidates))
+
+
+def test_many_centroids_and_threads(isa: str) -> None:
+    world = make_world(dim=16, centroids=40_000, passages=50)
+    Q_LD = make_query(33, 16)
+    expected = world.reference()[0].probe(Q_LD, 50)
+    for threads in (1, 2, 4):
+        assert_same(world.native()[0].probe(Q_LD, 50, threads), expected)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    dim=st.integers(1, 18).map(lambda eighth: 8 * eighth),
+    bits=st.integers(1, 4),
+    centroids=st.integers(1, 40),
+    passages=st.integers(1, 30),
+    longest=st.integers(1, 40),
+    tokens=st.integers(1, 40),
+    nprobe=st.integers(1, 50),
+    k=st.integers(1, 40),
+    candidates=st.integers(1, 40),
+    narrow=st.booleans(),
+    normalize=st.booleans(),
+    exact_centroids=st.booleans(),
+    share=st.sampled_from([None, 0.1, 0.6]),
+    seed=st.integers(0, 2**16),
+)
+def test_anything(
+    isa: str,
+    dim: int,
+    bits: int,
+    centroids: int,
+    passages: int,
+    longest: int,
+    tokens: int,
+    nprobe: int,
+    k: int,
+    candidates: int,
+    narrow: bool,
+    normalize: bool,
+    exact_centroids: bool,
+    share: float | None,
+    seed: int,
+) -> None:
+    world = make_world(
+        dim=dim,
+        bits=bits,
+        centroids=centroids,
+        passages=passages,
+        longest=longest,
+        seed=seed,
+        narrow=narrow,
+        normalize=normalize,
+        exact_centroids=exact_centroids,
+    )
+    allowed_N = None
+    if share is not None:
+        allowed_N = (np.random.default_rng(seed).random(passages) < share).astype(np.uint8)
+    assert_equal_on_everything(
+        world,
+        make_query(tokens, dim, seed),
+        nprobe=nprobe,
+        k=k,
+        candidates=candidates,
+        allowed_N=allowed_N,
+    )
+
+
+def test_paths_are_chosen_by_name() -> None:
+    before = _native.isa()
+    assert _native.isas()[-1] == "portable"
+    for name in _native.isas():
+        _native.use_isa(name)
+        assert _native.isa() == name
+    with pytest.raises(ValueError, match=r"possible: .*portable"):
+        _native.use_isa("mmx")
+    _native.use_isa(before)
