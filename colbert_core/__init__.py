@@ -1,6 +1,6 @@
 """Late interaction as a library: encode, build, search. Needs neither Ray nor gRPC.
 
-    from colbert_core import Index
+`Index` is the way in: `Index.build`, `Index.open`, `index.search`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Hit", "Index", "Passage", "SearchParams", "TokenMatch"]
 
 
 def __getattr__(name: str) -> object:
-    # Index brings pyarrow and the kernels; the thin client imports this package for its types alone.
+    # Index brings pyarrow and the kernels; the thin client takes only types from this package.
     if name == "Index":
         from colbert_core.api import Index
 

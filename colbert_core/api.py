@@ -127,7 +127,7 @@ class Index:
         query: Query,
         k: int = 10,
         recall: float | None = None,
-        filter: Collection[str] | None = None,  # noqa: A002
+        filter: Collection[str] | None = None,
         *,
         nprobe: int | None = None,
         candidates: int | None = None,
@@ -152,9 +152,7 @@ class Index:
             QueryError: the query, or a parameter, cannot be searched.
             TimeoutError: the time is over.
         """
-        params = derive_params(
-            k, recall=recall, nprobe=nprobe, candidates=candidates, exact=exact
-        )
+        params = derive_params(k, recall=recall, nprobe=nprobe, candidates=candidates, exact=exact)
         allowed = None if filter is None else self._searcher.allowed(filter)
         return self._search(query, params, allowed, explain, timeout_s)
 
@@ -163,7 +161,7 @@ class Index:
         queries: Sequence[Query],
         k: int = 10,
         recall: float | None = None,
-        filter: Collection[str] | None = None,  # noqa: A002
+        filter: Collection[str] | None = None,
         *,
         nprobe: int | None = None,
         candidates: int | None = None,
@@ -171,9 +169,7 @@ class Index:
         threads: int | None = None,
     ) -> list[list[Hit]]:
         """`search` for many queries, in parallel over queries; answers in the same order."""
-        params = derive_params(
-            k, recall=recall, nprobe=nprobe, candidates=candidates, exact=exact
-        )
+        params = derive_params(k, recall=recall, nprobe=nprobe, candidates=candidates, exact=exact)
         allowed = None if filter is None else self._searcher.allowed(filter)
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
             return list(pool.map(lambda q: self._search(q, params, allowed, False, None), queries))

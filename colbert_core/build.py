@@ -159,7 +159,7 @@ def _check_passage(one: AnyArray, number: int, dim: int, settings: Settings) -> 
         raise CorpusError(f"passage {number} is not an array of numbers: {error}") from error
     if vectors_TD.ndim != 2 or not len(vectors_TD):
         raise CorpusError(
-            f"passage {number} has shape {vectors_TD.shape}; give [tokens, dim] with 1 token or more"
+            f"passage {number} has shape {vectors_TD.shape}; give [tokens, dim] with tokens > 0"
         )
     if dim and vectors_TD.shape[1] != dim:
         raise CorpusError(
@@ -173,8 +173,8 @@ def _check_passage(one: AnyArray, number: int, dim: int, settings: Settings) -> 
     worst = int(np.abs(norms_T - 1).argmax())
     if abs(norms_T[worst] - 1) > NORM_TOLERANCE:
         raise CorpusError(
-            f"passage {number}, token {worst}: the vector's length is {norms_T[worst]:.4g} and must "
-            "be 1; normalise the vectors, or pass normalize=True"
+            f"passage {number}, token {worst}: the vector's length is {norms_T[worst]:.4g} and "
+            "must be 1; normalise the vectors, or pass normalize=True"
         )
     return vectors_TD
 

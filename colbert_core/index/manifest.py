@@ -1,6 +1,6 @@
 """The manifest of a generation: what an index consists of, as frozen values and as JSON.
 
-    INDEX/CURRENT                 {"generation": …, "manifest_sha256": …}; the only file that changes
+    INDEX/CURRENT                 names a manifest and its SHA-256; the only file that changes
     INDEX/generations/<id>.json   this manifest
     INDEX/global/<id>/            the codec, and the projection where the model was reduced
     INDEX/shards/<id>/            one shard

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from colbert_core.types import AnyArray, I64
+from colbert_core.types import I64, AnyArray
 
 RUN_TOKENS = 4_000_000
 

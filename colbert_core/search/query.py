@@ -21,9 +21,7 @@ def check_query(query: Any, dim: int) -> F32:
     except (TypeError, ValueError) as error:
         raise QueryError(f"the query is not an array of numbers: {error}") from error
     if Q_LD.ndim != 2:
-        raise QueryError(
-            f"the query has shape {Q_LD.shape}; give one matrix [query tokens, {dim}]"
-        )
+        raise QueryError(f"the query has shape {Q_LD.shape}; give one matrix [query tokens, {dim}]")
     tokens, columns = Q_LD.shape
     if not 1 <= tokens <= MAX_QUERY_TOKENS:
         raise QueryError(f"the query has {tokens} tokens; give 1 to {MAX_QUERY_TOKENS:,}")

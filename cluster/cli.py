@@ -1,0 +1,264 @@
+"""The `tartan` command: what each subcommand takes. What it does is in the module that it calls.
+
+Heavy imports stand inside the functions, so that `tartan --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from colbert_core.errors import TartanError
+
+app = typer.Typer(
+    name="tartan",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Search text by late interaction: build a compressed ColBERTv2 index, serve and ask it."
+    "\n\n"
+    "First steps: `tartan demo`, or `tartan index build corpus.jsonl --out INDEX` and then "
+    '`tartan search "your question" --index INDEX`.',
+)
+index_app = typer.Typer(no_args_is_help=True, help="Build, look at and check indexes.")
+app.add_typer(index_app, name="index")
+
+
+class CodecName(StrEnum):
+    """The codecs that an index can be built with."""
+
+    tartan = "tartan"
+    colbertv2 = "colbertv2"
+
+
+IndexPath = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@index_app.command("build")
+def index_build(
+    corpus: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CORPUS...",
+            help="Files, folders or globs: JSONL (`_id` or `id`, `text`, optional `title`; other "
+            "fields are kept as metadata), TSV (`id<TAB>text`), Parquet; also gzipped.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="INDEX", help="Where the index goes.")],
+    model: Annotated[
+        str, typer.Option("--model", help="Path, hub name, or alias of a ColBERT or any encoder.")
+    ] = "minilm-untrained",
+    bits: Annotated[int, typer.Option("--bits", min=1, max=4, help="Residual bits.")] = 2,
+    codec: Annotated[
+        CodecName, typer.Option("--codec", help="`tartan`, or `colbertv2` as in the paper.")
+    ] = CodecName.tartan,
+    shards: Annotated[
+        int | None, typer.Option("--shards", min=1, help="By default as few as keep below 8 GiB.")
+    ] = None,
+    dim: Annotated[
+        int | None,
+        typer.Option("--dim", min=8, help="Reduce by PCA; by default the model's choice."),
+    ] = None,
+    centroids: Annotated[
+        int | None, typer.Option("--centroids", min=1, help="By default 2^⌊log2(16·√tokens)⌋.")
+    ] = None,
+    doc_maxlen: Annotated[
+        int | None, typer.Option("--doc-maxlen", min=4, help="Tokens kept of a passage.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="By default one per GPU, else per CPU.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sample and centroids.")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Publish a new generation where an index exists.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Encode a corpus on Ray and publish it as an index.
+
+    Starts a local Ray, or joins the cluster that RAY_ADDRESS names. The corpus is checked whole
+    before anything is encoded.
+
+    Example: `tartan index build corpus.jsonl --out notes.tartan --bits 2 --shards 2`
+    """
+    from cluster.cli_index import build
+
+    build(
+        corpus,
+        out,
+        as_json=as_json,
+        model=model,
+        bits=bits,
+        codec=codec.value,
+        shards=shards,
+        dim=dim,
+        centroids=centroids,
+        doc_maxlen=doc_maxlen,
+        workers=workers,
+        seed=seed,
+        overwrite=overwrite,
+    )
+
+
+@index_app.command("inspect")
+def index_inspect(index: IndexPath, as_json: Json = False) -> None:
+    """Show what an index holds, and its bytes by component."""
+    from cluster.cli_index import inspect
+
+    inspect(index, as_json=as_json)
+
+
+@index_app.command("verify")
+def index_verify(index: IndexPath, as_json: Json = False) -> None:
+    """Read every byte of an index: exit 0 if it is whole, 1 naming the file and what is wrong."""
+    from cluster.cli_index import verify_index
+
+    verify_index(index, as_json=as_json)
+
+
+@app.command("serve")
+def serve_command(
+    index: IndexPath,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 50051,
+    replicas: Annotated[
+        int, typer.Option("--replicas", min=1, help="Shard servers for each shard.")
+    ] = 1,
+    start_timeout_s: Annotated[
+        float, typer.Option("--start-timeout", help="Seconds for all servers to come up.")
+    ] = 120.0,
+) -> None:
+    """Serve an index over gRPC until SIGTERM or Ctrl-C.
+
+    Prints one line when it is ready to answer. There is no authentication yet: listen beyond
+    loopback only on a network that you trust.
+    """
+    from cluster.serve import serve
+
+    raise typer.Exit(serve(index, host, port, replicas, start_timeout_s=start_timeout_s))
+
+
+Target = Annotated[str | None, typer.Option("--target", metavar="HOST:PORT", help="A gateway.")]
+LocalIndex = Annotated[
+    Path | None, typer.Option("--index", metavar="INDEX", help="An index, searched in-process.")
+]
+Recall = Annotated[
+    float | None,
+    typer.Option("--recall", help="Share of the exact top k to find (default 0.95; 1: exact)."),
+]
+Nprobe = Annotated[int | None, typer.Option("--nprobe", help="Centroids per query token.")]
+Candidates = Annotated[
+    int | None, typer.Option("--candidates", help="Passages scored exactly, per shard.")
+]
+
+
+@app.command("search")
+def search_command(
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    target: Target = None,
+    index: LocalIndex = None,
+    k: Annotated[int, typer.Option("-k", help="Hits.")] = 10,
+    recall: Recall = None,
+    nprobe: Nprobe = None,
+    candidates: Candidates = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Score every passage.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show what each query token matched.")
+    ] = False,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds.")] = 30.0,
+    as_json: Json = False,
+) -> None:
+    """Search a running gateway (default: 127.0.0.1:50051), or an index in this process.
+
+    Example: `tartan search "how do I merge sorted iterables" --index INDEX -k 5 --explain`
+    """
+    from cluster.cli_search import Ask, search
+
+    search(
+        Ask(query, k, recall, nprobe, candidates, exact, explain, timeout_s),
+        target=target,
+        index=index,
+        as_json=as_json,
+    )
+
+
+@app.command("eval")
+def eval_command(
+    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder in BEIR's layout.")],
+    target: Target = None,
+    index: LocalIndex = None,
+    split: Annotated[str, typer.Option("--split", help="qrels/<split>.tsv")] = "test",
+    recall: Recall = None,
+    nprobe: Nprobe = None,
+    candidates: Candidates = None,
+    exact: Annotated[
+        bool,
+        typer.Option("--exact", help="Also overlap with exhaustive search of the same index."),
+    ] = False,
+    uncompressed: Annotated[
+        bool,
+        typer.Option(
+            "--uncompressed",
+            help="Also exact search over vectors encoded afresh: its measures, and overlap.",
+        ),
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only the first so many queries.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure quality and latency on a collection with relevance judgements."""
+    from cluster.cli_eval import evaluate_command
+
+    evaluate_command(
+        data,
+        split,
+        target=target,
+        index=index,
+        knobs={"recall": recall, "nprobe": nprobe, "candidates": candidates},
+        exact=exact,
+        uncompressed=uncompressed,
+        limit=limit,
+        as_json=as_json,
+    )
+
+
+@app.command("demo")
+def demo_command(
+    keep: Annotated[bool, typer.Option("--keep", help="Stay up until Ctrl-C.")] = False,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="INDEX", help="Where the demo's index goes.")
+    ] = Path("demo-index"),
+    model: Annotated[str, typer.Option("--model", help="Path, hub name or alias.")] = (
+        "minilm-untrained"
+    ),
+    port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 0,
+) -> None:
+    """Index the documentation of Python's standard library, serve it, and ask it questions."""
+    from cluster.demo import demo
+
+    raise typer.Exit(demo(out, model=model, port=port, keep=keep))
+
+
+def main() -> None:
+    """Run the command line; an expected error is one line on stderr and an exit code of its own."""
+    try:
+        app()
+    except TartanError as error:
+        print(f"tartan: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except TimeoutError as error:
+        print(f"tartan: {error}", file=sys.stderr)
+        sys.exit(8)
+    except KeyboardInterrupt:
+        print("tartan: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

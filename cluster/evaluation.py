@@ -1,0 +1,108 @@
+"""Measuring a search: relevance by ir_measures, overlap with exact search, and latency.
+
+Shapes: L query tokens, T passage tokens, D dimensions, M query tokens of all queries together.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+
+import ir_measures
+import numpy as np
+from ir_measures import RR, R, nDCG
+
+from cluster.beir import Judged
+from colbert_core.text import Encoder
+from colbert_core.types import F32, Passage
+
+DEPTH = 100
+BATCH_PASSAGES = 256
+
+Run = list[list[tuple[str, float]]]
+"""For each query, (passage id, score), best first."""
+
+
+def measures(judged: Judged, run: Run) -> dict[str, float]:
+    """nDCG@10, MRR@10 and recall@100, means over the queries."""
+    names = {nDCG @ 10: "ndcg@10", RR @ 10: "mrr@10", R @ 100: "recall@100"}
+    qrels = (
+        ir_measures.Qrel(query, passage, relevance)
+        for query in judged.ids
+        for passage, relevance in judged.qrels[query].items()
+    )
+    scored = (
+        ir_measures.ScoredDoc(query, passage, score)
+        for query, hits in zip(judged.ids, run, strict=True)
+        for passage, score in _strictly_falling(hits)
+    )
+    found = ir_measures.calc_aggregate(list(names), list(qrels), list(scored))
+    return {name: round(float(found[measure]), 4) for measure, name in names.items()}
+
+
+def _strictly_falling(hits: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Ranks as scores: a measure must not break ties otherwise than the search did."""
+    return [(passage, float(len(hits) - rank)) for rank, (passage, _) in enumerate(hits)]
+
+
+def overlap(run: Run, truth: Run, depth: int) -> float:
+    """The mean share of the true best `depth` passages that a run found."""
+    shares = []
+    for found, best in zip(run, truth, strict=True):
+        wanted = {passage for passage, _ in best[:depth]}
+        shares.append(len(wanted & {passage for passage, _ in found[:depth]}) / len(wanted))
+    return round(float(np.mean(shares)), 4)
+
+
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """p50, p95 and p99 in milliseconds."""
+    return {f"p{p}": round(1000 * float(np.percentile(seconds, p)), 3) for p in (50, 95, 99)}
+
+
+def uncompressed_run(
+    encoder: Encoder,
+    queries: Sequence[str],
+    passages: Iterable[Passage],
+    on_passages: Callable[[int], None] | None = None,
+) -> Run:
+    """Exact MaxSim over vectors encoded afresh, in memory that does not grow with the corpus.
+
+    Args:
+        encoder: of the index, projection included.
+        queries: their texts.
+        passages: the corpus, in the order of the index.
+        on_passages: called with how many were scored.
+    """
+    matrices = encoder.encode_queries(list(queries))
+    Q_MD = np.concatenate(matrices)
+    starts = np.cumsum([0, *(len(Q_LD) for Q_LD in matrices[:-1])])
+    best: list[list[tuple[float, int, str]]] = [[] for _ in queries]
+    corpus, done = iter(passages), 0
+    while batch := list(islice(corpus, BATCH_PASSAGES)):
+        encoded = encoder.encode_passages([passage.text for passage in batch])
+        scores = _maxsim(Q_MD, starts, encoded.vectors_TD, encoded.doclens_N)
+        for query, row in enumerate(scores):
+            for column in np.argsort(-row, kind="stable")[:DEPTH]:
+                entry = (float(row[column]), -(done + int(column)), batch[column].id)
+                if len(best[query]) < DEPTH:
+                    heapq.heappush(best[query], entry)
+                elif entry > best[query][0]:
+                    heapq.heapreplace(best[query], entry)
+                else:
+                    break
+        done += len(batch)
+        if on_passages:
+            on_passages(len(batch))
+    return [[(one, score) for score, _, one in sorted(heap, reverse=True)] for heap in best]
+
+
+def _maxsim(
+    Q_MD: F32, starts: np.ndarray[tuple[int], np.dtype[np.int64]], vectors_TD: F32, doclens_N: F32
+) -> F32:
+    """Scores float32 [queries, passages]."""
+    firsts = np.cumsum([0, *doclens_N[:-1]])
+    similarity_TM = vectors_TD @ Q_MD.T
+    best_NM = np.maximum.reduceat(similarity_TM, firsts, axis=0)
+    sums: F32 = np.add.reduceat(best_NM, starts, axis=1).T
+    return sums
