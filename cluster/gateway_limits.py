@@ -8,6 +8,9 @@ from colbert_core.errors import InvalidInput, QueryError
 from colbert_core.search import check_query, derive_params
 from colbert_core.types import F32, MAX_K, MAX_QUERY_TOKENS, SearchParams
 
+# Each is an id and a score, 8 bytes; half of a message is left for the query itself.
+MAX_PROBES = DEFAULT_MAX_MESSAGE_BYTES // 2 // 8
+
 DEFAULT_LIMITS = Limits(
     max_k=MAX_K,
     max_query_tokens=MAX_QUERY_TOKENS,
@@ -62,6 +65,20 @@ def check_vectors(query_LD: F32, dim: int, limits: Limits) -> F32:
             "fewer vectors"
         )
     return check_query(query_LD, dim)
+
+
+def check_probes(tokens: int, nprobe: int, centroids: int) -> None:
+    """Refuse more probes than a shard server takes in one message, before they are computed.
+
+    Raises:
+        QueryError: naming the number that fits.
+    """
+    most = MAX_PROBES // tokens
+    if min(nprobe, centroids) > most:
+        raise QueryError(
+            f"nprobe is {nprobe:,} for {tokens:,} query tokens and the limit is {most:,}: lower "
+            "it, send fewer vectors, or set exact"
+        )
 
 
 def check_batch(count: int, limits: Limits) -> None:

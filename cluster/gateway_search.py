@@ -18,7 +18,7 @@ import numpy as np
 
 from cluster.fanout import FanOut, Reply
 from cluster.gateway_encoder import LazyEncoder
-from cluster.gateway_limits import check_call, check_vectors
+from cluster.gateway_limits import check_call, check_probes, check_vectors
 from cluster.wire.types import (
     FetchQuery,
     Limits,
@@ -147,6 +147,7 @@ class SearchPipeline:
             clock.left_s("the centroids were probed")
             probes = None
             if not params.exact:
+                check_probes(len(query_LD), params.nprobe, self.codec.centroid_count)
                 probes = self.codec.centroid_table.probe(query_LD, params.nprobe)
         return Prepared(query_LD, probes, tokens)
 

@@ -85,5 +85,5 @@ def deadline_after(time_remaining_s: float | None, default_s: float) -> float:
     left_s = default_s
     if time_remaining_s is not None and time_remaining_s < NO_DEADLINE_S:
         left_s = time_remaining_s
-    kept_back_s = min(0.02, 0.1 * left_s)
+    kept_back_s = min(0.05, 0.1 * left_s)
     return time.monotonic() + left_s - kept_back_s

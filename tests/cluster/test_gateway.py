@@ -23,12 +23,12 @@ from cluster.client_retry import RetryPolicy
 from cluster.fanout import ShardRoute
 from cluster.gateway import AddressInUse, GatewayConfig
 from cluster.gateway_encoder import LazyEncoder
-from cluster.gateway_limits import DEFAULT_LIMITS
+from cluster.gateway_limits import DEFAULT_LIMITS, check_probes
 from cluster.wire.shard_channel import ShardChannel
 from cluster.wire.status import ERROR_KEY
 from cluster.wire.tartan.v1 import search_pb2, search_pb2_grpc
 from colbert_core.api import Index
-from colbert_core.errors import DeadlineExceeded, ModelError, QueryError, Unavailable
+from colbert_core.errors import DeadlineExceeded, ModelError, Overloaded, QueryError, Unavailable
 from colbert_core.index import open_generation
 from workers.shard_server import HeldShard, ShardServer
 
@@ -231,6 +231,19 @@ class FakeEncoder:
         return [(at, at + 1) for at in range(3)]  # fewer than the stored tokens
 
 
+class SlowEncoder(FakeEncoder):
+    """Encodes once the test lets it."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.free = threading.Event()
+
+    def encode_queries(self, texts: list[str]) -> list[Any]:
+        self.entered.set()
+        assert self.free.wait(60.0)
+        return super().encode_queries(texts)
+
+
 def test_text_is_encoded_and_explained_with_words_and_spans(small_index: Path) -> None:
     encoder = LazyEncoder("fake", FakeEncoder)
     with LocalCluster(small_index, encoder=encoder) as cluster, Client(cluster.address) as client:
@@ -270,23 +283,52 @@ def test_a_model_that_fails_to_load_is_an_answer_and_is_tried_again(small_index:
 
 
 def test_a_slow_encoder_is_held_to_the_deadline_and_blocks_nobody(small_index: Path) -> None:
-    free = threading.Event()
-
-    class Slow(FakeEncoder):
-        def encode_queries(self, texts: list[str]) -> list[Any]:
-            assert free.wait(30.0)
-            return super().encode_queries(texts)
-
-    with LocalCluster(small_index, encoder=LazyEncoder("slow", Slow)) as cluster:
+    slow = SlowEncoder()
+    with LocalCluster(small_index, encoder=LazyEncoder("slow", lambda: slow)) as cluster:
         try:
             with Client(cluster.address, retry=ONCE) as client:
                 started = time.monotonic()
                 with pytest.raises(DeadlineExceeded, match="before the query was encoded"):
-                    client.search("word", timeout_s=0.5)
-                assert time.monotonic() - started < 5.0
+                    client.search("word", timeout_s=2.0)
+                assert time.monotonic() - started < 10.0
                 assert client.search(query(), timeout_s=30.0).hits
         finally:
-            free.set()
+            slow.free.set()
+
+
+def test_beyond_its_limit_a_gateway_refuses_at_once(small_index: Path) -> None:
+    slow = SlowEncoder()
+    encoder = LazyEncoder("slow", lambda: slow)
+    config = GatewayConfig(port=0, max_concurrent=1)
+    with (
+        LocalCluster(small_index, encoder=encoder, gateway=config) as cluster,
+        Client(cluster.address, retry=ONCE, timeout_s=30.0) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        try:
+            first = pool.submit(client.search, "word")
+            assert slow.entered.wait(30.0)
+            with pytest.raises(Overloaded):
+                client.search(query())
+        finally:
+            slow.free.set()
+        assert first.result(30.0).hits
+
+
+def test_a_stopping_gateway_finishes_what_is_under_way(small_index: Path) -> None:
+    slow = SlowEncoder()
+    cluster = LocalCluster(small_index, encoder=LazyEncoder("slow", lambda: slow))
+    with Client(cluster.address, retry=ONCE, timeout_s=30.0) as client:
+        with ThreadPoolExecutor(2) as pool:
+            under_way = pool.submit(client.search, "word")
+            assert slow.entered.wait(30.0)
+            stopping = pool.submit(cluster.loop.run, cluster.gateway.stop(30.0))
+            slow.free.set()
+            assert under_way.result(30.0).hits
+            stopping.result(30.0)
+        with pytest.raises(Unavailable):
+            client.search(query(), timeout_s=5.0)
+    cluster.close()
 
 
 def test_a_killed_shard_is_named_and_the_rest_of_the_gateway_lives(small_index: Path) -> None:
@@ -363,6 +405,18 @@ def test_index_info(client: Client, index: Index) -> None:
         shard.passages for shard in index.manifest.shards
     ]
     assert info.limits == DEFAULT_LIMITS
+
+
+@pytest.mark.parametrize(
+    ("tokens", "nprobe", "centroids", "fits"),
+    [(32, 32_768, 10**6, True), (32, 32_769, 10**6, False), (1024, 10**9, 1024, True)],
+)
+def test_probes_fit_a_message(tokens: int, nprobe: int, centroids: int, fits: bool) -> None:
+    if fits:
+        check_probes(tokens, nprobe, centroids)
+    else:
+        with pytest.raises(QueryError, match=r"nprobe is 32,769 .* limit is 32,768"):
+            check_probes(tokens, nprobe, centroids)
 
 
 def test_a_taken_port_is_an_error_of_its_own(small_index: Path) -> None:
