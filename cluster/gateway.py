@@ -30,17 +30,11 @@ from cluster.wire.handlers import (
 )
 from cluster.wire.tartan.v1 import search_pb2, search_pb2_grpc
 from cluster.wire.types import IndexInfo, ServedShard
-from colbert_core.errors import TartanError
+from colbert_core.errors import AddressInUse, TartanError
 from colbert_core.index import Manifest
 
 SERVICE = "tartan.v1.SearchService"
 HEALTH = "grpc.health.v1.Health"
-
-
-class AddressInUse(TartanError):
-    """The address to listen on is taken, or is not one of this machine's."""
-
-    exit_code = 10
 
 
 @dataclass(frozen=True, slots=True)

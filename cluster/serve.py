@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from cluster.fanout import FanOut
-from cluster.gateway import AddressInUse, Gateway, GatewayConfig
+from cluster.gateway import Gateway, GatewayConfig
 from cluster.gateway_encoder import encoder_of
 from cluster.gateway_limits import DEFAULT_LIMITS, check_limits
 from cluster.gateway_search import SearchPipeline
@@ -30,8 +30,8 @@ from cluster.ray_session import ray_session
 from cluster.serve_shards import FleetPlan, ShardFleet
 from cluster.wire.shard_channel import ShardChannel
 from cluster.wire.types import Limits, SearchCall
-from colbert_core.errors import DeadlineExceeded, InvalidInput, Unavailable
-from colbert_core.index import Generation, open_generation
+from colbert_core.errors import AddressInUse, DeadlineExceeded, InvalidInput, Unavailable
+from colbert_core.index import Generation, open_generation, verify_checksums
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,7 @@ def serve(
     )
     config.check()
     generation = open_generation(config.index, shards=())
+    verify_checksums(config.index, generation.manifest, under="global/")
     check_address(host, port)
     stdout = sys.stdout
 

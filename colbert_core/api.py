@@ -212,11 +212,11 @@ class Index:
         hits = []
         for shard_index, pid, score in self._searcher.search(Q_LD, params, allowed, timeout_s):
             shard = self._generation.shards[shard_index]
-            passage = shard.fetch([pid])[0]
+            row = shard.stored(pid)
             matches: tuple[TokenMatch, ...] = ()
             if explain:
-                matches = self._explain(query, Q_LD, shard_index, pid, passage.text)
-            hits.append(Hit(passage.id, score, passage.text or None, passage.metadata, matches))
+                matches = self._explain(query, Q_LD, shard_index, pid, row.text or "")
+            hits.append(Hit(row.id, score, row.text, row.metadata, matches))
         return hits
 
     def _explain(

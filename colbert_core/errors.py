@@ -9,6 +9,7 @@
     ├── IndexMissing            there is no index at this place                          exit 5
     ├── IndexCorrupt            a file of the index is missing, truncated or altered     exit 1
     ├── IndexExists             the place to write to is taken                           exit 6
+    ├── AddressInUse            the address to listen on is taken                        exit 10
     ├── Unavailable             a server or a shard does not answer; may be retried      exit 7
     ├── Overloaded              a limit on work in progress is reached; may be retried   exit 7
     ├── DeadlineExceeded        the time that the caller gave is over                    exit 8
@@ -71,6 +72,12 @@ class IndexExists(TartanError):
     """The place to write to is taken."""
 
     exit_code = 6
+
+
+class AddressInUse(TartanError):
+    """The address to listen on is taken, or is not one of this machine's."""
+
+    exit_code = 10
 
 
 class Unavailable(TartanError):

@@ -31,7 +31,7 @@ MAX_K = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One passage of a corpus. `text` is what is encoded, stored and shown (title + space + body)."""
+    """One passage. `text` is what is encoded, stored and shown: title, space, body."""
 
     id: str
     text: str

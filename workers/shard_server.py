@@ -18,7 +18,6 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-import orjson
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from cluster.wire import shard as convert
@@ -28,7 +27,7 @@ from cluster.wire.tartan.shard.v1 import shard_pb2, shard_pb2_grpc
 from cluster.wire.types import FetchQuery, ShardAnswer, ShardIdentity, ShardQuery, StoredPassage
 from colbert_core import kernels
 from colbert_core.errors import IndexMissing, QueryError, Unavailable
-from colbert_core.index import ShardReader, open_generation
+from colbert_core.index import ShardReader, open_generation, verify_checksums
 from colbert_core.search import check_query, search_shard
 from colbert_core.types import I32, I64, SearchParams
 
@@ -48,21 +47,19 @@ class HeldShard:
 
     @classmethod
     def open(cls, index: str | Path, generation: str, shard_id: str) -> HeldShard:
-        """Open a shard after checking the sizes of its files.
+        """Open a shard, live generation or not, after checking every byte of its files.
+
+        Reading them all also warms the page cache.
 
         Raises:
-            IndexMissing: the index has another live generation, or no such shard.
-            IndexCorrupt: a file is missing, truncated, or does not fit the manifest.
+            IndexMissing: the index has no such generation, or it has no such shard.
+            IndexCorrupt: a file is missing, truncated, altered, or does not fit the manifest.
         """
-        opened = open_generation(index, shards=[shard_id])
-        if opened.manifest.generation != generation:
-            raise IndexMissing(
-                f"{index}: its live generation is {opened.manifest.generation}, and this server is "
-                f"to serve {generation}: restart `tartan serve`"
-            )
+        opened = open_generation(index, shards=[shard_id], generation=generation)
         if not opened.shards:
             known = ", ".join(shard.id for shard in opened.manifest.shards)
             raise IndexMissing(f"{index}: generation {generation} has no shard {shard_id}; {known}")
+        verify_checksums(opened.path, opened.manifest, under=f"shards/{shard_id}/")
         return cls(generation, opened.shards[0])
 
     @property
@@ -106,19 +103,18 @@ class HeldShard:
         self._check_pids(query.pids_M)
         query_LD = None if query.query_LD is None else check_query(query.query_LD, self.dim)
         stored = []
-        for pid, passage in zip(query.pids_M, self.shard.fetch(query.pids_M.tolist()), strict=True):
+        for pid in query.pids_M.tolist():
             if time.monotonic() > deadline:
                 raise TimeoutError("the deadline passed while passages were fetched")
             tokens_L, scores_L = None, None
             if query_LD is not None:
-                tokens_L, scores_L = self.kernel.match(query_LD, int(pid))
+                tokens_L, scores_L = self.kernel.match(query_LD, pid)
+            row = self.shard.stored(pid)
             stored.append(
                 StoredPassage(
-                    id=passage.id,
-                    text=passage.text if query.with_text and passage.text else None,
-                    metadata_json=(
-                        orjson.dumps(passage.metadata).decode() if query.with_metadata else ""
-                    ),
+                    id=row.id,
+                    text=row.text if query.with_text else None,
+                    metadata_json=(row.metadata_json or "{}") if query.with_metadata else "",
                     match_tokens_L=tokens_L,
                     match_scores_L=scores_L,
                 )

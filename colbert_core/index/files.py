@@ -37,7 +37,8 @@ class ArrayWriter:
         """Append rows; their dtype is converted, their shape must fit."""
         if rows.shape[1:] != self._row_shape:
             raise ValueError(f"rows of shape {rows.shape[1:]} do not fit {self._row_shape}")
-        self._file.write(memoryview(np.ascontiguousarray(rows, self._dtype)).cast("B"))
+        if rows.size:  # a view of nothing cannot be cast
+            self._file.write(memoryview(np.ascontiguousarray(rows, self._dtype)).cast("B"))
         self.rows += len(rows)
 
     def close(self) -> None:

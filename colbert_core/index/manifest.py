@@ -114,6 +114,24 @@ def manifest_path(index: Path, generation: str) -> Path:
     return index / "generations" / f"{generation}.json"
 
 
+def read_generation(index: Path, generation: str) -> Manifest:
+    """The manifest of a named generation, live or not.
+
+    Raises:
+        IndexMissing: it was never published here, or was collected since.
+        IndexCorrupt: the manifest cannot be read.
+    """
+    path = manifest_path(index, generation)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise IndexMissing(
+            f"{index}: generation {generation!r} cannot be opened: {error.strerror}; "
+            "open the live one, or serve the index again"
+        ) from error
+    return Manifest.from_json(data, str(path))
+
+
 def read_current(index: Path) -> Manifest:
     """The manifest that `CURRENT` names, checked against the checksum that `CURRENT` holds.
 

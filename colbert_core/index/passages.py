@@ -7,6 +7,7 @@ Every record batch has `BATCH` rows but the last, so a passage's batch follows f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,11 +16,25 @@ import orjson
 import pyarrow as pa
 
 from colbert_core.errors import IndexCorrupt
-from colbert_core.types import Passage
 
 BATCH = 4096
 _IDS = pa.schema([pa.field("id", pa.string(), nullable=False)])
 _TEXTS = pa.schema([pa.field("text", pa.string()), pa.field("metadata", pa.string())])
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    """A passage as it lies on disk; None where nothing was stored."""
+
+    id: str
+    text: str | None
+    metadata_json: str | None
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The metadata, parsed; empty where there is none."""
+        parsed: dict[str, Any] = orjson.loads(self.metadata_json) if self.metadata_json else {}
+        return parsed
 
 
 class PassageWriter:
@@ -90,13 +105,12 @@ class PassageReader:
             column.extend(self._ids.get_batch(batch).column(0).to_pylist())
         return column
 
-    def fetch(self, pid: int) -> Passage:
-        """Id, text ("" where none was stored) and metadata of passage `pid`."""
+    def stored(self, pid: int) -> StoredRow:
+        """What was stored of passage `pid`, as it was stored."""
         batch, row = divmod(pid, BATCH)
         texts = self._texts.get_batch(batch)
         text, metadata = (texts.column(column)[row].as_py() for column in (0, 1))
-        parsed: dict[str, Any] = orjson.loads(metadata) if metadata else {}
-        return Passage(self.id(pid), text or "", parsed)
+        return StoredRow(self.id(pid), text, metadata)
 
 
 def _open(path: Path, schema: pa.Schema) -> pa.RecordBatchFileReader:

@@ -18,9 +18,15 @@ from colbert_core import kernels
 from colbert_core.codec import Codec
 from colbert_core.errors import IndexCorrupt
 from colbert_core.index.files import map_array
-from colbert_core.index.manifest import FileEntry, Manifest, ShardEntry, read_current
-from colbert_core.index.passages import PassageReader
-from colbert_core.types import F32, AnyArray, Passage
+from colbert_core.index.manifest import (
+    FileEntry,
+    Manifest,
+    ShardEntry,
+    read_current,
+    read_generation,
+)
+from colbert_core.index.passages import PassageReader, StoredRow
+from colbert_core.types import F32, AnyArray
 
 ARRAYS = ("codes", "residuals", "scales", "offsets", "posting_offsets", "postings")
 
@@ -90,9 +96,9 @@ class ShardReader:
                 f"{self.folder}: {error}; run `tartan index verify` to find the damaged file"
             ) from error
 
-    def fetch(self, pids: Sequence[int]) -> list[Passage]:
-        """Ids, texts and metadata of passages, by their ordinals in this shard."""
-        return [self._passages.fetch(int(pid)) for pid in pids]
+    def stored(self, pid: int) -> StoredRow:
+        """Id, text and metadata of a passage as they lie on disk, unparsed."""
+        return self._passages.stored(int(pid))
 
     def id(self, pid: int) -> str:
         """The user's id of passage `pid`."""
@@ -124,19 +130,22 @@ class Generation:
         return np.load(path) if path.exists() else None
 
 
-def open_generation(path: str | Path, *, shards: Sequence[str] | None = None) -> Generation:
-    """Open the live generation of an index.
+def open_generation(
+    path: str | Path, *, shards: Sequence[str] | None = None, generation: str | None = None
+) -> Generation:
+    """Open a generation of an index.
 
     Args:
         path: folder of the index.
         shards: ids of the shards to open; all by default, none for a gateway.
+        generation: its id; the live one by default.
 
     Raises:
         IndexMissing: there is no index here.
         IndexCorrupt: a file is missing, truncated, or does not fit the manifest.
     """
     index = Path(path)
-    manifest = read_current(index)
+    manifest = read_generation(index, generation) if generation else read_current(index)
     wanted = [s for s in manifest.shards if shards is None or s.id in shards]
     folders = (f"global/{manifest.codec_id}/", *(f"shards/{shard.id}/" for shard in wanted))
     for name, entry in manifest.files.items():

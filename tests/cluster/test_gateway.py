@@ -21,14 +21,21 @@ from local_cluster import DIM, LocalCluster, unit_vectors
 from cluster.client import Client
 from cluster.client_retry import RetryPolicy
 from cluster.fanout import ShardRoute
-from cluster.gateway import AddressInUse, GatewayConfig
+from cluster.gateway import GatewayConfig
 from cluster.gateway_encoder import LazyEncoder
 from cluster.gateway_limits import DEFAULT_LIMITS, check_probes
 from cluster.wire.shard_channel import ShardChannel
 from cluster.wire.status import ERROR_KEY
 from cluster.wire.tartan.v1 import search_pb2, search_pb2_grpc
 from colbert_core.api import Index
-from colbert_core.errors import DeadlineExceeded, ModelError, Overloaded, QueryError, Unavailable
+from colbert_core.errors import (
+    AddressInUse,
+    DeadlineExceeded,
+    ModelError,
+    Overloaded,
+    QueryError,
+    Unavailable,
+)
 from colbert_core.index import open_generation
 from workers.shard_server import HeldShard, ShardServer
 
@@ -104,7 +111,7 @@ def test_timings_text_and_metadata_come_only_as_asked(client: Client) -> None:
     assert [hit.id for hit in full.hits] == [hit.id for hit in plain.hits]
     for hit in full.hits:
         number = int(hit.id[1:])
-        assert hit.text == (f"text of {number}" if number % 10 else None)
+        assert hit.text == (f"text of {number}" if number % 10 else "")
         assert hit.metadata == {"number": number, "big": 2**53 + number}
         assert not hit.matches
 

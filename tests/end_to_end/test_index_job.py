@@ -105,7 +105,7 @@ def test_the_index_holds_the_corpus(built):
     first, second = generation.shards
     ids = [f"p{i:02d}" for i in range(60)]
     assert first.ids() + second.ids() == ids
-    passage = first.fetch([7])[0]
+    passage = first.stored(7)
     assert (passage.id, dict(passage.metadata)) == ("p07", {"n": 7})
     assert len(passage.text.split()) == 7
     assert abs(first.entry.tokens - second.entry.tokens) <= 2 * 256
@@ -203,7 +203,7 @@ def test_adi_reduced_and_replaced(ray_cluster, adi, tmp_path):
         generation.projection.T @ generation.projection, np.eye(64), atol=1e-5
     )
     encoder = Encoder.for_index(generation.model, generation.projection)
-    passage = generation.shards[1].fetch([3])[0]
+    passage = generation.shards[1].stored(3)
     Q_LD = generation.codec.rotate(encoder.encode_queries([passage.metadata["title"]])[0])
     pids, _, _, _ = generation.shards[1].kernel.exhaustive(Q_LD, 1)
     assert pids.tolist() == [3]

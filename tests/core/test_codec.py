@@ -1,0 +1,164 @@
+"""The codecs: packing, what decodes to what, and colbert-ai's own numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from colbert_core.codec import Codec, check_settings, colbertv2, tartan, train_codec
+from colbert_core.codec.kmeans import NearestCentroid, default_centroids, spherical_kmeans
+from colbert_core.codec.packing import pack_planes, pack_stanford, unpack_planes, unpack_stanford
+from colbert_core.errors import IndexCorrupt, InvalidInput
+from colbert_core.types import F32
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "codec_parity"
+
+
+def unit(rows: int, dim: int, seed: int = 0) -> F32:
+    x = np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+@given(
+    bits=st.integers(1, 4),
+    eighths=st.integers(1, 16),
+    tokens=st.integers(0, 5),
+    seed=st.integers(0, 99),
+)
+def test_both_layouts_give_back_what_was_packed(
+    bits: int, eighths: int, tokens: int, seed: int
+) -> None:
+    dim = 8 * eighths
+    indices = np.random.default_rng(seed).integers(0, 1 << bits, (tokens, dim)).astype(np.uint8)
+    for pack, unpack in ((pack_planes, unpack_planes), (pack_stanford, unpack_stanford)):
+        packed = pack(indices, bits)
+        assert packed.shape == (tokens, dim * bits // 8)
+        assert np.array_equal(unpack(packed, bits, dim), indices)
+
+
+def test_planes_put_dimension_i_plus_jn_into_field_j_of_byte_i() -> None:
+    indices = np.zeros((1, 16), np.uint8)
+    indices[0, 5] = 3  # n = 4: byte 1, field 1
+    assert pack_planes(indices, 2).tolist() == [[0, 3 << 2, 0, 0]]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_the_papers_codec_agrees_with_colbert_ai(bits: int) -> None:
+    want = np.load(FIXTURES / f"bits{bits}.npz")
+    centroids = colbertv2.storable(want["centroids"])
+    tables = colbertv2.tables_from(want["bucket_cutoffs"], want["bucket_weights"])
+    codec = Codec("colbertv2", bits, None, centroids, tables)
+    codes = NearestCentroid(centroids)(want["vectors"])
+    agree = codes == want["codes"]
+    assert agree.mean() > 0.98  # bf16 may turn a near tie
+    indices = colbertv2.bucketise(tables, want["vectors"] - centroids[want["codes"]])
+    assert np.array_equal(pack_stanford(indices, bits), want["residuals"])
+    compressed = codec.compress(want["vectors"])
+    np.testing.assert_allclose(codec.decode(compressed)[agree], want["decoded"][agree], atol=2e-3)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_quantiles_are_the_papers(bits: int) -> None:
+    residuals = np.random.default_rng(1).standard_normal((500, 16)).astype(np.float32)
+    borders, values = colbertv2.buckets_from(residuals, bits)
+    share = np.bincount(np.searchsorted(borders, residuals.ravel()), minlength=1 << bits)
+    assert np.ptp(share) <= 0.01 * residuals.size
+    assert np.all((values[1:] > borders) & (values[:-1] < borders))
+
+
+@pytest.mark.parametrize("name", ["tartan", "colbertv2"])
+@pytest.mark.parametrize("dim", [8, 24, 128])
+def test_decoding_comes_nearer_with_every_bit(name: str, dim: int) -> None:
+    vectors = unit(3000, dim)
+    cosines = []
+    for bits in (1, 2, 3, 4):
+        codec = train_codec(vectors, name=name, bits=bits, centroids=16, total_tokens=3000)
+        decoded = codec.decode(codec.compress(vectors))
+        cosines.append(float((decoded * vectors).sum(1).mean()))
+        if name == "colbertv2":
+            np.testing.assert_allclose(np.linalg.norm(decoded, axis=1), 1, atol=1e-5)
+        else:  # one of 16 scales each: within a step of unit length
+            assert abs(np.linalg.norm(decoded, axis=1).mean() - 1) < 0.01
+    assert cosines == sorted(cosines)
+    assert cosines[3] > 0.975
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_ours_keeps_more_than_the_papers_at_the_same_bits(bits: int) -> None:
+    vectors = unit(4000, 64, seed=bits)
+    kept = {}
+    for name in ("tartan", "colbertv2"):
+        codec = train_codec(vectors, name=name, bits=bits, centroids=32, total_tokens=4000)
+        kept[name] = float((codec.decode(codec.compress(vectors)) * vectors).sum(1).mean())
+    assert kept["tartan"] > kept["colbertv2"]
+
+
+@pytest.mark.parametrize("name", ["tartan", "colbertv2"])
+def test_a_saved_codec_decodes_to_the_same_bits(name: str, tmp_path: Path) -> None:
+    vectors = unit(600, 32)
+    codec = train_codec(vectors, name=name, bits=2, centroids=8, total_tokens=600)
+    codec.save(tmp_path)
+    again = Codec.load(tmp_path)
+    tokens = codec.compress(vectors)
+    assert np.array_equal(codec.decode(tokens), again.decode(tokens))
+    assert np.array_equal(again.compress(vectors).residuals_TB, tokens.residuals_TB)
+    (tmp_path / "levels.npy").write_bytes(b"nonsense")
+    with pytest.raises(IndexCorrupt, match="codec cannot be read"):
+        Codec.load(tmp_path)
+
+
+def test_training_depends_on_the_seed_alone() -> None:
+    vectors = unit(800, 16)
+    a, b, c = (
+        train_codec(vectors, bits=2, centroids=8, total_tokens=800, seed=seed) for seed in (5, 5, 6)
+    )
+    assert np.array_equal(a.centroids_CD, b.centroids_CD)
+    assert not np.array_equal(a.centroids_CD, c.centroids_CD)
+
+
+def test_levels_are_an_int8_grid_and_the_rotation_is_orthonormal() -> None:
+    levels = tartan.lloyd_max(np.random.default_rng(0).standard_normal((2000, 8)), 4)
+    grid = levels / (levels[-1] / 127)
+    np.testing.assert_allclose(grid, np.rint(grid), atol=1e-4)
+    np.testing.assert_allclose(levels, -levels[::-1])
+    rotation = tartan.rotation(40, 3)
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(40), atol=1e-5)
+
+
+def test_kmeans_takes_duplicates_and_more_centroids_than_vectors() -> None:
+    same = np.repeat(unit(1, 8), 50, axis=0)
+    centroids = spherical_kmeans(same, 4, seed=0)
+    assert np.isfinite(centroids).all()
+    assert len(spherical_kmeans(unit(3, 8), 10, seed=0)) == 3
+
+
+def test_kmeans_finds_the_clusters_that_are_there() -> None:
+    centres = np.eye(8, dtype=np.float32)[:4]
+    noisy = np.repeat(centres, 200, axis=0) + 0.02 * unit(800, 8)
+    noisy /= np.linalg.norm(noisy, axis=1, keepdims=True)
+    found = spherical_kmeans(noisy, 16, seed=1)
+    assert ((found @ centres.T).max(axis=0) > 0.99).all()
+
+
+def test_default_centroids_follow_the_paper() -> None:
+    assert default_centroids(1_300_000) == 16_384
+    assert default_centroids(1) == 1
+    assert default_centroids(100) == 25
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "pq", "bits": 2, "dim": 8}, "'pq' is unknown; choose one of tartan, colbertv2"),
+        ({"name": "tartan", "bits": 5, "dim": 8}, "bits is 5; choose 1, 2, 3 or 4"),
+        ({"name": "tartan", "bits": 2, "dim": 12}, "12 dimensions; a multiple of 8"),
+        ({"name": "tartan", "bits": 2, "dim": 2048}, "2048 dimensions"),
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        check_settings(**settings)  # type: ignore[arg-type]

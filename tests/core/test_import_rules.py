@@ -1,0 +1,119 @@
+"""Who may import whom: read from the sources, and tried in fresh interpreters."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WIRE = ("ray", "grpc", "google", "grpc_health", "grpc_reflection", "grpc_status")
+SERVING = (
+    ROOT / "workers" / "shard_server.py",
+    *ROOT.glob("cluster/gateway*.py"),
+    *ROOT.glob("cluster/client*.py"),
+)
+
+
+def imports_of(path: Path) -> set[str]:
+    """Dotted names of what a file imports, inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def under(names: set[str], *roots: str) -> set[str]:
+    return {n for n in names if any(n == root or n.startswith(f"{root}.") for root in roots)}
+
+
+def sources(folder: str) -> list[Path]:
+    found = [p for p in (ROOT / folder).rglob("*.py") if "wire/tartan" not in p.as_posix()]
+    assert found, folder
+    return found
+
+
+def test_the_core_knows_neither_ray_nor_grpc_nor_the_layers_above() -> None:
+    for path in sources("colbert_core"):
+        assert not under(imports_of(path), *WIRE, "cluster", "workers"), path
+
+
+def test_only_text_and_train_import_transformers() -> None:
+    for path in sources("colbert_core"):
+        if path.parts[-2] not in ("text", "train"):
+            assert not under(imports_of(path), "transformers", "tokenizers"), path
+
+
+LAYERS = {"codec": 1, "index": 2, "search": 3}
+
+
+def test_the_core_points_one_way() -> None:
+    for folder, level in LAYERS.items():
+        above = [f"colbert_core.{name}" for name, other in LAYERS.items() if other > level]
+        for path in sources(f"colbert_core/{folder}"):
+            outside = ["colbert_core.text", "colbert_core.api", "colbert_core.build"]
+            assert not under(imports_of(path), *above, *outside), path
+
+
+def test_workers_know_of_the_cluster_only_the_wire() -> None:
+    for path in sources("workers"):
+        named = under(imports_of(path), "cluster")
+        assert named == under(named, "cluster.wire"), path
+
+
+def test_the_cluster_package_itself_imports_nothing() -> None:
+    assert not imports_of(ROOT / "cluster" / "__init__.py")
+
+
+def test_the_wire_is_a_leaf() -> None:
+    for path in sources("cluster/wire"):
+        inside = under(imports_of(path), "cluster", "workers", "colbert_core")
+        allowed = ("cluster.wire", "colbert_core.types", "colbert_core.errors")
+        assert inside == under(inside, *allowed), path
+
+
+def test_only_wire_servers_and_client_touch_the_stubs() -> None:
+    for path in [*sources("cluster"), *sources("workers"), *sources("colbert_core")]:
+        if "wire" in path.parts or path in SERVING:
+            continue
+        assert not {n for n in imports_of(path) if "_pb2" in n}, path
+
+
+def test_serving_never_imports_training() -> None:
+    for path in [*SERVING, *sources("cluster"), *sources("workers")]:
+        if "train" in path.name:
+            continue
+        assert not under(imports_of(path), "colbert_core.train", "workers.train"), path
+
+
+def loaded_after(statement: str) -> set[str]:
+    """Top-level modules that are loaded after a statement in a fresh interpreter."""
+    code = f"{statement}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+        check=True,
+    )
+    return set(run.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("statement", "forbidden"),
+    [
+        ("from cluster.client import Client, AsyncClient", "ray torch transformers pyarrow"),
+        ("import colbert_core; colbert_core.Index", "ray grpc google torch transformers"),
+        ("import workers.shard_server", "torch transformers"),
+        ("import cluster.cli", "ray grpc torch transformers pyarrow"),
+    ],
+)
+def test_imports_pull_in_no_more_than_they_need(statement: str, forbidden: str) -> None:
+    assert not loaded_after(statement) & set(forbidden.split())

@@ -1,0 +1,204 @@
+"""The files of an index: what is written, what is refused, and what verify finds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from colbert_core import Index
+from colbert_core.codec import train_codec
+from colbert_core.errors import IndexCorrupt, IndexExists, IndexMissing, InvalidInput
+from colbert_core.index import (
+    ShardWriter,
+    component_bytes,
+    describe,
+    open_generation,
+    predicted_bytes,
+    verify,
+)
+from colbert_core.index.files import ArrayWriter, map_array
+from colbert_core.index.postings import build_postings
+
+
+def passages(count: int, dim: int = 32, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        x = rng.standard_normal((rng.integers(1, 12), dim)).astype(np.float32)
+        made.append(x / np.linalg.norm(x, axis=1, keepdims=True))
+    return made
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("index") / "ix"
+    texts = [f"text {i}" for i in range(120)]
+    metadata = [{"n": i, "ü": "ß"} if i % 2 else {} for i in range(120)]
+    Index.build(path, passages(120), texts=texts, metadata=metadata, shards=3)
+    return path
+
+
+@pytest.fixture
+def index(built: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(built, tmp_path / "ix"))
+
+
+@pytest.mark.parametrize("codec", ["tartan", "colbertv2"])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_bytes_follow_the_formula(codec: str, bits: int, tmp_path: Path) -> None:
+    index = Index.build(tmp_path / "ix", passages(60), codec=codec, bits=bits, shards=2)
+    stored, predicted = component_bytes(index.manifest), predicted_bytes(index.manifest)
+    assert {name: stored[name] for name in predicted} == predicted
+    assert set(stored) - set(predicted) == {"tables", "ids", "texts"}
+    assert sum(stored.values()) == describe(index.manifest)["bytes_total"]
+
+
+def test_inspect_names_what_users_ask_for(built: Path) -> None:
+    about = describe(open_generation(built).manifest)
+    wanted = "passages tokens dim centroids shards bits codec bytes_total bytes_per_token bytes"
+    assert set(wanted.split()) <= set(about)
+    assert (about["passages"], about["shards"]) == (120, 3)
+
+
+def test_a_whole_index_verifies_and_gives_back_what_was_stored(built: Path) -> None:
+    verify(built)
+    generation = open_generation(built)
+    assert [one for shard in generation.shards for one in shard.ids()] == [
+        str(i) for i in range(120)
+    ]
+    last = generation.shards[2]
+    stored = last.stored(last.passages - 1)
+    assert (stored.id, stored.text, stored.metadata) == ("119", "text 119", {"n": 119, "ü": "ß"})
+
+
+def files_of(index: Path) -> list[str]:
+    manifest = json.loads(next((index / "generations").glob("*.json")).read_text())
+    return sorted(manifest["files"])
+
+
+def test_verify_finds_a_flipped_bit_in_any_file(index: Path) -> None:
+    for name in files_of(index):
+        path = index / name
+        whole = path.read_bytes()
+        broken = bytearray(whole)
+        broken[len(broken) // 2] ^= 0x10
+        path.write_bytes(bytes(broken))
+        with pytest.raises(IndexCorrupt, match=path.name):
+            verify(index)
+        path.write_bytes(whole)
+    verify(index)
+
+
+def test_opening_refuses_a_truncated_or_missing_file(index: Path) -> None:
+    for name in files_of(index):
+        path = index / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1])
+        with pytest.raises(IndexCorrupt, match=f"{path.name}: it has"):
+            Index.open(index)
+        path.unlink()
+        with pytest.raises(IndexCorrupt, match="the manifest lists this file"):
+            Index.open(index)
+        path.write_bytes(whole)
+
+
+def test_an_edited_manifest_is_noticed(index: Path) -> None:
+    path = next((index / "generations").glob("*.json"))
+    path.write_bytes(path.read_bytes().replace(b'"bits": 2', b'"bits": 3'))
+    with pytest.raises(IndexCorrupt, match="the manifest was altered"):
+        Index.open(index)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"generation": "g"}', b"\xff\xfe"])
+def test_a_damaged_pointer_is_an_error(index: Path, content: bytes) -> None:
+    (index / "CURRENT").write_bytes(content)
+    with pytest.raises(IndexCorrupt, match="CURRENT"):
+        Index.open(index)
+
+
+def test_no_index_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(IndexMissing, match="tartan index build"):
+        Index.open(tmp_path / "nowhere")
+
+
+def test_an_index_of_a_later_version_is_refused(index: Path) -> None:
+    from colbert_core.index.manifest import Manifest
+
+    path = next((index / "generations").glob("*.json"))
+    raw = json.loads(path.read_text())
+    with pytest.raises(IndexCorrupt, match="this program reads 1: upgrade"):
+        Manifest.from_json(json.dumps({**raw, "version": 2}).encode(), "m")
+    with pytest.raises(IndexCorrupt, match=r"unknown keys \['extra'\]"):
+        Manifest.from_json(json.dumps({**raw, "extra": 1}).encode(), "m")
+
+
+def test_publishing_again_keeps_the_parent_readable(index: Path) -> None:
+    before = Index.open(index)
+    first = before.manifest.generation
+    with pytest.raises(IndexExists, match="overwrite=True"):
+        Index.build(index, passages(5))
+    after = Index.build(index, passages(5), overwrite=True)
+    assert after.manifest.parent == first
+    assert len(before.search(passages(1)[0], k=200)) == 120  # still open on the old generation
+    assert len(Index.open(index)) == 5
+
+
+def test_a_build_that_fails_leaves_nothing_half_written(tmp_path: Path) -> None:
+    vectors = passages(40)
+    vectors[30] = vectors[30] * np.nan
+    with pytest.raises(InvalidInput, match="passage 30 holds NaN"):
+        Index.build(tmp_path / "ix", vectors)
+    assert not (tmp_path / "ix").exists()
+
+
+def test_an_abandoned_shard_is_removed(tmp_path: Path) -> None:
+    vectors = passages(3)
+    codec = train_codec(np.concatenate(vectors), bits=2, centroids=4, total_tokens=20)
+    lengths = np.array([len(v) for v in vectors], np.int32)
+    with ShardWriter(tmp_path, "s", codec) as writer:  # left without `finish`
+        writer.add(codec.compress(np.concatenate(vectors)), lengths, ["a", "b", "c"])
+    assert list((tmp_path / "shards").iterdir()) == []
+    with ShardWriter(tmp_path, "s", codec) as writer:
+        short = codec.compress(vectors[0])
+        with pytest.raises(InvalidInput, match="do not fit"):
+            writer.add(short, lengths, ["a", "b", "c"])
+        writer.add(codec.compress(np.concatenate(vectors)), lengths, ["a", "b", "c"])
+        assert writer.finish().passages == 3
+    with pytest.raises(IndexExists, match="written already"):
+        ShardWriter(tmp_path, "s", codec)
+
+
+def test_postings_hold_each_passage_once_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 9, 200)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint64)
+    codes = rng.integers(0, 17, int(offsets[-1])).astype(np.uint16)
+    monkeypatch.setattr("colbert_core.index.postings.RUN_TOKENS", 50)  # many runs
+    starts, postings = build_postings(codes, offsets, 20, np.dtype(np.uint16))
+    owner = np.repeat(np.arange(200), lengths)
+    for code in range(20):
+        found = postings[int(starts[code]) : int(starts[code + 1])]
+        assert found.tolist() == sorted(set(owner[codes == code].tolist()))
+
+
+def test_array_files_are_plain_npy_and_may_be_empty(tmp_path: Path) -> None:
+    for rows in (0, 1, 1000):
+        with ArrayWriter(tmp_path / "a.npy", np.uint16, (3,)) as writer:
+            writer.append(np.arange(rows * 3).reshape(rows, 3))
+        assert np.load(tmp_path / "a.npy").shape == (rows, 3)
+        assert map_array(tmp_path / "a.npy").shape == (rows, 3)
+        assert (tmp_path / "a.npy").stat().st_size == 128 + rows * 6
+
+
+def test_the_same_vectors_and_seed_give_the_same_bytes(tmp_path: Path) -> None:
+    sums = []
+    for name, vectors in (("a", passages(50)), ("b", passages(50)), ("c", passages(50, seed=1))):
+        manifest = Index.build(tmp_path / name, vectors, shards=2).manifest
+        sums.append([manifest.files[name].sha256 for name in sorted(manifest.files)])
+    assert sums[0] == sums[1]
+    assert sums[0] != sums[2]
