@@ -15,7 +15,7 @@ from ir_measures import RR, R, nDCG
 
 from cluster.beir import Judged
 from colbert_core.text import Encoder
-from colbert_core.types import F32, Passage
+from colbert_core.types import F32, I32, Passage
 
 DEPTH = 100
 BATCH_PASSAGES = 256
@@ -98,7 +98,7 @@ def uncompressed_run(
 
 
 def _maxsim(
-    Q_MD: F32, starts: np.ndarray[tuple[int], np.dtype[np.int64]], vectors_TD: F32, doclens_N: F32
+    Q_MD: F32, starts: np.ndarray[tuple[int], np.dtype[np.int64]], vectors_TD: F32, doclens_N: I32
 ) -> F32:
     """Scores float32 [queries, passages]."""
     firsts = np.cumsum([0, *doclens_N[:-1]])

@@ -169,7 +169,8 @@ def _check_passage(one: AnyArray, number: int, dim: int, settings: Settings) -> 
     if not np.isfinite(norms_T).all():
         raise CorpusError(f"passage {number} holds NaN or infinity; check the model's output")
     if settings.normalize:
-        return vectors_TD / np.maximum(norms_T, 1e-12)[:, None]
+        vectors_TD = vectors_TD / np.maximum(norms_T, 1e-12)[:, None]
+        return vectors_TD
     worst = int(np.abs(norms_T - 1).argmax())
     if abs(norms_T[worst] - 1) > NORM_TOLERANCE:
         raise CorpusError(

@@ -119,10 +119,11 @@ class Codec:
     def decode(self, tokens: Compressed) -> F32:
         """Compressed tokens → float32 [T, D] in the model's space, for tests and export."""
         indices_TD = unpack_planes(tokens.residuals_TB, self.bits, self.dim)
-        decoded_TD = self.tables.alpha[tokens.scales_T, None] * self.centroids_CD[tokens.codes_T]
+        decoded_TD: F32 = self.centroids_CD[tokens.codes_T]
+        decoded_TD *= self.tables.alpha[tokens.scales_T, None]
         decoded_TD += self.tables.beta[tokens.scales_T, None] * self.tables.levels[indices_TD]
         if self.normalize:
-            decoded_TD /= np.linalg.norm(decoded_TD, axis=1, keepdims=True)
+            decoded_TD /= np.linalg.norm(decoded_TD, axis=1, keepdims=True).astype(np.float32)
         return decoded_TD if self.rotation_DD is None else decoded_TD @ self.rotation_DD.T
 
     def save(self, folder: Path) -> None:

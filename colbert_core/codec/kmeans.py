@@ -89,4 +89,5 @@ def _means(sample_SD: F32, codes_S: I32, count: int, rng: np.random.Generator) -
     dead = np.flatnonzero(norms_C < 1e-6)
     sums_CD[dead] = sample_SD[rng.choice(len(sample_SD), len(dead))]
     norms_C[dead] = 1.0
-    return sums_CD / norms_C[:, None]
+    sums_CD /= norms_C[:, None]
+    return sums_CD

@@ -40,7 +40,8 @@ def quantise_centroids(centroids_CD: F32) -> tuple[I8, F32]:
 def storable(centroids_CD: F32) -> F32:
     """Centroids as they will be read back from int8."""
     codes_CD, scales_C = quantise_centroids(centroids_CD)
-    return codes_CD * scales_C[:, None]
+    exact_CD: F32 = codes_CD * scales_C[:, None]
+    return exact_CD
 
 
 def train_tables(sample_SD: F32, centroids_CD: F32, *, bits: int, seed: int) -> Tables:
@@ -53,7 +54,7 @@ def train_tables(sample_SD: F32, centroids_CD: F32, *, bits: int, seed: int) -> 
     nearest_SD = centroids_CD[NearestCentroid(centroids_CD)(sample_SD)]
     residuals_SD = sample_SD - nearest_SD
     levels = lloyd_max(residuals_SD / _rms(residuals_SD), bits)
-    cutoffs = (levels[1:] + levels[:-1]) / 2
+    cutoffs = ((levels[1:] + levels[:-1]) / 2).astype(np.float32)
     _, alpha_S, beta_S = _fit(levels, cutoffs, sample_SD, nearest_SD)
     steps_alpha, steps_beta = (_steps(scales_S) for scales_S in (alpha_S, beta_S))
     return Tables(
@@ -74,7 +75,8 @@ def lloyd_max(components: F32, bits: int) -> F32:
     levels = np.maximum(levels, 1e-6)
     step = levels[-1] / 127
     grid = np.rint(np.concatenate([-levels[::-1], levels]) / step)
-    return (grid * step).astype(np.float32)
+    symmetric: F32 = (grid * step).astype(np.float32)
+    return symmetric
 
 
 def quantise(tables: Tables, vectors_TD: F32, centroids_TD: F32) -> tuple[U8, U8]:
@@ -112,11 +114,13 @@ def _fit(
 
 def _rms(residuals_TD: F32) -> F32:
     mean_T1 = np.sqrt(np.mean(residuals_TD * residuals_TD, axis=1, keepdims=True))
-    return np.maximum(mean_T1, 1e-6).astype(np.float32)
+    floor_T1: F32 = np.maximum(mean_T1, 1e-6).astype(np.float32)
+    return floor_T1
 
 
 def _dot(a_TD: F32, b_TD: F32) -> AnyArray:
-    return np.einsum("td,td->t", a_TD, b_TD)[:, None]
+    products_T1: AnyArray = np.einsum("td,td->t", a_TD, b_TD)[:, None]
+    return products_T1
 
 
 def _steps(scales_S: AnyArray) -> F32:
@@ -132,7 +136,8 @@ def _cell_means(values: AnyArray, levels: AnyArray) -> AnyArray:
     cells = np.searchsorted((levels[1:] + levels[:-1]) / 2, values)
     counts = np.bincount(cells, minlength=len(levels))
     sums = np.bincount(cells, weights=values, minlength=len(levels))
-    return np.where(counts, sums / np.maximum(counts, 1), levels)
+    means: AnyArray = np.where(counts, sums / np.maximum(counts, 1), levels)
+    return means
 
 
 def _nearest_step(steps: F32, values_T: AnyArray) -> U8:

@@ -38,7 +38,7 @@ class ArrayWriter:
         if rows.shape[1:] != self._row_shape:
             raise ValueError(f"rows of shape {rows.shape[1:]} do not fit {self._row_shape}")
         if rows.size:  # a view of nothing cannot be cast
-            self._file.write(memoryview(np.ascontiguousarray(rows, self._dtype)).cast("B"))
+            self._file.write(np.ascontiguousarray(rows, self._dtype).data.cast("B"))
         self.rows += len(rows)
 
     def close(self) -> None:
@@ -80,10 +80,11 @@ def map_array(path: Path) -> AnyArray:
     try:
         # numpy cannot map an array without elements; there is nothing to map then.
         if path.stat().st_size <= _HEADER_BYTES:
-            return np.load(path, allow_pickle=False)
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+            return np.asarray(np.load(path, allow_pickle=False))
+        mapped: AnyArray = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise IndexCorrupt(f"{path}: the array cannot be mapped: {error}") from error
+    return mapped
 
 
 def narrowest(largest: int) -> np.dtype[Any]:

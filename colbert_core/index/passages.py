@@ -91,7 +91,7 @@ class PassageReader:
         batches = self._ids.num_record_batches
         if not batches:
             return 0
-        return (batches - 1) * BATCH + int(self._ids.get_batch(batches - 1).num_rows)
+        return (batches - 1) * BATCH + len(self._ids.get_batch(batches - 1))
 
     def id(self, pid: int) -> str:
         """The user's id of passage `pid`."""

@@ -47,7 +47,8 @@ def _runs(codes_T: AnyArray, offsets_N1: AnyArray) -> Iterator[tuple[I64, I64]]:
         stop = int(np.searchsorted(offsets_N1, np.uint64(limit), side="right")) - 1
         stop = min(max(stop, start + 1), passages)
         first, last = int(offsets_N1[start]), int(offsets_N1[stop])
-        lengths = np.diff(offsets_N1[start : stop + 1].astype(np.int64))
+        ends_N1: I64 = offsets_N1[start : stop + 1].astype(np.int64)
+        lengths = ends_N1[1:] - ends_N1[:-1]
         pid_T = np.repeat(np.arange(stop - start), lengths)
         pairs = np.unique(codes_T[first:last].astype(np.int64) * (stop - start) + pid_T)
         code_E, pid_E = np.divmod(pairs, stop - start)
