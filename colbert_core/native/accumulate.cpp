@@ -49,7 +49,19 @@ void keep_best_totals(std::vector<uint64_t>& keys, size_t count, std::vector<uin
 
 }  // namespace
 
-Shard::Span Shard::posting_span(size_t centroid, size_t postings) const {
+// Asks for the next posting list, and for where the one after it begins. The offsets are not
+// checked yet: addresses are computed as integers.
+template <class Id>
+void Shard::prefetch_list(const Probes& probes, size_t probe, std::span<const Id> postings) const {
+  if (probe + 2 >= probes.ids_LP.size()) return;
+  const uint64_t* const offsets = arrays_.posting_offsets_C1.data();
+  __builtin_prefetch(offsets + probes.ids_LP[probe + 2]);
+  const uintptr_t next = reinterpret_cast<uintptr_t>(postings.data()) +
+                         static_cast<uintptr_t>(offsets[probes.ids_LP[probe + 1]]) * sizeof(Id);
+  __builtin_prefetch(reinterpret_cast<const void*>(next));
+}
+
+Range Shard::posting_span(size_t centroid, size_t postings) const {
   const size_t begin = arrays_.posting_offsets_C1[centroid];
   const size_t end = arrays_.posting_offsets_C1[centroid + 1];
   if (begin > end || end > postings) {
@@ -74,7 +86,8 @@ void Shard::walk_postings(std::span<const Id> postings, const Probes& probes, Al
     const uint32_t stamp = first_stamp + token;
     const float last = probes.scores_LP[(token + 1) * per_token - 1];
     for (size_t probe = token * per_token; probe < (token + 1) * per_token; ++probe) {
-      const Span span = posting_span(static_cast<size_t>(probes.ids_LP[probe]), postings.size());
+      const Range span = posting_span(static_cast<size_t>(probes.ids_LP[probe]), postings.size());
+      prefetch_list(probes, probe, postings);
       const float gain = std::nearbyint((probes.scores_LP[probe] - last) * factor);
       const uint32_t addend =
           1 + static_cast<uint32_t>(std::min(gain, static_cast<float>(kFinestAddend)));

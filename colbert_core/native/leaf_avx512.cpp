@@ -8,12 +8,16 @@
 namespace tartan {
 namespace {
 
+// The accumulators have the type that the instruction has: through __m512i, gcc 12 copies every one
+// of them in every step.
+typedef int32_t Int16 __attribute__((vector_size(64)));
+
 struct Avx512 {
-  using I = __m512i;
+  using I = Int16;
   using F = __m512;
   using F16 = __m512;
-  using Quads = __m512i;
-  using Row = __m512i;
+  using Quads = Int16;
+  using Row = Int16;
   using Bytes = __m256i;
   using Table = __m256i;
   static constexpr int kBias = 128;
@@ -21,30 +25,29 @@ struct Avx512 {
   template <int G>
   static constexpr int kTile = 8;
 
-  static I splat_i(int32_t value) { return _mm512_set1_epi32(value); }
-  static I bias_correction(const int32_t* sums) {
-    return _mm512_slli_epi32(_mm512_sub_epi32(_mm512_setzero_si512(), _mm512_loadu_si512(sums)), 7);
-  }
+  static I splat_i(int32_t value) { return I(_mm512_set1_epi32(value)); }
+  static I bias_correction(const int32_t* sums) { return I(_mm512_loadu_si512(sums)) * -kBias; }
 
   template <bool kLevels>
   static const uint8_t* query_side(const QueryBlock& query) {
     return kLevels ? reinterpret_cast<const uint8_t*>(query.i8) : query.u8;
   }
-  static Quads load_quads(const uint8_t* p) { return _mm512_loadu_si512(p); }
+  static Quads load_quads(const uint8_t* p) { return Quads(_mm512_loadu_si512(p)); }
   static Row load_row(const uint8_t* p) {
     int32_t quad;
     __builtin_memcpy(&quad, p, 4);
-    return _mm512_set1_epi32(quad);
+    return Row(_mm512_set1_epi32(quad));
   }
   template <bool kLevels>
   static I dot(I acc, Quads q, Row row) {
-    return kLevels ? _mm512_dpbusd_epi32(acc, row, q) : _mm512_dpbusd_epi32(acc, q, row);
+    return kLevels ? I(_mm512_dpbusd_epi32(__m512i(acc), __m512i(row), __m512i(q)))
+                   : I(_mm512_dpbusd_epi32(__m512i(acc), __m512i(q), __m512i(row)));
   }
 
   static F splat(float value) { return _mm512_set1_ps(value); }
   static F load(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, F value) { _mm512_storeu_ps(p, value); }
-  static F to_float(I value) { return _mm512_cvtepi32_ps(value); }
+  static F to_float(I value) { return _mm512_cvtepi32_ps(__m512i(value)); }
   static F widen(const int8_t* p) {
     return _mm512_cvtepi32_ps(
         _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));

@@ -40,10 +40,11 @@ size_t Shard::decode_tile(size_t begin, size_t end, Scratch& scratch) const {
   return count;
 }
 
-// Fills scratch.best and scratch.best_token: per query token the best token of the passage.
+// Fills scratch.best, and scratch.best_token if wanted: per query token the passage's best token.
+template <bool kWithTokens>
 void Shard::best_of_passage(uint32_t pid, Scratch& scratch) const {
   const Leaf& leaf = active_leaf();
-  const Span span = passage_span(pid);
+  const Range span = passage_span(pid);
   scratch.best.assign(scratch.query.tokens(), -std::numeric_limits<float>::infinity());
   scratch.best_token.assign(scratch.query.tokens(), 0);
   float* const dots = scratch.dots.grow(kTileTokens * kBlock);
@@ -52,25 +53,30 @@ void Shard::best_of_passage(uint32_t pid, Scratch& scratch) const {
     for (const QueryBlock& block : scratch.query.blocks()) {
       leaf.dots(scratch.vectors.data(), count, dim(), block, dots);
       float* const best = scratch.best.data() + block.first;
-      int32_t* const best_token = scratch.best_token.data() + block.first;
+      [[maybe_unused]] int32_t* const best_token = scratch.best_token.data() + block.first;
       for (size_t t = 0; t < count; ++t) {
         const float* const row = dots + t * static_cast<size_t>(block.lanes());
-        const int32_t token = static_cast<int32_t>(begin - span.begin + t);
+        [[maybe_unused]] const int32_t token = static_cast<int32_t>(begin - span.begin + t);
+        if constexpr (kWithTokens) {
+          for (int lane = 0; lane < block.tokens; ++lane) {
+            if (row[lane] > best[lane]) best_token[lane] = token;
+          }
+        }
         for (int lane = 0; lane < block.tokens; ++lane) {
-          const bool better = row[lane] > best[lane];
-          best[lane] = better ? row[lane] : best[lane];
-          best_token[lane] = better ? token : best_token[lane];
+          best[lane] = row[lane] > best[lane] ? row[lane] : best[lane];
         }
       }
     }
   }
 }
 
+template void Shard::best_of_passage<true>(uint32_t pid, Scratch& scratch) const;
+
 void Shard::precise(std::span<const uint32_t> pids, Deadline deadline, float* totals,
                     Scratch& scratch) const {
   for (size_t i = 0; i < pids.size(); ++i) {
     if (i % kBatch == 0) deadline.check("precise scoring");
-    best_of_passage(pids[i], scratch);
+    best_of_passage<false>(pids[i], scratch);
     float total = 0;
     for (const float best : scratch.best) total += best;
     totals[i] = total;

@@ -14,6 +14,8 @@ namespace tartan {
 
 namespace {
 
+constexpr size_t kTokensAhead = 128;  // of the next passage; the processor's own prefetcher follows
+
 void prefetch(const void* begin, size_t bytes) {
   for (size_t at = 0; at < bytes; at += 64) {
     __builtin_prefetch(static_cast<const char*>(begin) + at);
@@ -22,29 +24,48 @@ void prefetch(const void* begin, size_t bytes) {
 
 }  // namespace
 
-// Fills token_rows for every token of the passages, and `missing`.
-void Shard::assign_rows(std::span<const uint32_t> pids, Scratch& scratch) const {
+// The passages' tokens, with everything that will be read of them asked for ahead of time.
+void Shard::find_spans(std::span<const uint32_t> pids, Scratch& scratch) const {
+  for (const uint32_t pid : pids) prefetch(arrays_.offsets_N1.data() + pid, 2 * sizeof(uint64_t));
+  scratch.spans.clear();
+  for (const uint32_t pid : pids) {
+    const Range span = passage_span(pid);
+    scratch.spans.push_back(span);
+    std::visit(
+        [&](auto codes) {
+          prefetch(codes.data() + span.begin, (span.end - span.begin) * sizeof(codes[0]));
+        },
+        arrays_.codes_T);
+  }
+}
+
+// Fills token_rows for every token of the spans, and `missing`.
+void Shard::assign_rows(Scratch& scratch) const {
+  size_t tokens = 0;
+  for (const Range& span : scratch.spans) tokens += span.end - span.begin;
+  uint32_t* row = scratch.token_rows.grow(tokens);
+  uint32_t* missing = scratch.missing.grow(tokens);
   auto* const slots = scratch.row_of.data();
   const size_t centroids = table_.centroids();
-  scratch.missing.clear();
-  scratch.token_rows.clear();
+  const uint32_t epoch = scratch.row_epoch;
+  uint32_t rows = scratch.rows;
   std::visit(
       [&](auto codes) {
-        for (const uint32_t pid : pids) {
-          const Span span = passage_span(pid);
+        for (const Range& span : scratch.spans) {
           for (size_t token = span.begin; token < span.end; ++token) {
             const uint32_t code = codes[token];
             if (code >= centroids) this->code(token);  // throws
             auto& slot = slots[code];
-            if (slot.stamp != scratch.row_epoch) {
-              slot = {scratch.row_epoch, scratch.rows++};
-              scratch.missing.push_back(code);
+            if (slot.stamp != epoch) {
+              slot = {epoch, rows++};
+              *missing++ = code;
             }
-            scratch.token_rows.push_back(slot.value);
+            *row++ = slot.value;
           }
         }
       },
       arrays_.codes_T);
+  scratch.rows = rows;
 }
 
 void Shard::scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, float* totals,
@@ -52,9 +73,10 @@ void Shard::scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, 
   const Leaf& leaf = active_leaf();
   const size_t lanes = static_cast<size_t>(block.lanes());
   const size_t known = scratch.rows;
-  assign_rows(pids, scratch);
+  find_spans(pids, scratch);
+  assign_rows(scratch);
   scratch.S.grow(scratch.rows * lanes);
-  leaf.centroid_scores(table_.view(), scratch.missing.data(), scratch.missing.size(), block,
+  leaf.centroid_scores(table_.view(), scratch.missing.data(), scratch.rows - known, block,
                        scratch.S.data() + known * lanes);
 
   ScanTables tables;
@@ -68,10 +90,10 @@ void Shard::scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, 
   const size_t bytes = dim() * static_cast<size_t>(arrays_.bits) / 8;
   const uint32_t* rows = scratch.token_rows.data();
   for (size_t i = 0; i < pids.size(); ++i) {
-    const Span span = passage_span(pids[i]);
+    const Range span = scratch.spans[i];
     if (i + 1 < pids.size()) {
-      const Span next = passage_span(pids[i + 1]);
-      const size_t tokens = std::min<size_t>(next.end - next.begin, 128);
+      const Range next = scratch.spans[i + 1];
+      const size_t tokens = std::min<size_t>(next.end - next.begin, kTokensAhead);
       prefetch(arrays_.residuals.data() + next.begin * bytes, tokens * bytes);
       prefetch(arrays_.scales_T.data() + next.begin, tokens);
     }

@@ -6,6 +6,7 @@
 
 #include "common.hpp"
 #include "query_pack.hpp"
+#include "shard.hpp"
 
 namespace tartan {
 
@@ -55,10 +56,11 @@ struct Scratch {
   std::vector<float> scores;
   StampedArray<uint32_t> row_of;  // [C]
   uint32_t row_epoch = 0;
-  uint32_t rows = 0;                 // rows of S in use
-  AlignedBuffer<float> S;            // [rows][lanes]
-  std::vector<uint32_t> missing;     // centroids whose row is to be computed
-  std::vector<uint32_t> token_rows;  // row of every token of a batch
+  uint32_t rows = 0;                   // rows of S in use
+  AlignedBuffer<float> S;              // [rows][lanes]
+  std::vector<Range> spans;            // tokens of every passage of a batch
+  AlignedBuffer<uint32_t> missing;     // centroids whose row is to be computed
+  AlignedBuffer<uint32_t> token_rows;  // row of every token of a batch
   AlignedBuffer<uint8_t> tile;
 
   // precise

@@ -92,7 +92,7 @@ Shard::Shard(const CentroidTable& table, const ShardArrays& arrays)
 
 Shard::~Shard() = default;
 
-Shard::Span Shard::passage_span(size_t pid) const {
+Range Shard::passage_span(size_t pid) const {
   const size_t begin = arrays_.offsets_N1[pid];
   const size_t end = arrays_.offsets_N1[pid + 1];
   if (begin >= end || end > tokens()) {
@@ -215,7 +215,7 @@ void Shard::match(std::span<const float> Q_LD, int64_t pid, int32_t* best, float
   check_pid(pid);
   auto scratch = scratches_.borrow();
   scratch->query.pack(Q_LD, dim());
-  best_of_passage(static_cast<uint32_t>(pid), *scratch);
+  best_of_passage<true>(static_cast<uint32_t>(pid), *scratch);
   std::copy(scratch->best_token.begin(), scratch->best_token.end(), best);
   std::copy(scratch->best.begin(), scratch->best.end(), scores);
 }

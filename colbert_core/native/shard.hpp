@@ -56,6 +56,11 @@ class Deadline {
   double seconds_;
 };
 
+// A range of tokens or of postings.
+struct Range {
+  size_t begin, end;
+};
+
 struct Scratch;
 
 class Shard {
@@ -86,10 +91,6 @@ class Shard {
   void age_scratch() const;
 
  private:
-  struct Span {
-    size_t begin, end;
-  };
-
   // accumulate.cpp
   size_t find_candidates(const Probes& probes, size_t wanted, size_t candidates, Allowed allowed,
                          Deadline deadline, Scratch& scratch) const;
@@ -97,19 +98,23 @@ class Shard {
   template <class Id>
   void walk_postings(std::span<const Id> postings, const Probes& probes, Allowed allowed,
                      Scratch& scratch) const;
-  Span posting_span(size_t centroid, size_t postings) const;
+  template <class Id>
+  void prefetch_list(const Probes& probes, size_t probe, std::span<const Id> postings) const;
+  Range posting_span(size_t centroid, size_t postings) const;
   // scan.cpp
   void scan(Deadline deadline, Scratch& scratch) const;
   void scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, float* totals,
                   Scratch& scratch) const;
-  void assign_rows(std::span<const uint32_t> pids, Scratch& scratch) const;
+  void find_spans(std::span<const uint32_t> pids, Scratch& scratch) const;
+  void assign_rows(Scratch& scratch) const;
   // precise.cpp
   void precise(std::span<const uint32_t> pids, Deadline deadline, float* totals,
                Scratch& scratch) const;
+  template <bool kWithTokens>
   void best_of_passage(uint32_t pid, Scratch& scratch) const;
   size_t decode_tile(size_t begin, size_t end, Scratch& scratch) const;
   // shard.cpp
-  Span passage_span(size_t pid) const;
+  Range passage_span(size_t pid) const;
   uint32_t code(size_t token) const;
   void check_pid(int64_t pid) const;
   void check_allowed(const Allowed& allowed) const;

@@ -19,4 +19,5 @@ export PYTHONMALLOC=malloc  # small blocks too get their red zones
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 export TARTAN_NATIVE
 TARTAN_NATIVE=$(find "$(realpath "$build")" -maxdepth 1 -name '_native*.so')
-LD_PRELOAD=$runtime exec "$python" -m pytest tests/kernels -p no:cacheprovider "$@"
+# -s: a report that ends the process must not be caught by pytest.
+LD_PRELOAD=$runtime exec "$python" -m pytest tests/kernels -s -p no:cacheprovider "$@"
