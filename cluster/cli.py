@@ -53,27 +53,27 @@ def index_build(
     model: Annotated[
         str, typer.Option("--model", help="Path, hub name, or alias of a ColBERT or any encoder.")
     ] = "minilm-untrained",
-    bits: Annotated[int, typer.Option("--bits", min=1, max=4, help="Residual bits.")] = 2,
+    bits: Annotated[int, typer.Option("--bits", help="Residual bits.")] = 2,
     codec: Annotated[
         CodecName, typer.Option("--codec", help="`tartan`, or `colbertv2` as in the paper.")
     ] = CodecName.tartan,
     shards: Annotated[
-        int | None, typer.Option("--shards", min=1, help="By default as few as keep below 8 GiB.")
+        int | None, typer.Option("--shards", help="By default as few as keep below 8 GiB.")
     ] = None,
     dim: Annotated[
         int | None,
-        typer.Option("--dim", min=8, help="Reduce by PCA; by default the model's choice."),
+        typer.Option("--dim", help="Reduce by PCA; by default the model's choice."),
     ] = None,
     centroids: Annotated[
-        int | None, typer.Option("--centroids", min=1, help="By default 2^⌊log2(16·√tokens)⌋.")
+        int | None, typer.Option("--centroids", help="By default 2^⌊log2(16·√tokens)⌋.")
     ] = None,
     doc_maxlen: Annotated[
-        int | None, typer.Option("--doc-maxlen", min=4, help="Tokens kept of a passage.")
+        int | None, typer.Option("--doc-maxlen", help="Tokens kept of a passage.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="By default one per GPU, else per CPU.")
+        int | None, typer.Option("--workers", help="By default one per GPU, else per CPU.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sample and centroids.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the sample and centroids.")] = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Publish a new generation where an index exists.")
     ] = False,
@@ -126,9 +126,7 @@ def serve_command(
     index: IndexPath,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 50051,
-    replicas: Annotated[
-        int, typer.Option("--replicas", min=1, help="Shard servers for each shard.")
-    ] = 1,
+    replicas: Annotated[int, typer.Option("--replicas", help="Shard servers for each shard.")] = 1,
     start_timeout_s: Annotated[
         float, typer.Option("--start-timeout", help="Seconds for all servers to come up.")
     ] = 120.0,
@@ -208,7 +206,7 @@ def eval_command(
         ),
     ] = False,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Only the first so many queries.")
+        int | None, typer.Option("--limit", help="Only the first so many queries.")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -175,8 +175,9 @@ class BarProgress:
         self._bars.stop()
 
 
-def progress_for(stream: TextIO = sys.stderr) -> Progress:
-    """Bars where a person watches, lines elsewhere."""
+def progress_for(stream: TextIO | None = None) -> Progress:
+    """Bars where a person watches, lines elsewhere; on standard error by default."""
+    stream = stream or sys.stderr
     if stream.isatty():
         return BarProgress(Console(file=stream))
     return PlainProgress(stream)

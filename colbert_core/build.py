@@ -170,9 +170,7 @@ def _check_passage(one: AnyArray, number: int, dim: int, settings: Settings) -> 
         raise CorpusError(f"passage {number} holds NaN or infinity; check the model's output")
     if settings.normalize:
         vectors_TD = vectors_TD / np.maximum(norms_T, 1e-12)[:, None]
-        return vectors_TD
-    worst = int(np.abs(norms_T - 1).argmax())
-    if abs(norms_T[worst] - 1) > NORM_TOLERANCE:
+    elif abs(norms_T[worst := int(np.abs(norms_T - 1).argmax())] - 1) > NORM_TOLERANCE:
         raise CorpusError(
             f"passage {number}, token {worst}: the vector's length is {norms_T[worst]:.4g} and "
             "must be 1; normalise the vectors, or pass normalize=True"

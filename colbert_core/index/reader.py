@@ -58,6 +58,11 @@ class ShardReader:
                 f"{entry.passages}"
             )
         self._passages = PassageReader(self.folder)
+        if len(self._passages) != entry.passages:
+            raise IndexCorrupt(
+                f"{self.folder / 'ids.arrow'}: it names {len(self._passages)} passages; the "
+                f"manifest says {entry.passages}"
+            )
 
     @property
     def passages(self) -> int:
