@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from colbert_core.index import Manifest
+from colbert_core.index.inspect import describe
+
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
@@ -50,6 +53,38 @@ class BuildReport:
         return asdict(self)
 
 
-def peak_rss_bytes() -> int:
+def make_report(
+    manifest: Manifest,
+    *,
+    index: str,
+    model: str,
+    empty: int,
+    workers: int,
+    seconds: Mapping[str, float],
+) -> BuildReport:
+    """The report of a generation that was just published."""
+    figures = describe(manifest)
+    return BuildReport(
+        index=index,
+        generation=manifest.generation,
+        model=model,
+        passages=manifest.passages,
+        tokens=manifest.tokens,
+        truncated=manifest.truncated,
+        empty=empty,
+        dim=int(figures["dim"]),
+        bits=int(figures["bits"]),
+        codec=str(figures["codec"]),
+        centroids=int(figures["centroids"]),
+        shards=len(manifest.shards),
+        workers=workers,
+        seconds={stage: round(value, 3) for stage, value in seconds.items()},
+        bytes_total=int(figures["bytes_total"]),
+        bytes_per_token=float(figures["bytes_per_token"]),
+        driver_peak_rss_bytes=_peak_rss_bytes(),
+    )
+
+
+def _peak_rss_bytes() -> int:
     """The most memory that this process has held (Linux counts it in KiB)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -26,7 +26,8 @@ from pathlib import Path
 
 import ray
 
-from cluster.build_report import BuildReport, peak_rss_bytes
+from cluster.build_report import BuildReport, make_report
+from cluster.build_settings import BuildSettings, absolute_if_folder
 from cluster.codec_sample import KeptVectors, fit_projection
 from cluster.corpus_units import StagedCorpus, stage_corpus
 from cluster.index_folder import BuildPlace, building, check_place
@@ -44,8 +45,7 @@ from cluster.worker_pool import Work, WorkerPool
 from colbert_core.codec import Codec, check_settings, train_codec
 from colbert_core.errors import InvalidInput
 from colbert_core.index import Manifest, ShardEntry, publish, write_codec
-from colbert_core.index.inspect import describe
-from colbert_core.text.aliases import DEFAULT_MODEL, locate
+from colbert_core.text.aliases import DEFAULT_MODEL
 from colbert_core.text.corpus import Corpus, corpus_files
 from colbert_core.text.identity import ModelIdentity
 from colbert_core.text.projection import matrix_sha256
@@ -55,36 +55,6 @@ from workers.shard_builder import ShardTask
 from workers.units import Staging, Unit
 
 SAMPLE_BYTES = 2 * 2**30  # most that the sample of a very large corpus may take in the driver
-
-
-@dataclass(frozen=True, slots=True)
-class BuildSettings:
-    """How to build. `None` means: derived from the corpus, the model or the cluster."""
-
-    model: str = DEFAULT_MODEL
-    bits: int = 2
-    codec: str = "tartan"
-    shards: int | None = None
-    dim: int | None = None
-    centroids: int | None = None
-    seed: int = 0
-    doc_maxlen: int | None = None
-
-    def check(self) -> None:
-        """Refuse what cannot work, before any work.
-
-        Raises:
-            InvalidInput: naming the value, the limit and the remedy.
-            ModelError: there is no such model.
-        """
-        check_settings(name=self.codec, bits=self.bits, dim=self.dim or 8)
-        for name in ("shards", "centroids", "doc_maxlen"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InvalidInput(f"{name} is {value}; give 1 or more, or leave it out")
-        if self.seed < 0:
-            raise InvalidInput(f"seed is {self.seed}; give 0 or more")
-        locate(self.model)
 
 
 def build_index(
@@ -126,7 +96,7 @@ def build_index(
         Unavailable: Ray, or workers on it, cannot be had.
     """
     settings = BuildSettings(
-        _absolute_if_folder(model), bits, codec, shards, dim, centroids, seed, doc_maxlen
+        absolute_if_folder(model), bits, codec, shards, dim, centroids, seed, doc_maxlen
     )
     settings.check()
     check_place(Path(out).expanduser().absolute(), overwrite=overwrite)
@@ -176,7 +146,14 @@ class _Job:
             )
         manifest = self.publish(codec, projection, entries, identity, units, corpus)
         self.seconds["total"] = time.monotonic() - began
-        return self.report(manifest, corpus, worker_count)
+        return make_report(
+            manifest,
+            index=str(self.place.index),
+            model=self.settings.model,
+            empty=corpus.empty,
+            workers=worker_count,
+            seconds=self.seconds,
+        )
 
     def read(self, files: Sequence[Path]) -> StagedCorpus:
         """Check the corpus and cut it into units."""
@@ -336,28 +313,6 @@ class _Job:
             self.progress.advance(1)
         return manifest
 
-    def report(self, manifest: Manifest, corpus: StagedCorpus, workers: int) -> BuildReport:
-        figures = describe(manifest)
-        return BuildReport(
-            index=str(self.place.index),
-            generation=manifest.generation,
-            model=self.settings.model,
-            passages=manifest.passages,
-            tokens=manifest.tokens,
-            truncated=manifest.truncated,
-            empty=corpus.empty,
-            dim=int(figures["dim"]),
-            bits=int(figures["bits"]),
-            codec=str(figures["codec"]),
-            centroids=int(figures["centroids"]),
-            shards=len(manifest.shards),
-            workers=workers,
-            seconds={stage: round(value, 3) for stage, value in self.seconds.items()},
-            bytes_total=int(figures["bytes_total"]),
-            bytes_per_token=float(figures["bytes_per_token"]),
-            driver_peak_rss_bytes=peak_rss_bytes(),
-        )
-
     @contextmanager
     def stage(self, name: str, total: int | None, noun: str) -> Iterator[None]:
         """Time a stage and show it."""
@@ -366,10 +321,3 @@ class _Job:
         yield
         self.progress.finish()
         self.seconds[name] = time.monotonic() - began
-
-
-def _absolute_if_folder(model: str | os.PathLike[str]) -> str:
-    """A model's folder by its full path, for workers start elsewhere; names stay as they are."""
-    name = os.fspath(model)
-    folder = Path(name).expanduser()
-    return str(folder.absolute()) if folder.is_dir() else name

@@ -6,7 +6,7 @@
 Three cases, in this order: this process already has Ray (it is used, and left running);
 `RAY_ADDRESS` names a cluster (it is joined, and left running); otherwise a private Ray starts
 here and ends with the block. Ray's own files live in a short folder of their own
-(its socket paths must stay under 108 characters) that is removed unless the block fails.
+(its socket paths must stay under 108 characters), kept only where its logs may explain a failure.
 Token authentication, on by default since Ray 2.60, needs nothing from the user: Ray writes a token
 under the home directory, and where that is impossible this process makes one for itself alone.
 """
@@ -28,7 +28,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
 
-from colbert_core.errors import Unavailable
+from colbert_core.errors import JobFailed, TartanError, Unavailable
 
 OBJECT_STORE_BYTES = 512 * 2**20  # paths and tables travel through Ray, never embeddings
 START_ATTEMPTS = 2  # a raylet has 30 s to start; a busy machine may miss it once
@@ -67,14 +67,18 @@ def ray_session(*, purpose: str, cpus: int | None = None) -> Iterator[RaySession
             ray.shutdown()
     else:
         folder = _start(purpose, cpus)
+        keep = False
         try:
             yield _describe(started=True)
-        except BaseException:
-            ray.shutdown()
-            _log.info("Ray's own logs are kept in %s", folder)
+        except Exception as error:
+            keep = isinstance(error, JobFailed | Unavailable) or not isinstance(error, TartanError)
             raise
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            ray.shutdown()
+            if keep:
+                _log.warning("Ray's own logs are kept in %s", folder)
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _join(address: str, purpose: str) -> None:

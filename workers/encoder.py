@@ -19,6 +19,7 @@ from colbert_core.codec import Codec, Compressed
 from colbert_core.errors import JobFailed
 from colbert_core.index import ShardEntry
 from colbert_core.types import F32
+from workers.memory import bound_kernel_caches, release_freed_memory
 from workers.shard_builder import ShardTask, build_shard
 from workers.units import Staging, Unit, UnitChunk, UnitVectors
 
@@ -107,6 +108,7 @@ class EncoderWorker:
         """Encode a sampled unit and keep its vectors."""
         vectors = self._encode(unit)
         self._staging.write_vectors(unit.index, vectors)
+        release_freed_memory()
         return _result(unit, vectors)
 
     def compress(self, unit: Unit, codec: CodecRef) -> UnitResult:
@@ -117,6 +119,7 @@ class EncoderWorker:
         chunk = UnitChunk(tokens, vectors.doclens_N, vectors.truncated)
         self._staging.write_chunk(unit.index, chunk)
         self._staging.vectors_path(unit.index).unlink(missing_ok=True)
+        release_freed_memory()
         return _result(unit, vectors)
 
     def build_shard(self, index: str, task: ShardTask, codec: CodecRef) -> ShardEntry:
@@ -125,6 +128,7 @@ class EncoderWorker:
 
     def _model(self) -> Encoder:
         if self._encoder is None:
+            bound_kernel_caches()
             from colbert_core.text import Encoder  # torch: in the worker, not where this is sent
 
             settings = self._settings

@@ -15,9 +15,11 @@ from colbert_core.index import verify
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 PROGRAM = """
-import sys
+import signal, sys
 from cluster.index_job import build_index
 from cluster.progress import PlainProgress
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" had it ignored
 
 class Told(PlainProgress):
     def advance(self, done, tokens=0):

@@ -1,0 +1,48 @@
+"""How an index is built: the choices of the person who asks for it, checked before any work."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from colbert_core.codec import check_settings
+from colbert_core.errors import InvalidInput
+from colbert_core.text.aliases import DEFAULT_MODEL, locate
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSettings:
+    """How to build. `None` means: derived from the corpus, the model or the cluster."""
+
+    model: str = DEFAULT_MODEL
+    bits: int = 2
+    codec: str = "tartan"
+    shards: int | None = None
+    dim: int | None = None
+    centroids: int | None = None
+    seed: int = 0
+    doc_maxlen: int | None = None
+
+    def check(self) -> None:
+        """Refuse what cannot work, before any work.
+
+        Raises:
+            InvalidInput: naming the value, the limit and the remedy.
+            ModelError: there is no such model.
+        """
+        check_settings(name=self.codec, bits=self.bits, dim=self.dim or 8)
+        for name in ("shards", "centroids", "doc_maxlen"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidInput(f"{name} is {value}; give 1 or more, or leave it out")
+        if self.seed < 0:
+            raise InvalidInput(f"seed is {self.seed}; give 0 or more")
+        locate(self.model)
+
+
+def absolute_if_folder(model: str | os.PathLike[str]) -> str:
+    """A model's folder by its full path, for workers start elsewhere; names stay as they are."""
+    name = os.fspath(model)
+    folder = Path(name).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else name
