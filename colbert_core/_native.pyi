@@ -1,4 +1,4 @@
-"""Types of the native kernels. `reference.py` documents every call; the two have one signature."""
+"""Types of the native kernels. `reference/` documents every call; the two have one signature."""
 
 from colbert_core.types import F32, I8, I32, I64, U8, AnyArray
 

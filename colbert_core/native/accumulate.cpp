@@ -1,7 +1,7 @@
 // Candidates: what the probed centroids' postings say about every passage, in one pass.
 //
 // The first time a query token meets a passage, through its i-th probe, the passage gains
-// 1 + round((s_i − s_last) · 2^20 / range): see `Shard._accumulate` in reference.py.
+// 1 + round((s_i − s_last) · 2^20 / range): see `Shard._accumulate` in reference/shard.py.
 #include <algorithm>
 #include <cmath>
 

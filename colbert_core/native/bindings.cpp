@@ -258,7 +258,7 @@ class PyShard {
 }  // namespace
 
 NB_MODULE(_native, module) {
-  module.doc() = "Native kernels; colbert_core/reference.py defines what they compute.";
+  module.doc() = "Native kernels; colbert_core/reference defines what they compute.";
   nb::register_exception_translator([](const std::exception_ptr& error, void*) {
     try {
       std::rethrow_exception(error);

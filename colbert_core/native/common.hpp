@@ -1,9 +1,9 @@
 // Nouns of the native core: limits, errors, aligned memory.
 //
-// Shapes as in reference.py, which defines every result: L query tokens, D dimensions, C centroids,
-// P probes per query token, T passage tokens, N passages, B packed residual bytes per token.
-// The core knows neither Python nor torch. It throws: std::invalid_argument for wrong arguments,
-// CorruptShard for data that cannot be, DeadlinePassed when the time is over.
+// Shapes as in colbert_core/reference, which defines every result: L query tokens, D dimensions,
+// C centroids, P probes per query token, T passage tokens, N passages, B packed residual bytes per
+// token. The core knows neither Python nor torch. It throws: std::invalid_argument for wrong
+// arguments, CorruptShard for data that cannot be, DeadlinePassed when the time is over.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,5 @@
-// One shard: views of its arrays, and the search over them. reference.py tells the algorithm.
+// One shard: views of its arrays, and the search over them. colbert_core/reference/shard.py tells
+// the algorithm.
 #pragma once
 
 #include <cstdint>

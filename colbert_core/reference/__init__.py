@@ -1,0 +1,23 @@
+"""The kernels in plain numpy: what the native ones must compute, bit for bit.
+
+Shapes: L query tokens, D dimensions, C centroids, P probes per query token, T passage tokens,
+N passages, B packed residual bytes per token, M passages asked for, K hits.
+
+Integers are exact, so their order does not matter. Floats are float32, every product is rounded
+before it is added (no fused multiply-add), and every sum has a stated order; where an order is
+stated, native and reference agree on every bit.
+
+Everything here happens in the codec's rotated space; a query arrives rotated.
+
+    arithmetic.py  quantising, unpacking, dot products and sums: the definitions
+    table.py       the global centroids and the best of them per query token
+    shard.py       one shard: candidates, scan, precise scoring
+    checks.py      what is refused, and in which words
+"""
+
+from __future__ import annotations
+
+from colbert_core.reference.shard import Shard
+from colbert_core.reference.table import CentroidTable
+
+__all__ = ["CentroidTable", "Shard"]

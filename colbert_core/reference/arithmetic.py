@@ -1,0 +1,94 @@
+"""Quantising, unpacking, dot products and sums: the definitions that every kernel follows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from colbert_core.types import F32, I8, U8
+
+SMALLEST_NORMAL = np.float32(np.finfo(np.float32).tiny)
+
+
+def quantise_query(Q_LD: F32) -> tuple[I8, F32]:
+    """float32 [L, D] → int8 [L, D] in ±127 and float32 [L] scales: q ≈ q_i8 · scale.
+
+    A token whose scale would be subnormal becomes zeros with scale 0.
+    """
+    scales_L = np.abs(Q_LD).max(axis=1) / np.float32(127)
+    scales_L = np.where(scales_L < SMALLEST_NORMAL, np.float32(0), scales_L)
+    divisor_L1 = np.where(scales_L == 0, np.float32(1), scales_L)[:, None]
+    rounded_LD = np.clip(np.rint(Q_LD / divisor_L1), -127, 127)
+    rounded_LD[scales_L == 0] = 0
+    return rounded_LD.astype(np.int8), scales_L
+
+
+def integer_dots(rows_RD: I8, queries_LD: I8) -> F32:
+    """Exact int8 dot products as float32 [R, L]; |dot| ≤ 128·127·1024 < 2^24, so all are exact."""
+    dots_RL: F32 = (rows_RD.astype(np.float32) @ queries_LD.astype(np.float32).T).astype(np.float32)
+    return dots_RL
+
+
+def centroid_scores(codes_RD: I8, scales_R: F32, q_LD: I8, q_scales_L: F32) -> F32:
+    """float32 [R, L]: dot · (q_scale · c_scale)."""
+    result_RL: F32 = integer_dots(codes_RD, q_LD) * (q_scales_L[None, :] * scales_R[:, None])
+    return result_RL
+
+
+def unpack_residuals(packed_TB: U8, bits: int, dim: int) -> U8:
+    """Planes of uint8 [T, B] → indices uint8 [T, D].
+
+    In a w-bit plane of n = D·w/8 bytes, field j (bits j·w …) of byte i is dimension i + j·n.
+    """
+    indices_TD = np.zeros((len(packed_TB), dim), np.uint8)
+    first = 0
+    for width, shift in ((2, 0), (1, 2)) if bits == 3 else ((bits, 0),):
+        n = dim * width // 8
+        plane_Tn = packed_TB[:, first : first + n]
+        for j in range(8 // width):
+            field_Tn = (plane_Tn >> (j * width)) & ((1 << width) - 1)
+            indices_TD[:, j * n : (j + 1) * n] |= field_Tn << shift
+        first += n
+    return indices_TD
+
+
+def quantise_levels(levels: F32) -> tuple[I8, np.float32]:
+    """float32 levels → int8 and a step, the largest level at ±127: level ≈ level_i8 · step."""
+    step = np.float32(np.abs(levels).max() / np.float32(127))
+    if step < SMALLEST_NORMAL:
+        return np.zeros(len(levels), np.int8), np.float32(0)
+    return np.clip(np.rint(levels / step), -127, 127).astype(np.int8), step
+
+
+def inverse_norms(vectors_TD: F32) -> F32:
+    """1/‖v‖ as float32 [T, 1], 0 for a zero vector.
+
+    The squares are summed in 16 strided parts (d mod 16), each by ascending d, and the parts are
+    added in halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
+    """
+    tokens, dim = vectors_TD.shape
+    padded_TD = np.zeros((tokens, -(-dim // 16) * 16), np.float32)
+    padded_TD[:, :dim] = vectors_TD * vectors_TD
+    parts_TW = np.zeros((tokens, 16), np.float32)
+    for chunk_TW in padded_TD.reshape(tokens, -1, 16).transpose(1, 0, 2):
+        parts_TW = parts_TW + chunk_TW
+    for half in (8, 4, 2, 1):
+        parts_TW = parts_TW[:, :half] + parts_TW[:, half : 2 * half]
+    norms_T1 = np.sqrt(parts_TW)
+    with np.errstate(divide="ignore"):
+        return np.where(norms_T1 > 0, np.float32(1) / norms_T1, np.float32(0))
+
+
+def precise_dots(vectors_TD: F32, Q_LD: F32) -> F32:
+    """float32 [T, L]: dot products summed by ascending d."""
+    dots_TL = np.zeros((len(vectors_TD), len(Q_LD)), np.float32)
+    for d in range(Q_LD.shape[1]):
+        dots_TL += vectors_TD[:, d, None] * Q_LD[None, :, d]
+    return dots_TL
+
+
+def sum_over_query(best_L: F32) -> np.float32:
+    """The sum by ascending query token."""
+    total = np.float32(0)
+    for best in best_L:
+        total = total + best
+    return total
