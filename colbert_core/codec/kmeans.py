@@ -20,7 +20,7 @@ from colbert_core.hardware import bf16_is_native
 from colbert_core.types import F32, I32
 
 SAMPLE_PER_CENTROID = 48
-"""Past this many vectors a centroid, more of them do not change overlap@10 (docs/decisions)."""
+"""Past this many vectors a centroid, more of them do not change overlap@10 (docs/decisions/codec.md)."""
 ITERATIONS = 6
 CHUNK = 1024
 

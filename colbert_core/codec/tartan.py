@@ -7,7 +7,7 @@ Lloyd–Max levels (Lloyd 1982) is right for all of them; a least-squares scale 
 long its residual is; and the decoded vector is scaled to unit length, as the original was. Both
 scales share a byte: four bits choose what the centroid is multiplied by, four bits what the levels
 are. Levels and centroids lie on int8 grids by definition, so integer kernels decode exactly what
-is stored. docs/decisions/0002-codec.md has the measurements, and what did not help.
+is stored. docs/decisions/codec.md has the measurements, and what did not help.
 """
 
 from __future__ import annotations

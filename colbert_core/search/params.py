@@ -15,7 +15,7 @@ PRESETS: tuple[tuple[float, int, float, int], ...] = (
     (0.99, 32, 32.0, 1024),
 )
 """(recall, nprobe, candidates per hit, least candidates). Each does at least what it says on the
-collections of docs/decisions/0003-search.md, against exhaustive scoring of the same index."""
+collections of docs/decisions/search.md, against exhaustive scoring of the same index."""
 
 
 def derive_params(
