@@ -8,6 +8,7 @@ the ids themselves are compared by looking them up again, so a hash collision is
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 BUCKETS = 64
 FLUSH_ENTRIES = 4096
-_ENTRY = np.dtype([("hash", "<u8"), ("ordinal", "<u8")])
+_ENTRY = np.dtype([("hash", "u8"), ("ordinal", "u8")])  # as two items of an array("Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class DuplicateFinder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._pending: list[list[tuple[int, int]]] = [[] for _ in range(BUCKETS)]
+        self._pending = [array("Q") for _ in range(BUCKETS)]
         self._count = 0
 
     def add(self, passage_id: str) -> None:
@@ -46,9 +47,9 @@ class DuplicateFinder:
         value = int.from_bytes(hashlib.blake2b(passage_id.encode(), digest_size=8).digest())
         bucket = value % BUCKETS
         pending = self._pending[bucket]
-        pending.append((value, self._count))
+        pending.extend((value, self._count))
         self._count += 1
-        if len(pending) >= FLUSH_ENTRIES:
+        if len(pending) >= 2 * FLUSH_ENTRIES:
             self._flush(bucket)
 
     def find(self, id_at: Callable[[int], str]) -> Duplicate | None:
@@ -73,8 +74,8 @@ class DuplicateFinder:
         pending = self._pending[bucket]
         if pending:
             with self._path(bucket).open("ab") as file:
-                file.write(np.array(pending, dtype=_ENTRY).tobytes())
-            pending.clear()
+                pending.tofile(file)
+            del pending[:]
 
     def _load(self, bucket: int) -> npt.NDArray[np.void]:
         path = self._path(bucket)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 
 import orjson
 import pytest
@@ -78,3 +79,19 @@ def test_an_empty_corpus(tmp_path, staging):
     path.write_bytes(b"\n")
     with pytest.raises(CorpusError, match=r"corpus is empty: .*a\.jsonl hold no passage"):
         stage([path], staging)
+
+
+def test_memory_does_not_grow_with_the_corpus(tmp_path):
+    """Ten times the passages; what is held at most stays within the buffers' size."""
+    peaks = []
+    for count in (3_000, 30_000):
+        folder = Staging(tmp_path / str(count))
+        folder.create()
+        records = ({"_id": str(i), "text": "word " * 60} for i in range(count))
+        path = write(tmp_path / f"{count}.jsonl", records)
+        tracemalloc.start()
+        stage([path], folder, passages=500)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    text_bytes = 27_000 * 300
+    assert peaks[1] - peaks[0] < text_bytes / 5
