@@ -123,11 +123,7 @@ class WorkerPool:
                 if model is not None:
                     return model
             waited = time.monotonic() - began
-            if waited > START_TIMEOUT_S:
-                raise Unavailable(
-                    f"no worker was ready after {waited:.0f} s; {self._wants()}. Give fewer "
-                    "--workers, free resources, or check the model's download"
-                )
+            self._give_up_after(waited)
             if waited > 6 * HEARTBEAT_S and not told:
                 told = True
                 self._note(f"no worker is ready after {waited:.0f} s; {self._wants()}")
@@ -142,6 +138,7 @@ class WorkerPool:
         queue = deque(works)
         attempts = Attempts()
         self._seconds.clear()
+        last_ready = time.monotonic()
         while queue or any(slot.flights for slot in self._slots):
             self._fill(queue)
             waiting = [slot.loading for slot in self._slots if slot.loading is not None]
@@ -153,6 +150,9 @@ class WorkerPool:
                     self._settle_loading(slot)
                 else:
                     self._settle_oldest(slot, queue, attempts, on_done)
+            if done or any(slot.loading is None for slot in self._slots):
+                last_ready = time.monotonic()
+            self._give_up_after(time.monotonic() - last_ready)
             if not done:
                 self._warn_of_stragglers()
 
@@ -242,6 +242,13 @@ class WorkerPool:
                         f"{flight.work.name} has taken {now - flight.began_at:.0f} s on worker "
                         f"{slot.number} (usual: {usual:.0f} s); still waiting"
                     )
+
+    def _give_up_after(self, waited_s: float) -> None:
+        if waited_s > START_TIMEOUT_S:
+            raise Unavailable(
+                f"no worker was ready after {waited_s:.0f} s; {self._wants()}. Give fewer "
+                "--workers, free resources, or check the model's download"
+            )
 
     def _wants(self) -> str:
         have = ray.cluster_resources()
