@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -98,7 +99,7 @@ def print_hits(console: Console, hits: list[Hit], *, explain: bool) -> None:
         head.append(hit.id, style="bold")
         console.print(head)
         if hit.text:
-            console.print(Text("             ") + snippet(hit), soft_wrap=False)
+            console.print(Padding(snippet(hit), (0, 0, 0, 13)))
         if explain:
             console.print(_matches_table(hit))
 

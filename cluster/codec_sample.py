@@ -56,10 +56,10 @@ class KeptVectors:
             yield kept.vectors_TD
 
 
-def fit_projection(kept: KeptVectors, dim: int | None, seed: int) -> F32 | None:
+def fit_projection(kept: KeptVectors, dim: int, seed: int) -> F32 | None:
     """PCA to `dim` dimensions on a random share of the vectors; None where nothing is to be cut."""
     first_TD = next(kept.parts())
-    if dim is None or dim >= first_TD.shape[1]:
+    if dim >= first_TD.shape[1]:
         return None
     rng = np.random.default_rng(seed)
     share = min(1.0, PCA_TOKENS / kept.tokens)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
 from cluster.build_report import BuildReport
@@ -150,7 +151,7 @@ def _show(console: Console, question: str, answer: SearchAnswer) -> None:
         console.print(line)
         shown = snippet(hit)
         shown.truncate(200, overflow="ellipsis")
-        console.print(Text("          ") + shown)
+        console.print(Padding(shown, (0, 0, 0, 10)))
 
 
 def _show_latency(console: Console, client: Client) -> None:

@@ -26,7 +26,7 @@ def write_corpus(path: Path) -> int:
     count = 0
     with path.open("w", encoding="utf-8") as file:
         for name, kind, text in documents():
-            row = {"id": name, "title": name, "text": text, "kind": kind}
+            row = {"id": name, "text": text, "kind": kind}
             file.write(json.dumps(row) + "\n")
             count += 1
     return count
@@ -38,10 +38,10 @@ def documents() -> Iterator[tuple[str, str, str]]:
     for module in _modules():
         members = [(module.__name__, module, "module"), *_members(module)]
         for name, thing, kind in members:
-            text = _documentation(thing)
-            if name not in seen and len(text) >= MIN_CHARS:
+            documented = inspect.getdoc(thing) or ""
+            if name not in seen and len(documented) >= MIN_CHARS:
                 seen.add(name)
-                yield name, kind, text
+                yield name, kind, f"{name}{_signature(thing)}\n{documented}"
 
 
 def _modules() -> Iterator[ModuleType]:
@@ -72,17 +72,16 @@ def _members(module: ModuleType) -> Iterator[tuple[str, Any, str]]:
 
 
 def _lives_in(thing: Any, module: ModuleType) -> bool:
-    """Whether a thing is documented here rather than where it was imported from."""
+    """Whether a thing belongs here, or to this module's C part, rather than being imported."""
     home = getattr(thing, "__module__", None) or module.__name__
-    return bool(home == module.__name__ or home.startswith("_") or home == "builtins")
+    return bool(home.lstrip("_") == module.__name__.lstrip("_"))
 
 
-def _documentation(thing: Any) -> str:
-    """Signature, where there is one, and the docstring."""
-    text = inspect.getdoc(thing) or ""
-    if not text or isinstance(thing, ModuleType) or inspect.isclass(thing):
-        return text
+def _signature(thing: Any) -> str:
+    """The arguments of a function or method; nothing for what has none to show."""
+    if isinstance(thing, ModuleType) or inspect.isclass(thing):
+        return ""
     try:
-        return f"{thing.__name__}{inspect.signature(thing)}\n{text}"
-    except (ValueError, TypeError, AttributeError):
-        return text
+        return str(inspect.signature(thing))
+    except (ValueError, TypeError, AttributeError):  # what C code says of itself may not parse
+        return ""

@@ -83,7 +83,8 @@ def build_index(
         model: path, hub name or alias.
         bits, codec, centroids: of the codec (`colbert_core.codec.train_codec`).
         shards: how many; by default as few as keep each below 8 GiB of vectors.
-        dim: dimensions to keep by PCA; by default the model's own.
+        dim: dimensions to keep by PCA; by default a ColBERT's own, and at most 192 of a plain
+            encoder's.
         seed: of the sample and of the centroids.
         doc_maxlen: tokens of a passage; by default the checkpoint's own.
         workers: processes that encode; by default one per GPU, else one per CPU.
@@ -135,7 +136,7 @@ class _Job:
                 self.progress.advance(1)
             self.check_dim(identity)
             sample = self.sample(corpus, identity, pool)
-            codec, projection = self.train(corpus, sample)
+            codec, projection = self.train(corpus, identity, sample)
             codec_ref = CodecRef(ray.put(SharedCodec(codec, projection)))
             units = self.encode(corpus, codec_ref, pool)
             entries = self.write(corpus, units, codec, codec_ref, pool)
@@ -182,7 +183,7 @@ class _Job:
         check_settings(
             name=self.settings.codec,
             bits=self.settings.bits,
-            dim=self.settings.dim or identity.dim,
+            dim=self.settings.kept_dim(identity),
         )
 
     def sample(
@@ -194,14 +195,16 @@ class _Job:
 
         estimates = [estimate_tokens(unit, identity.doc_maxlen) for unit in corpus.units]
         centroids = self.settings.centroids or default_centroids(sum(estimates))
-        dim = self.settings.dim or identity.dim
+        dim = self.settings.kept_dim(identity)
         target = min(centroids * SAMPLE_PER_CENTROID, SAMPLE_BYTES // (4 * dim))
         chosen = [
             corpus.units[index] for index in choose_sample(estimates, target, self.settings.seed)
         ]
         return self.over_units("sample", "embed", chosen, (), pool)
 
-    def train(self, corpus: StagedCorpus, sample: Sequence[UnitResult]) -> tuple[Codec, F32 | None]:
+    def train(
+        self, corpus: StagedCorpus, identity: ModelIdentity, sample: Sequence[UnitResult]
+    ) -> tuple[Codec, F32 | None]:
         """Fit the projection and train the codec, on the vectors that were kept."""
         from colbert_core.codec.kmeans import ITERATIONS
 
@@ -211,7 +214,7 @@ class _Job:
         kept = KeptVectors(self.staging, tuple(result.unit for result in sample), tokens)
         settings = self.settings
         with self.stage("train", ITERATIONS, "iterations"):
-            projection = fit_projection(kept, settings.dim, settings.seed)
+            projection = fit_projection(kept, settings.kept_dim(identity), settings.seed)
             codec = train_codec(
                 kept.load(projection),
                 name=settings.codec,

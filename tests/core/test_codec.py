@@ -162,3 +162,15 @@ def test_default_centroids_follow_the_paper() -> None:
 def test_impossible_settings_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         check_settings(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("centroids", [1, 3, 128, 129, 1000])
+def test_nearest_centroids_are_those_of_plain_numpy(centroids: int) -> None:
+    table, vectors = unit(centroids, 32, seed=2), unit(1500, 32, seed=3)
+    codes = NearestCentroid(table)(vectors)
+    products = vectors @ table.T
+    chosen = products[np.arange(1500), codes]
+    assert codes.max() < centroids
+    np.testing.assert_allclose(chosen, products.max(axis=1), atol=0.01)  # bf16 turns near ties
+    exact = NearestCentroid(table)(table)
+    assert np.array_equal(exact, np.arange(centroids))

@@ -124,7 +124,7 @@ def test_the_report_adds_up(built):
     manifest = open_generation(out).manifest
     assert (report.passages, report.empty, report.shards, report.workers) == (60, 2, 2, 2)
     assert report.tokens == manifest.tokens > 60
-    assert report.dim == 384
+    assert report.dim == 192  # of 384
     assert report.generation == manifest.generation
     stages = ["read", "start", "sample", "train", "encode", "write", "publish", "total"]
     assert list(report.seconds) == stages
