@@ -58,7 +58,7 @@ def demo(out: Path, *, model: str, port: int, keep: bool) -> int:
     began = time.monotonic()
     report = _build(console, out, model)
     _show_sizes(console, report, out)
-    with _served(out, port) as address:
+    with served(out, port) as address:
         console.print(f"\n[bold]3. Asking {address} over gRPC[/bold]")
         with Client(address, timeout_s=30.0) as client:
             for question in QUESTIONS:
@@ -103,7 +103,7 @@ def _show_sizes(console: Console, report: BuildReport, out: Path) -> None:
 
 
 @contextmanager
-def _served(index: Path, port: int) -> Iterator[str]:
+def served(index: Path, port: int) -> Iterator[str]:
     """`tartan serve` in a process of its own; gives the address that it answers at."""
     command = [sys.executable, "-m", "cluster.cli", "serve", str(index), "--port", str(port)]
     with tempfile.TemporaryFile("w+") as log:
