@@ -15,7 +15,7 @@ from ir_measures import RR, R, nDCG
 
 from cluster.beir import Judged
 from colbert_core.text import Encoder
-from colbert_core.types import F32, I32, Passage
+from colbert_core.types import F32, I32, I64, Passage
 
 DEPTH = 100
 BATCH_PASSAGES = 256
@@ -76,7 +76,7 @@ def uncompressed_run(
     """
     matrices = encoder.encode_queries(list(queries))
     Q_MD = np.concatenate(matrices)
-    starts = np.cumsum([0, *(len(Q_LD) for Q_LD in matrices[:-1])])
+    starts = np.cumsum([0, *(len(Q_LD) for Q_LD in matrices[:-1])], dtype=np.int64)
     best: list[list[tuple[float, int, str]]] = [[] for _ in queries]
     corpus, done = iter(passages), 0
     while batch := list(islice(corpus, BATCH_PASSAGES)):
@@ -97,12 +97,14 @@ def uncompressed_run(
     return [[(one, score) for score, _, one in sorted(heap, reverse=True)] for heap in best]
 
 
-def _maxsim(
-    Q_MD: F32, starts: np.ndarray[tuple[int], np.dtype[np.int64]], vectors_TD: F32, doclens_N: I32
-) -> F32:
-    """Scores float32 [queries, passages]."""
-    firsts = np.cumsum([0, *doclens_N[:-1]])
-    similarity_TM = vectors_TD @ Q_MD.T
-    best_NM = np.maximum.reduceat(similarity_TM, firsts, axis=0)
+def _maxsim(Q_MD: F32, starts: I64, vectors_TD: F32, doclens_N: I32) -> F32:
+    """Scores float32 [queries, passages]; `starts` are the first rows of each query in Q_MD."""
+    Q_DM = np.ascontiguousarray(Q_MD.T)
+    # One product a passage: its maximum over tokens is taken while it is in the cache.
+    best_NM = np.stack([(X @ Q_DM).max(axis=0) for X in _split(vectors_TD, doclens_N)])
     sums: F32 = np.add.reduceat(best_NM, starts, axis=1).T
     return sums
+
+
+def _split(vectors_TD: F32, doclens_N: I32) -> list[F32]:
+    return np.split(vectors_TD, np.cumsum(doclens_N)[:-1])

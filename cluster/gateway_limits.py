@@ -31,7 +31,7 @@ def check_limits(limits: Limits) -> None:
             raise InvalidInput(f"{name} is {getattr(limits, name)}; give 1 or more")
 
 
-def check_call(call: SearchCall, limits: Limits) -> SearchParams:
+def check_call(call: SearchCall, limits: Limits, shards: int) -> SearchParams:
     """Check everything of a call that needs no index, and derive its parameters.
 
     Raises:
@@ -49,6 +49,7 @@ def check_call(call: SearchCall, limits: Limits) -> SearchParams:
         nprobe=call.nprobe,
         candidates=call.candidates,
         exact=call.exact,
+        shards=shards,
     )
 
 

@@ -104,7 +104,7 @@ class SearchPipeline:
             DeadlineExceeded: the time is over; the message says what was waited for.
         """
         clock = Clock(deadline)
-        params = check_call(call, self.limits)
+        params = check_call(call, self.limits, len(self.fan_out.routes))
         if call.query_LD is not None:
             check_vectors(call.query_LD, self.codec.dim, self.limits)
         prepared = await self._in_thread(

@@ -152,7 +152,14 @@ class Index:
             QueryError: the query, or a parameter, cannot be searched.
             TimeoutError: the time is over.
         """
-        params = derive_params(k, recall=recall, nprobe=nprobe, candidates=candidates, exact=exact)
+        params = derive_params(
+            k,
+            recall=recall,
+            nprobe=nprobe,
+            candidates=candidates,
+            exact=exact,
+            shards=len(self._generation.shards),
+        )
         allowed = None if filter is None else self._searcher.allowed(filter)
         return self._search(query, params, allowed, explain, timeout_s)
 
@@ -169,7 +176,14 @@ class Index:
         threads: int | None = None,
     ) -> list[list[Hit]]:
         """`search` for many queries, in parallel over queries; answers in the same order."""
-        params = derive_params(k, recall=recall, nprobe=nprobe, candidates=candidates, exact=exact)
+        params = derive_params(
+            k,
+            recall=recall,
+            nprobe=nprobe,
+            candidates=candidates,
+            exact=exact,
+            shards=len(self._generation.shards),
+        )
         allowed = None if filter is None else self._searcher.allowed(filter)
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
             return list(pool.map(lambda q: self._search(q, params, allowed, False, None), queries))

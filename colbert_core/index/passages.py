@@ -91,7 +91,8 @@ class PassageReader:
         batches = self._ids.num_record_batches
         if not batches:
             return 0
-        return (batches - 1) * BATCH + len(self._ids.get_batch(batches - 1))
+        last: pa.RecordBatch = self._ids.get_batch(batches - 1)
+        return int((batches - 1) * BATCH + last.num_rows)
 
     def id(self, pid: int) -> str:
         """The user's id of passage `pid`."""

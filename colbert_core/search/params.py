@@ -6,16 +6,18 @@ from colbert_core.errors import QueryError
 from colbert_core.types import MAX_K, SearchParams
 
 DEFAULT_RECALL = 0.95
+SHARE = 2
+LEAST_PER_SHARD = 32
 
 PRESETS: tuple[tuple[float, int, float, int], ...] = (
     (0.80, 4, 8.0, 64),
     (0.90, 8, 12.0, 128),
-    (0.95, 16, 16.0, 384),
-    (0.98, 24, 24.0, 768),
+    (0.95, 16, 16.0, 256),
+    (0.98, 24, 24.0, 512),
     (0.99, 32, 32.0, 1024),
 )
-"""(recall, nprobe, candidates per hit, least candidates). Each does at least what it says on the
-collections of docs/decisions/search.md, against exhaustive scoring of the same index."""
+"""(recall, nprobe, candidates per hit, least candidates), of the whole index. Each does at least
+what it says on the collections of docs/decisions/search.md, against exhaustive scoring."""
 
 
 def derive_params(
@@ -25,6 +27,7 @@ def derive_params(
     nprobe: int | None = None,
     candidates: int | None = None,
     exact: bool = False,
+    shards: int = 1,
 ) -> SearchParams:
     """The parameters of one request.
 
@@ -34,6 +37,8 @@ def derive_params(
         nprobe: centroids probed per query token; replaces what `recall` chooses.
         candidates: passages scored exactly in each shard; replaces what `recall` chooses.
         exact: score every passage.
+        shards: shards of the index. Each takes twice its even share of what `recall` chooses, for
+            the passages that answer a query are not spread evenly.
 
     Raises:
         QueryError: a value is out of its range.
@@ -50,5 +55,7 @@ def derive_params(
     if exact or (preset is None and nprobe is None and candidates is None):
         return SearchParams(k, 0, 0, exact=True)
     _, probes, per_hit, least = preset or PRESETS[-1]
-    chosen = max(k, candidates) if candidates else max(least, int(k * per_hit))
-    return SearchParams(k, nprobe or probes, chosen)
+    if candidates is None:
+        whole = max(least, int(k * per_hit))
+        candidates = min(whole, max(LEAST_PER_SHARD, -(-SHARE * whole // shards)))
+    return SearchParams(k, nprobe or probes, max(k, candidates))

@@ -190,6 +190,8 @@ def test_more_recall_never_means_less_work() -> None:
     assert derive_params(10, recall=1.0).exact
     assert derive_params(10, recall=0.995).exact
     assert derive_params(5, nprobe=3, candidates=2).candidates == 5  # never below k
+    shared = [derive_params(10, shards=shards).candidates for shards in (1, 2, 4, 64)]
+    assert shared == [256, 256, 128, 32]
 
 
 @given(
