@@ -56,6 +56,10 @@ class ArrayWriter:
         os.fsync(self._file.fileno())
         self._file.close()
 
+    def abandon(self) -> None:
+        """Let go of the file as it is, unless it was closed."""
+        self._file.close()
+
     def __enter__(self) -> ArrayWriter:
         return self
 
@@ -68,7 +72,7 @@ class ArrayWriter:
         if kind is None:
             self.close()
         else:
-            self._file.close()
+            self.abandon()
 
 
 def map_array(path: Path) -> AnyArray:

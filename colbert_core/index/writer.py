@@ -113,6 +113,7 @@ class ShardWriter:
         self._scales = ArrayWriter(path / "scales.npy", np.uint8)
         self._offsets = ArrayWriter(path / "offsets.npy", np.uint64)
         self._offsets.append(np.zeros(1, np.uint64))
+        self._arrays = (self._codes, self._residuals, self._scales, self._offsets)
         self._passages = PassageWriter(path)
 
     def add(
@@ -145,7 +146,7 @@ class ShardWriter:
 
     def finish(self) -> ShardEntry:
         """Write the postings, sync everything and give the shard its name."""
-        for array in (self._codes, self._residuals, self._scales, self._offsets):
+        for array in self._arrays:
             array.close()
         self._passages.close()
         passages, tokens = self._offsets.rows - 1, self._codes.rows
@@ -171,6 +172,8 @@ class ShardWriter:
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
+        for array in self._arrays:
+            array.abandon()
         self._folder.discard()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -172,10 +173,11 @@ class Encoder:
             InvalidInput: a text is not a string of characters.
             ModelError: the model gave a vector that is not finite.
         """
-        # One by one: a batch's shape changes the last bits, and the same query must score the
-        # same alone, in a batch, and on another replica.
+        # One by one, and on one thread: a batch's shape and the number of threads change the last
+        # bits, and the same query must score the same alone, in a batch, and on another replica.
         queries = self._tokenizer.queries(_checked(texts))
-        return [self._encode([tokens]) for tokens in queries]
+        with _one_thread():
+            return [self._encode([tokens]) for tokens in queries]
 
     def encode_passages(self, texts: Sequence[str]) -> EncodedPassages:
         """The vectors of passages, in the order given.
@@ -299,6 +301,20 @@ def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
     if precision not in ("float32", "bfloat16"):
         raise InvalidInput(f"precision {precision!r}: give 'auto', 'float32' or 'bfloat16'")
     return torch.float32 if precision == "float32" else torch.bfloat16
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch computes on one thread inside; a query gains nothing from more."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _checked(texts: Sequence[str]) -> list[str]:

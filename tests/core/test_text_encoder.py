@@ -238,3 +238,19 @@ def test_the_embedded_default_model(monkeypatch):
         for text in ("how do birds fly", "wings give birds lift", "the price of copper rose")
     )
     assert (question @ answer.T).max(axis=1).sum() > (question @ other.T).max(axis=1).sum()
+
+
+def test_a_query_has_the_same_bits_whatever_the_number_of_threads():
+    encoder = Encoder.load("minilm-untrained")
+    queries = ["lazy merge of sorted streams " * repeats for repeats in (1, 8, 40)]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = encoder.encode_queries(queries)
+        torch.set_num_threads(2)
+        together = encoder.encode_queries(queries)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
