@@ -16,8 +16,8 @@ PRESETS: tuple[tuple[float, int, float, int], ...] = (
     (0.98, 24, 24.0, 512),
     (0.99, 32, 32.0, 1024),
 )
-"""(recall, nprobe, candidates per hit, least candidates), of the whole index. Each does at least
-what it says on the collections of docs/decisions/search.md, against exhaustive scoring."""
+"""(recall, nprobe, candidates per hit, least candidates), of the whole index. That .95 keeps .98
+and more is measured on four collections; the rest follow the curves of docs/decisions/search.md."""
 
 
 def derive_params(
