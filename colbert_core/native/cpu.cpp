@@ -14,6 +14,11 @@ std::vector<const Leaf*> runnable() {
   const bool avx2 = __builtin_cpu_supports("avx2");
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
+#ifdef TARTAN_AMX
+    if (__builtin_cpu_supports("amx-int8") && __builtin_cpu_supports("amx-tile") && amx_allowed()) {
+      leaves.push_back(&leaf_amx());
+    }
+#endif
     leaves.push_back(&leaf_avx512());
   }
   if (avx2) leaves.push_back(&leaf_avx2());

@@ -59,6 +59,9 @@ struct DecodeTables {
   uint8_t* tile = nullptr;               // scratch of tile_bytes(dim)
 };
 
+// Which planes of the query are used: the high one, or both for scores as good as float32's.
+enum class Planes { kHigh, kBoth };
+
 // Called by `probe` for the lanes of one group (bits of `lanes`) whose score exceeds the threshold;
 // may raise the thresholds.
 using Offer = void (*)(void* context, uint32_t centroid, int group, uint32_t lanes,
@@ -67,14 +70,17 @@ using Offer = void (*)(void* context, uint32_t centroid, int group, uint32_t lan
 struct Leaf {
   const char* name;
 
+  // What a thread must do before and after it calls centroid_scores, probe or scan; null for nothing.
+  void (*enter)();
+  void (*leave)();
   // scores[r][lane] of the centroids ids[r].
   void (*centroid_scores)(const CentroidView&, const uint32_t* ids, size_t count, const QueryBlock&,
-                          float* scores);
+                          Planes, float* scores);
   // Offers every centroid in [begin, end) that beats a lane's threshold, in ascending order.
   void (*probe)(const CentroidView&, uint32_t begin, uint32_t end, const QueryBlock&,
                 const float* thresholds, Offer, void* context);
   // best[lane] = the largest token score of the passage.
-  void (*scan)(const ScanTokens&, const ScanTables&, const QueryBlock&, float* best);
+  void (*scan)(const ScanTokens&, const ScanTables&, const QueryBlock&, Planes, float* best);
   // Token vectors in float32, `vector_stride(dim)` floats apart.
   void (*decode)(const DecodeTokens&, const DecodeTables&, float* vectors);
   // dots[t][lane] of decoded vectors with the float query.
@@ -84,11 +90,14 @@ struct Leaf {
 const Leaf& leaf_portable();
 const Leaf& leaf_avx2();
 const Leaf& leaf_avx512();
+const Leaf& leaf_amx();
+// Whether this process may use the matrix unit; asks the kernel for it.
+bool amx_allowed();
 
-constexpr size_t kTileRows = 8;      // tokens that the widest path works on at once
+constexpr size_t kTileRows = 32;     // tokens that the widest path works on at once
 constexpr size_t kUnpackSlack = 64;  // bytes that unpacking may read or write too far
 
-inline constexpr size_t tile_stride(size_t dim) { return (dim + kUnpackSlack + 63) / 64 * 64; }
+inline constexpr size_t tile_stride(size_t dim) { return tile_dim(dim) + kUnpackSlack; }
 inline constexpr size_t tile_bytes(size_t dim) {
   // the last row holds a copy of packed bytes that lie at the end of their array
   return (kTileRows + 1) * tile_stride(dim);

@@ -32,8 +32,8 @@ struct Avx2 {
   static I bias_correction(const int32_t*) { return splat_i(0); }
 
   template <bool kLevels>
-  static const uint8_t* query_side(const QueryBlock& query) {
-    return reinterpret_cast<const uint8_t*>(query.i8);
+  static const uint8_t* query_side(const QueryPlane& plane) {
+    return reinterpret_cast<const uint8_t*>(plane.i8);
   }
   static Quads load_quads(const uint8_t* p) { return {load_bytes(p), load_bytes(p + 32)}; }
   static Row load_row(const uint8_t* p) {

@@ -18,10 +18,10 @@ namespace {
 // acc[r][g] += Σ_d row[r][d] · q[d][g]. kLevels: rows are levels (biased by V::kBias), else
 // centroids as stored.
 template <class V, int G, int R, bool kLevels>
-TARTAN_INLINE void add_dots(const uint8_t* const (&rows)[R], const QueryBlock& query,
+TARTAN_INLINE void add_dots(const uint8_t* const (&rows)[R], const QueryPlane& plane, int count,
                             typename V::I (&acc)[R][G]) {
-  const auto* quads = V::template query_side<kLevels>(query);
-  for (int quad = 0; quad < query.quads; ++quad) {
+  const auto* quads = V::template query_side<kLevels>(plane);
+  for (int quad = 0; quad < count; ++quad) {
     typename V::Quads q[G];
 #pragma GCC unroll 2
     for (int g = 0; g < G; ++g) q[g] = V::load_quads(quads + (quad * G + g) * kGroup * 4);
@@ -34,30 +34,68 @@ TARTAN_INLINE void add_dots(const uint8_t* const (&rows)[R], const QueryBlock& q
   }
 }
 
-// Scores of R centroids against G groups: float(dot) · (q_scale · c_scale).
-template <class V, int G, int R>
+// The same as floats. `row_sums` are of centroids; levels have none.
+template <class V, int G, int R, bool kLevels>
+TARTAN_INLINE void plane_dots(const uint8_t* const (&rows)[R], const int32_t (&row_sums)[R],
+                              const QueryPlane& plane, int quads, typename V::F (&dots)[R][G]) {
+  typename V::I acc[R][G];
+#pragma GCC unroll 2
+  for (int g = 0; g < G; ++g) {
+    const typename V::I correction = V::bias_correction(plane.sums + g * kGroup);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      acc[r][g] = kLevels ? correction : V::splat_i(-V::kBias * row_sums[r]);
+    }
+  }
+  add_dots<V, G, R, kLevels>(rows, plane, quads, acc);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int g = 0; g < G; ++g) dots[r][g] = V::to_float(acc[r][g]);
+  }
+}
+
+// dots[r][g] = Σ_d row[r][d] · (high + low / 254)[d][g], or of the high plane alone.
+template <class V, int G, int R, bool kLevels, Planes kPlanes>
+TARTAN_INLINE void query_dots(const uint8_t* const (&rows)[R], const int32_t (&row_sums)[R],
+                              const QueryBlock& query, typename V::F (&dots)[R][G]) {
+  plane_dots<V, G, R, kLevels>(rows, row_sums, query.high, query.quads, dots);
+  if constexpr (kPlanes == Planes::kBoth) {
+    typename V::F low[R][G];
+    plane_dots<V, G, R, kLevels>(rows, row_sums, query.low, query.quads, low);
+    const typename V::F part = V::splat(kLowPart);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+      for (int g = 0; g < G; ++g) dots[r][g] = V::add(dots[r][g], V::mul(low[r][g], part));
+    }
+  }
+}
+
+// Scores of R centroids against G groups: dot · (q_scale · c_scale).
+template <class V, int G, int R, Planes kPlanes>
 TARTAN_INLINE void score_centroids(const CentroidView& table, const uint32_t (&ids)[R],
                                    const QueryBlock& query, typename V::F (&scores)[R][G]) {
   const uint8_t* rows[R];
-  typename V::I acc[R][G];
+  int32_t sums[R];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     rows[r] = reinterpret_cast<const uint8_t*>(table.codes) + ids[r] * table.dim;
-    for (int g = 0; g < G; ++g) acc[r][g] = V::splat_i(-V::kBias * table.sums[ids[r]]);
+    sums[r] = table.sums[ids[r]];
   }
-  add_dots<V, G, R, false>(rows, query, acc);
+  query_dots<V, G, R, false, kPlanes>(rows, sums, query, scores);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     const typename V::F scale = V::splat(table.scales[ids[r]]);
 #pragma GCC unroll 2
     for (int g = 0; g < G; ++g) {
       const typename V::F both = V::mul(V::load(query.scales + g * kGroup), scale);
-      scores[r][g] = V::mul(V::to_float(acc[r][g]), both);
+      scores[r][g] = V::mul(scores[r][g], both);
     }
   }
 }
 
-template <class V, int G>
+template <class V, int G, Planes kPlanes>
 void centroid_scores_groups(const CentroidView& table, const uint32_t* ids, size_t count,
                             const QueryBlock& query, float* scores) {
   constexpr int R = V::template kTile<G>;
@@ -71,10 +109,22 @@ void centroid_scores_groups(const CentroidView& table, const uint32_t* ids, size
       }
     }
     typename V::F tile[R][G];
-    score_centroids<V, G, R>(table, tile_ids, query, tile);
+    score_centroids<V, G, R, kPlanes>(table, tile_ids, query, tile);
     for (int r = 0; r < R && first + r < count; ++r) {
       for (int g = 0; g < G; ++g) V::store(scores + ((first + r) * G + g) * kGroup, tile[r][g]);
     }
+  }
+}
+
+// Offers the lanes of one group in which the centroid's scores exceed the thresholds.
+template <class V>
+TARTAN_INLINE void offer_above(typename V::F scores, const float* thresholds, uint32_t centroid,
+                               int group, Offer offer, void* context) {
+  const uint32_t above = V::greater(scores, V::load(thresholds + group * kGroup));
+  if (__builtin_expect(above != 0, 0)) {
+    alignas(64) float lanes[kGroup];
+    V::store(lanes, scores);
+    offer(context, centroid, group, above, lanes);
   }
 }
 
@@ -86,25 +136,30 @@ void probe_groups(const CentroidView& table, uint32_t begin, uint32_t end, const
     uint32_t ids[R];
     for (int r = 0; r < R; ++r) ids[r] = first + r < end ? first + r : end - 1;
     typename V::F scores[R][G];
-    score_centroids<V, G, R>(table, ids, query, scores);
+    score_centroids<V, G, R, Planes::kHigh>(table, ids, query, scores);
     const int used = end - first < static_cast<uint32_t>(R) ? static_cast<int>(end - first) : R;
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
+      if (r >= used) break;
 #pragma GCC unroll 2
       for (int g = 0; g < G; ++g) {
-        const uint32_t above = V::greater(scores[r][g], V::load(thresholds + g * kGroup));
-        if (__builtin_expect(above != 0, 0) && r < used) {
-          alignas(64) float lanes[kGroup];
-          V::store(lanes, scores[r][g]);
-          offer(context, ids[r], g, above, lanes);
-        }
+        offer_above<V>(scores[r][g], thresholds, ids[r], g, offer, context);
       }
     }
   }
 }
 
+// best[g] = max(best[g], alpha · centroid score + weight · (dot · q_scale)) of one token.
+template <class V>
+TARTAN_INLINE typename V::F token_score(typename V::F dots, typename V::F q_scales,
+                                        const float* centroid_row, typename V::F alpha,
+                                        typename V::F weight) {
+  const typename V::F residual = V::mul(dots, q_scales);
+  return V::add(V::mul(alpha, V::load(centroid_row)), V::mul(weight, residual));
+}
+
 // One tile of R tokens from `first` on (the last one repeated where the passage ends) into `best`.
-template <class V, int G, int R>
+template <class V, int G, int R, Planes kPlanes>
 TARTAN_INLINE void scan_tile(const ScanTokens& tokens, size_t first, const ScanTables& tables,
                              typename V::Table levels, const QueryBlock& query,
                              typename V::F (&best)[G]) {
@@ -114,7 +169,6 @@ TARTAN_INLINE void scan_tile(const ScanTokens& tokens, size_t first, const ScanT
   const uint8_t* rows[R];
   const float* centroid_row[R];
   size_t at[R];
-  typename V::I acc[R][G];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     at[r] = first + r < tokens.count ? first + r : tokens.count - 1;
@@ -125,13 +179,9 @@ TARTAN_INLINE void scan_tile(const ScanTokens& tokens, size_t first, const ScanT
     unpack<V>(packed, tables.bits, tables.dim, levels, tables.tile + r * stride);
     rows[r] = tables.tile + r * stride;
   }
-#pragma GCC unroll 2
-  for (int g = 0; g < G; ++g) {
-    const typename V::I correction = V::bias_correction(query.sums + g * kGroup);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) acc[r][g] = correction;
-  }
-  add_dots<V, G, R, true>(rows, query, acc);
+  typename V::F dots[R][G];
+  const int32_t no_sums[R] = {};
+  query_dots<V, G, R, true, kPlanes>(rows, no_sums, query, dots);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     const uint8_t scale = tokens.scales[at[r]];
@@ -139,30 +189,34 @@ TARTAN_INLINE void scan_tile(const ScanTokens& tokens, size_t first, const ScanT
     const typename V::F weight = V::splat(tables.weight[scale]);
 #pragma GCC unroll 2
     for (int g = 0; g < G; ++g) {
-      const typename V::F residual =
-          V::mul(V::to_float(acc[r][g]), V::load(query.scales + g * kGroup));
-      const typename V::F score =
-          V::add(V::mul(alpha, V::load(centroid_row[r] + g * kGroup)), V::mul(weight, residual));
-      best[g] = V::max(best[g], score);
+      const typename V::F q_scales = V::load(query.scales + g * kGroup);
+      best[g] = V::max(best[g], token_score<V>(dots[r][g], q_scales, centroid_row[r] + g * kGroup,
+                                               alpha, weight));
     }
   }
 }
 
-template <class V, int G>
+// The 16 levels as V::dot wants them.
+template <class V>
+inline typename V::Table load_levels(const int8_t* levels) {
+  alignas(16) uint8_t biased[16];
+  for (int i = 0; i < 16; ++i) biased[i] = static_cast<uint8_t>(levels[i] + V::kBias);
+  return V::load_table(biased);
+}
+
+template <class V, int G, Planes kPlanes>
 void scan_groups(const ScanTokens& tokens, const ScanTables& tables, const QueryBlock& query,
                  float* best) {
   constexpr int R = V::template kTile<G>;
-  alignas(16) uint8_t biased[16];
-  for (int i = 0; i < 16; ++i) biased[i] = static_cast<uint8_t>(tables.levels[i] + V::kBias);
-  const typename V::Table levels = V::load_table(biased);
+  const typename V::Table levels = load_levels<V>(tables.levels);
   typename V::F running[G];
   for (int g = 0; g < G; ++g) running[g] = V::splat(-__builtin_inff());
   size_t first = 0;
   for (; first + R / 2 < tokens.count; first += R) {
-    scan_tile<V, G, R>(tokens, first, tables, levels, query, running);
+    scan_tile<V, G, R, kPlanes>(tokens, first, tables, levels, query, running);
   }
   if (first < tokens.count) {
-    scan_tile<V, G, R / 2>(tokens, first, tables, levels, query, running);
+    scan_tile<V, G, R / 2, kPlanes>(tokens, first, tables, levels, query, running);
   }
   for (int g = 0; g < G; ++g) V::store(best + g * kGroup, running[g]);
 }
@@ -264,10 +318,16 @@ void dots_groups(const float* vectors, size_t count, size_t dim, const QueryBloc
 
 template <class V>
 void centroid_scores(const CentroidView& table, const uint32_t* ids, size_t count,
-                     const QueryBlock& query, float* scores) {
+                     const QueryBlock& query, Planes planes, float* scores) {
   if (count == 0) return;
-  (query.groups == 1 ? centroid_scores_groups<V, 1>
-                     : centroid_scores_groups<V, 2>)(table, ids, count, query, scores);
+  const bool one = query.groups == 1;
+  if (planes == Planes::kHigh) {
+    (one ? centroid_scores_groups<V, 1, Planes::kHigh>
+         : centroid_scores_groups<V, 2, Planes::kHigh>)(table, ids, count, query, scores);
+  } else {
+    (one ? centroid_scores_groups<V, 1, Planes::kBoth>
+         : centroid_scores_groups<V, 2, Planes::kBoth>)(table, ids, count, query, scores);
+  }
 }
 
 template <class V>
@@ -279,8 +339,15 @@ void probe(const CentroidView& table, uint32_t begin, uint32_t end, const QueryB
 
 template <class V>
 void scan(const ScanTokens& tokens, const ScanTables& tables, const QueryBlock& query,
-          float* best) {
-  (query.groups == 1 ? scan_groups<V, 1> : scan_groups<V, 2>)(tokens, tables, query, best);
+          Planes planes, float* best) {
+  const bool one = query.groups == 1;
+  if (planes == Planes::kHigh) {
+    (one ? scan_groups<V, 1, Planes::kHigh> : scan_groups<V, 2, Planes::kHigh>)(tokens, tables,
+                                                                               query, best);
+  } else {
+    (one ? scan_groups<V, 1, Planes::kBoth> : scan_groups<V, 2, Planes::kBoth>)(tokens, tables,
+                                                                               query, best);
+  }
 }
 
 template <class V>
@@ -290,7 +357,8 @@ void dots(const float* vectors, size_t count, size_t dim, const QueryBlock& quer
 
 template <class V>
 constexpr Leaf make_leaf(const char* name) {
-  return {name, centroid_scores<V>, probe<V>, scan<V>, decode_tokens<V>, dots<V>};
+  return {name,    nullptr, nullptr, centroid_scores<V>, probe<V>, scan<V>,
+          decode_tokens<V>, dots<V>};
 }
 
 }  // namespace

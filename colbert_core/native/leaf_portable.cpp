@@ -47,8 +47,8 @@ struct Portable {
   static I bias_correction(const int32_t*) { return splat_i(0); }
 
   template <bool kLevels>
-  static const uint8_t* query_side(const QueryBlock& query) {
-    return reinterpret_cast<const uint8_t*>(query.i8);
+  static const uint8_t* query_side(const QueryPlane& plane) {
+    return reinterpret_cast<const uint8_t*>(plane.i8);
   }
   // The low and the high signed byte of every int16; the layout of bytes is little-endian's.
   static Short8 low_bytes(Short8 value) { return Short8(UShort8(value) << 8) >> 8; }

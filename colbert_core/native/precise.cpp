@@ -1,4 +1,5 @@
-// Precise MaxSim: vectors decoded to float32 against the float32 query, tile by tile.
+// Precise MaxSim. Where centroids and levels lie on their int8 grids (`tartan`), a scan with both
+// planes of the query is it; otherwise vectors are decoded to float32, tile by tile.
 #include <algorithm>
 
 #include "cpu.hpp"
@@ -74,6 +75,7 @@ template void Shard::best_of_passage<true>(uint32_t pid, Scratch& scratch) const
 
 void Shard::precise(std::span<const uint32_t> pids, Deadline deadline, float* totals,
                     Scratch& scratch) const {
+  if (on_grid_) return scan(pids, Planes::kBoth, deadline, totals, scratch);
   for (size_t i = 0; i < pids.size(); ++i) {
     if (i % kBatch == 0) deadline.check("precise scoring");
     best_of_passage<false>(pids[i], scratch);

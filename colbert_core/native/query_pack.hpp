@@ -2,7 +2,11 @@
 //
 // Tokens are taken in blocks of 32; a block has 32 lanes (two groups of 16), or 16 if 16 hold its
 // tokens. Inside a block four dimensions of a lane lie together: int8 [D/4][lanes][4], so that one
-// 32-bit broadcast of a stored vector meets one load of the query. Empty lanes are zero.
+// 32-bit broadcast of a stored vector meets one load of the query, and sixteen such quads are a tile
+// of the matrix unit. Empty lanes are zero, and so are dimensions up to the next multiple of 64.
+//
+// A query has two int8 planes: q ≈ (high + low / 254) · scale. The high one alone is for scanning;
+// both together, 16 bits, are as good as float32 (see `quantise_query` in reference/arithmetic.py).
 #pragma once
 
 #include <span>
@@ -15,15 +19,24 @@ namespace tartan {
 constexpr int kGroup = 16;  // lanes of one vector
 constexpr int kBlock = 32;  // lanes of a full block
 
-struct QueryBlock {
-  int first = 0;                  // query token of lane 0
-  int tokens = 0;                 // lanes in use
-  int groups = 0;                 // vectors of 16 lanes: 1 or 2
-  int quads = 0;                  // D / 4
-  const int8_t* i8 = nullptr;     // [D/4][lanes][4]
+constexpr float kLowPart = 1.0f / 254.0f;  // what one step of the low plane is of the high one's
+
+// One int8 plane of a block.
+struct QueryPlane {
+  const int8_t* i8 = nullptr;     // [tile_dim/4][lanes][4]
   const uint8_t* u8 = nullptr;    // the same + 128, for instructions that want it unsigned
   const int32_t* sums = nullptr;  // [lanes] sum of i8 over the dimensions
-  const float* scales = nullptr;  // [lanes] q ≈ i8 · scale
+};
+
+inline constexpr size_t tile_dim(size_t dim) { return (dim + 63) / 64 * 64; }
+
+struct QueryBlock {
+  int first = 0;   // query token of lane 0
+  int tokens = 0;  // lanes in use
+  int groups = 0;  // vectors of 16 lanes: 1 or 2
+  int quads = 0;   // D / 4
+  QueryPlane high, low;
+  const float* scales = nullptr;  // [lanes]
   const float* f32 = nullptr;     // [D][lanes]
 
   int lanes() const { return groups * kGroup; }
@@ -41,12 +54,20 @@ class QueryPack {
   size_t tokens() const { return tokens_; }
 
  private:
-  void pack_token(const float* token, size_t dim, QueryBlock& block, int lane);
+  // The memory of one plane of all blocks.
+  struct Plane {
+    AlignedBuffer<int8_t> i8;
+    AlignedBuffer<uint8_t> u8;
+    AlignedBuffer<int32_t> sums;
+
+    void clear(size_t lanes, size_t dim);
+    QueryPlane view(size_t first_lane, size_t dim) const;
+  };
+
+  void pack_token(const float* token, size_t dim, const QueryBlock& block, int lane);
 
   std::vector<QueryBlock> blocks_;
-  AlignedBuffer<int8_t> i8_;
-  AlignedBuffer<uint8_t> u8_;
-  AlignedBuffer<int32_t> sums_;
+  Plane high_, low_;
   AlignedBuffer<float> scales_;
   AlignedBuffer<float> f32_;
   size_t tokens_ = 0;

@@ -1,4 +1,5 @@
-// Approximate MaxSim of the candidates with int8 queries, centroids and levels.
+// MaxSim of passages with int8 centroids and levels: against the query's high plane to sift the
+// candidates, against both planes for the scores that are returned.
 //
 // Passages are taken in batches. First every token finds the row of centroid scores that belongs to
 // its code, or asks for it; then the rows that are missing are computed together; then the tokens
@@ -68,16 +69,16 @@ void Shard::assign_rows(Scratch& scratch) const {
   scratch.rows = rows;
 }
 
-void Shard::scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, float* totals,
-                       Scratch& scratch) const {
-  const Leaf& leaf = active_leaf();
+void Shard::scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, Planes planes,
+                       float* totals, Scratch& scratch) const {
+  const LeafScope leaf;
   const size_t lanes = static_cast<size_t>(block.lanes());
   const size_t known = scratch.rows;
   find_spans(pids, scratch);
   assign_rows(scratch);
   scratch.S.grow(scratch.rows * lanes);
-  leaf.centroid_scores(table_.view(), scratch.missing.data(), scratch.rows - known, block,
-                       scratch.S.data() + known * lanes);
+  leaf->centroid_scores(table_.view(), scratch.missing.data(), scratch.rows - known, block,
+                        planes, scratch.S.data() + known * lanes);
 
   ScanTables tables;
   tables.bits = arrays_.bits;
@@ -105,23 +106,23 @@ void Shard::scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, 
     tokens.count = span.end - span.begin;
     rows += tokens.count;
     alignas(64) float best[kBlock];
-    leaf.scan(tokens, tables, block, best);
+    leaf->scan(tokens, tables, block, planes, best);
     float total = totals[i];
     for (int lane = 0; lane < block.tokens; ++lane) total += best[lane];
     totals[i] = total;
   }
 }
 
-void Shard::scan(Deadline deadline, Scratch& scratch) const {
-  const std::span<const uint32_t> pids = scratch.pids;
-  scratch.scores.assign(pids.size(), 0.0f);
+void Shard::scan(std::span<const uint32_t> pids, Planes planes, Deadline deadline, float* totals,
+                 Scratch& scratch) const {
+  std::fill_n(totals, pids.size(), 0.0f);
   for (const QueryBlock& block : scratch.query.blocks()) {
     scratch.row_epoch = scratch.row_of.begin(table_.centroids(), 1);
     scratch.rows = 0;
     for (size_t first = 0; first < pids.size(); first += kBatch) {
-      deadline.check("scan");
+      deadline.check(planes == Planes::kHigh ? "scan" : "precise scoring");
       const size_t count = std::min(kBatch, pids.size() - first);
-      scan_batch(pids.subspan(first, count), block, scratch.scores.data() + first, scratch);
+      scan_batch(pids.subspan(first, count), block, planes, totals + first, scratch);
     }
   }
 }

@@ -88,6 +88,11 @@ Shard::Shard(const CentroidTable& table, const ShardArrays& arrays)
     levels_i8_[i] = static_cast<int8_t>(std::clamp(rounded, -127.0f, 127.0f));
   }
   for (size_t s = 0; s < 256; ++s) weight_[s] = arrays.beta[s] * step;
+  on_grid_ = arrays.centroids_f32.empty() && !arrays.normalize;
+  for (size_t i = 0; i < 16; ++i) {
+    const float rounded = static_cast<float>(levels_i8_[i]) * step;
+    on_grid_ = on_grid_ && std::fabs(levels_[i] - rounded) <= kGridTolerance * largest;
+  }
 }
 
 Shard::~Shard() = default;
@@ -165,7 +170,8 @@ Hits Shard::search(std::span<const float> Q_LD, const Probes& probes, size_t k, 
   }
   const size_t scored = std::min(scratch->pids.size(), k + std::max<size_t>(16, k / 4));
   if (scored < scratch->pids.size()) {
-    scan(deadline, *scratch);
+    scratch->scores.resize(scratch->pids.size());
+    scan(scratch->pids, Planes::kHigh, deadline, scratch->scores.data(), *scratch);
     scratch->keys.clear();
     for (size_t i = 0; i < scratch->pids.size(); ++i) {
       scratch->keys.push_back(rank_key(scratch->scores[i], scratch->pids[i]));

@@ -103,9 +103,10 @@ class Shard {
   void prefetch_list(const Probes& probes, size_t probe, std::span<const Id> postings) const;
   Range posting_span(size_t centroid, size_t postings) const;
   // scan.cpp
-  void scan(Deadline deadline, Scratch& scratch) const;
-  void scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, float* totals,
-                  Scratch& scratch) const;
+  void scan(std::span<const uint32_t> pids, Planes planes, Deadline deadline, float* totals,
+            Scratch& scratch) const;
+  void scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, Planes planes,
+                  float* totals, Scratch& scratch) const;
   void find_spans(std::span<const uint32_t> pids, Scratch& scratch) const;
   void assign_rows(Scratch& scratch) const;
   // precise.cpp
@@ -127,6 +128,7 @@ class Shard {
   std::vector<float> weight_;      // [256] beta · level_step
   std::vector<float> levels_;      // [16] repeated to fill
   std::vector<int8_t> levels_i8_;  // [16] the same as int8
+  bool on_grid_;                   // a token is exactly what int8 centroids and levels say
   mutable Pool<Scratch> scratches_;
 };
 

@@ -83,12 +83,12 @@ CentroidTable::CentroidTable(std::span<const int8_t> codes_CD, size_t dim,
 
 void CentroidTable::select(const QueryPack& query, uint32_t begin, uint32_t end,
                            ProbeSelector& selector) const {
-  const Leaf& leaf = active_leaf();
+  const LeafScope leaf;
   for (uint32_t first = begin; first < end; first += kChunk) {
     const uint32_t last = std::min(end, first + kChunk);
     for (const QueryBlock& block : query.blocks()) {
       OfferContext context{&selector, static_cast<size_t>(block.first)};
-      leaf.probe(view(), first, last, block, selector.thresholds(context.first_token), offer_lanes,
+      leaf->probe(view(), first, last, block, selector.thresholds(context.first_token), offer_lanes,
                  &context);
     }
   }

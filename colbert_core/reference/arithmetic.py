@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from colbert_core.types import F32, I8, U8
@@ -9,17 +11,33 @@ from colbert_core.types import F32, I8, U8
 SMALLEST_NORMAL = np.float32(np.finfo(np.float32).tiny)
 
 
-def quantise_query(Q_LD: F32) -> tuple[I8, F32]:
-    """float32 [L, D] → int8 [L, D] in ±127 and float32 [L] scales: q ≈ q_i8 · scale.
+LOW_STEPS = np.float32(254)
+"""Steps of a query's low plane in one of its high plane: the low one is then int8 within ±127."""
 
-    A token whose scale would be subnormal becomes zeros with scale 0.
+
+class QuantisedQuery(NamedTuple):
+    """A query as two int8 planes, q ≈ (high + low / 254) · scale: 16 bits in all.
+
+    Attributes:
+        high_LD, low_LD: int8 [L, D] in ±127.
+        scales_L: float32 [L].
     """
+
+    high_LD: I8
+    low_LD: I8
+    scales_L: F32
+
+
+def quantise_query(Q_LD: F32) -> QuantisedQuery:
+    """float32 [L, D] → its planes. A token whose scale would be subnormal becomes zeros, scale 0."""
     scales_L = np.abs(Q_LD).max(axis=1) / np.float32(127)
     scales_L = np.where(scales_L < SMALLEST_NORMAL, np.float32(0), scales_L)
     divisor_L1 = np.where(scales_L == 0, np.float32(1), scales_L)[:, None]
-    rounded_LD = np.clip(np.rint(Q_LD / divisor_L1), -127, 127)
-    rounded_LD[scales_L == 0] = 0
-    return rounded_LD.astype(np.int8), scales_L
+    values_LD = Q_LD / divisor_L1
+    values_LD[scales_L == 0] = 0
+    high_LD = np.clip(np.rint(values_LD), -127, 127)
+    low_LD = np.clip(np.rint((values_LD - high_LD) * LOW_STEPS), -127, 127)
+    return QuantisedQuery(high_LD.astype(np.int8), low_LD.astype(np.int8), scales_L)
 
 
 def integer_dots(rows_RD: I8, queries_LD: I8) -> F32:
@@ -28,9 +46,20 @@ def integer_dots(rows_RD: I8, queries_LD: I8) -> F32:
     return dots_RL
 
 
-def centroid_scores(codes_RD: I8, scales_R: F32, q_LD: I8, q_scales_L: F32) -> F32:
+def query_dots(rows_RD: I8, query: QuantisedQuery, both_planes: bool) -> F32:
+    """float32 [R, L]: int8 rows times the query's high plane, or times both."""
+    dots_RL = integer_dots(rows_RD, query.high_LD)
+    if both_planes:
+        dots_RL = dots_RL + integer_dots(rows_RD, query.low_LD) * (np.float32(1) / LOW_STEPS)
+    return dots_RL
+
+
+def centroid_scores(
+    codes_RD: I8, scales_R: F32, query: QuantisedQuery, both_planes: bool = False
+) -> F32:
     """float32 [R, L]: dot · (q_scale · c_scale)."""
-    result_RL: F32 = integer_dots(codes_RD, q_LD) * (q_scales_L[None, :] * scales_R[:, None])
+    dots_RL = query_dots(codes_RD, query, both_planes)
+    result_RL: F32 = dots_RL * (query.scales_L[None, :] * scales_R[:, None])
     return result_RL
 
 

@@ -6,11 +6,11 @@ import numpy as np
 
 from colbert_core.reference.arithmetic import (
     centroid_scores,
-    integer_dots,
     inverse_norms,
     precise_dots,
     quantise_levels,
     quantise_query,
+    query_dots,
     sum_over_query,
     unpack_residuals,
 )
@@ -30,6 +30,7 @@ from colbert_core.types import F32, I32, I64, U8, AnyArray
 FINEST_ADDEND = 2**20
 """The largest addend of a candidate's score in integer units: 1024 of them fit in 31 bits."""
 
+GRID_TOLERANCE = np.float32(1e-6)  # of the largest level: a float's rounding
 SMALLEST_RANGE = np.float32(1e-30)  # of probe scores; below, all gains count as equal
 BATCH = 64  # passages between two looks at the clock
 
@@ -120,6 +121,12 @@ class Shard:
         self.alpha, self.beta, self.centroids_f32 = alpha, beta, centroids_f32
         self.normalize = normalize
         self.levels_i8, self.level_step = quantise_levels(levels)
+        off_grid = np.abs(levels - self.levels_i8 * self.level_step).max()
+        self.on_grid = (
+            centroids_f32 is None
+            and not normalize
+            and bool(off_grid <= GRID_TOLERANCE * np.abs(levels).max())
+        )
 
     # ------------------------------------------------------------ public calls
 
@@ -258,33 +265,40 @@ class Shard:
         touched = np.flatnonzero(met_N >= 0)
         return touched, totals_N[touched]
 
-    def _scan(self, Q_LD: F32, pids: I64, deadline_s: float) -> F32:
-        """Approximate MaxSim, float32 [M], from int8 queries, centroids and levels.
+    def _scan(self, Q_LD: F32, pids: I64, deadline_s: float, precise: bool = False) -> F32:
+        """MaxSim, float32 [M], from int8 centroids and levels and the query's int8 planes.
 
-        token score = alpha·S + (beta·level_step)·(dot·q_scale), S the centroid's score.
+        token score = alpha·S + (beta·level_step)·(dot·q_scale), S the centroid's score. The high
+        plane alone sifts the candidates; both are precise.
         """
-        q_LD, q_scales_L = quantise_query(Q_LD)
+        query = quantise_query(Q_LD)
         weights = self.beta * self.level_step
         totals = np.zeros(len(pids), np.float32)
         for i, pid in enumerate(pids):
             if i % BATCH == 0:
-                check_deadline(deadline_s, "scan")
+                check_deadline(deadline_s, "precise scoring" if precise else "scan")
             start, end = self._span(int(pid))
             codes = self._codes(start, end)
             S_TL = centroid_scores(
-                self.table.codes_CD[codes], self.table.scales_C[codes], q_LD, q_scales_L
+                self.table.codes_CD[codes], self.table.scales_C[codes], query, precise
             )
             indices_TD = unpack_residuals(self.residuals_TB[start:end], self.bits, self.dim)
-            dots_TL = integer_dots(self.levels_i8[indices_TD], q_LD)
+            dots_TL = query_dots(self.levels_i8[indices_TD], query, precise)
             scales_T = self.scales_T[start:end]
             scores_TL = self.alpha[scales_T][:, None] * S_TL + weights[scales_T][:, None] * (
-                dots_TL * q_scales_L
+                dots_TL * query.scales_L
             )
             totals[i] = sum_over_query(scores_TL.max(axis=0))
         return totals
 
     def _precise(self, Q_LD: F32, pids: I64, deadline_s: float) -> F32:
-        """MaxSim, float32 [M], of the decoded vectors and the float32 query."""
+        """MaxSim, float32 [M], of the decoded vectors.
+
+        Where centroids and levels lie on their int8 grids (`tartan`), a scan with 16 bits of the
+        query; otherwise of the vectors decoded to float32.
+        """
+        if self.on_grid:
+            return self._scan(Q_LD, pids, deadline_s, precise=True)
         totals = np.zeros(len(pids), np.float32)
         for i, pid in enumerate(pids):
             if i % BATCH == 0:

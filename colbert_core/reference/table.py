@@ -54,8 +54,7 @@ class CentroidTable:
         check_query(Q_LD, self.dim)
         require(nprobe >= 1, f"nprobe {nprobe} must be at least 1")
         require(threads >= 1, f"threads {threads} must be at least 1")
-        q_LD, q_scales_L = quantise_query(Q_LD)
-        S_LC = centroid_scores(self.codes_CD, self.scales_C, q_LD, q_scales_L).T
+        S_LC = centroid_scores(self.codes_CD, self.scales_C, quantise_query(Q_LD)).T
         ids_LP = np.argsort(-S_LC, axis=1, kind="stable")[:, : min(nprobe, self.centroids)]
         scores_LP = np.take_along_axis(S_LC, ids_LP, axis=1)
         return ids_LP.astype(np.int32), np.ascontiguousarray(scores_LP)

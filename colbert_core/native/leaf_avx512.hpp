@@ -1,0 +1,88 @@
+// The vector class of AVX-512 F/BW/VL/VNNI. vpdpbusd multiplies unsigned by signed bytes into int32
+// without saturating. Stored levels are biased by 128 to be the unsigned side; centroids are read as
+// they are (signed) against the query biased by 128, so that the table needs no second copy.
+#pragma once
+
+#include <immintrin.h>
+
+#include "leaf_kernels.hpp"
+
+namespace tartan {
+namespace {
+
+// The accumulators have the type that the instruction has: through __m512i, gcc 12 copies every one
+// of them in every step.
+typedef int32_t Int16 __attribute__((vector_size(64)));
+
+struct Avx512 {
+  using I = Int16;
+  using F = __m512;
+  using F16 = __m512;
+  using Quads = Int16;
+  using Row = Int16;
+  using Bytes = __m256i;
+  using Table = __m256i;
+  static constexpr int kBias = 128;
+  static constexpr size_t kBytes = 32;
+  template <int G>
+  static constexpr int kTile = 8;
+
+  static I splat_i(int32_t value) { return I(_mm512_set1_epi32(value)); }
+  static I bias_correction(const int32_t* sums) { return I(_mm512_loadu_si512(sums)) * -kBias; }
+
+  template <bool kLevels>
+  static const uint8_t* query_side(const QueryPlane& plane) {
+    return kLevels ? reinterpret_cast<const uint8_t*>(plane.i8) : plane.u8;
+  }
+  static Quads load_quads(const uint8_t* p) { return Quads(_mm512_loadu_si512(p)); }
+  static Row load_row(const uint8_t* p) {
+    int32_t quad;
+    __builtin_memcpy(&quad, p, 4);
+    return Row(_mm512_set1_epi32(quad));
+  }
+  template <bool kLevels>
+  static I dot(I acc, Quads q, Row row) {
+    return kLevels ? I(_mm512_dpbusd_epi32(__m512i(acc), __m512i(row), __m512i(q)))
+                   : I(_mm512_dpbusd_epi32(__m512i(acc), __m512i(q), __m512i(row)));
+  }
+
+  static F splat(float value) { return _mm512_set1_ps(value); }
+  static F load(const float* p) { return _mm512_loadu_ps(p); }
+  static void store(float* p, F value) { _mm512_storeu_ps(p, value); }
+  static F to_float(I value) { return _mm512_cvtepi32_ps(__m512i(value)); }
+  static F widen(const int8_t* p) {
+    return _mm512_cvtepi32_ps(
+        _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  }
+  static F add(F a, F b) { return _mm512_add_ps(a, b); }
+  static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static F max(F a, F b) { return _mm512_max_ps(a, b); }
+  static uint32_t greater(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+
+  static F16 load_f16(const float* p) { return _mm512_loadu_ps(p); }
+  static F lookup_f(F16 table, const uint8_t* indices) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(indices));
+    return _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(bytes), table);
+  }
+
+  static Bytes load_bytes(const uint8_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static void store_bytes(uint8_t* p, Bytes value) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), value);
+  }
+  template <int kWidth>
+  static Bytes field(Bytes value, int shift) {
+    return _mm256_and_si256(_mm256_srli_epi16(value, shift), _mm256_set1_epi8((1 << kWidth) - 1));
+  }
+  static Bytes join(Bytes low_two, Bytes high) {
+    return _mm256_or_si256(low_two, _mm256_slli_epi16(high, 2));
+  }
+  static Table load_table(const uint8_t* p) {
+    return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static Bytes lookup(Table table, Bytes index) { return _mm256_shuffle_epi8(table, index); }
+};
+
+}  // namespace
+}  // namespace tartan
