@@ -15,7 +15,8 @@ std::vector<const Leaf*> runnable() {
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
 #ifdef TARTAN_AMX
-    if (__builtin_cpu_supports("amx-int8") && __builtin_cpu_supports("amx-tile") && amx_allowed()) {
+    if (__builtin_cpu_supports("amx-int8") && __builtin_cpu_supports("amx-tile") &&
+        __builtin_cpu_supports("avx512vbmi") && amx_allowed()) {
       leaves.push_back(&leaf_amx());
     }
 #endif

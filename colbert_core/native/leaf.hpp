@@ -20,23 +20,24 @@ struct CentroidView {
   size_t dim = 0;
 };
 
-// Consecutive tokens of one passage, to be scanned against one block of the query.
+// Consecutive tokens of one passage, to be scanned against one block of the query. A token's score
+// is centroid_weight · dot(centroid) + residual_weight · dot(levels).
 struct ScanTokens {
-  const uint8_t* residuals = nullptr;      // packed, B bytes a token
-  const uint8_t* residuals_end = nullptr;  // end of the whole array
-  const uint8_t* scales = nullptr;
-  const uint32_t* rows = nullptr;  // per token its row of `S`
-  size_t count = 0;                // at least 1
+  const uint8_t* residuals = nullptr;       // packed, B bytes a token
+  const uint8_t* residuals_end = nullptr;   // end of the whole array
+  const uint32_t* rows = nullptr;           // row of `kept`, or code: see Leaf::keeps_dots
+  const float* centroid_weights = nullptr;  // alpha · c_scale
+  const float* residual_weights = nullptr;  // beta · level_step
+  size_t count = 0;                         // at least 1
 };
 
 struct ScanTables {
   int bits = 0;
-  size_t dim = 0;
-  const float* S = nullptr;        // [rows][lanes] centroid scores
-  const float* alpha = nullptr;    // [256]
-  const float* weight = nullptr;   // [256] beta · level_step
-  const int8_t* levels = nullptr;  // [16] int8 levels, repeated to fill
-  uint8_t* tile = nullptr;         // scratch of tile_bytes(dim)
+  CentroidView centroids;
+  const float* kept = nullptr;       // [rows][lanes] dots of centroids, or null
+  const int8_t* levels = nullptr;    // [16] int8 levels, repeated to fill
+  uint8_t* tile = nullptr;           // scratch of tile_bytes(dim)
+  uint8_t* centroid_tile = nullptr;  // likewise
 };
 
 struct DecodeTokens {
@@ -62,24 +63,41 @@ struct DecodeTables {
 // Which planes of the query are used: the high one, or both for scores as good as float32's.
 enum class Planes { kHigh, kBoth };
 
-// Called by `probe` for the lanes of one group (bits of `lanes`) whose score exceeds the threshold;
-// may raise the thresholds.
-using Offer = void (*)(void* context, uint32_t centroid, int group, uint32_t lanes,
-                       const float* scores);
+struct Offer {
+  float score;
+  uint32_t centroid;
+};
+
+// Where `probe` puts the centroids that may be among a lane's best. `best` holds per lane, in
+// descending order, scores of `depth` different centroids: the last one is the lane's threshold.
+struct ProbeLanes {
+  Offer* offers = nullptr;                              // [lanes][capacity]
+  uint32_t* counts = nullptr;                           // [lanes]
+  size_t capacity = 0;                                  // at least depth + 1
+  float* best = nullptr;                                // [depth][lanes]
+  size_t depth = 0;                                     // at least 1
+  void (*full)(void* selector, size_t lane) = nullptr;  // makes room for another offer
+  void* selector = nullptr;
+  size_t first_lane = 0;  // of the block, for `full`
+};
 
 struct Leaf {
   const char* name;
-
-  // What a thread must do before and after it calls centroid_scores, probe or scan; null for nothing.
+  // Whether scan wants the dots of every centroid computed once a query and kept; else it
+  // multiplies each token's centroid anew, which is quicker than going back to a large table.
+  bool keeps_dots;
+  // What a thread must do before and after it calls centroid_scores, probe or scan; null for
+  // nothing.
   void (*enter)();
   void (*leave)();
-  // scores[r][lane] of the centroids ids[r].
-  void (*centroid_scores)(const CentroidView&, const uint32_t* ids, size_t count, const QueryBlock&,
-                          Planes, float* scores);
-  // Offers every centroid in [begin, end) that beats a lane's threshold, in ascending order.
+  // dots[r][lane] of the centroids ids[r], as float.
+  void (*centroid_dots)(const CentroidView&, const uint32_t* ids, size_t count, const QueryBlock&,
+                        Planes, float* dots);
+  // Offers to every lane the centroids in [begin, end), in ascending order, that exceed its
+  // threshold.
   void (*probe)(const CentroidView&, uint32_t begin, uint32_t end, const QueryBlock&,
-                const float* thresholds, Offer, void* context);
-  // best[lane] = the largest token score of the passage.
+                const ProbeLanes&);
+  // best[lane] = q_scale · the largest token score of the passage.
   void (*scan)(const ScanTokens&, const ScanTables&, const QueryBlock&, Planes, float* best);
   // Token vectors in float32, `vector_stride(dim)` floats apart.
   void (*decode)(const DecodeTokens&, const DecodeTables&, float* vectors);

@@ -78,128 +78,216 @@ struct Products {
   }
 };
 
-template <int G>
-inline __m512 scaled(__m512 dots, const QueryBlock& query, int group, float scale) {
-  const __m512 both =
-      _mm512_mul_ps(_mm512_loadu_ps(query.scales + group * kGroup), _mm512_set1_ps(scale));
-  return _mm512_mul_ps(dots, both);
-}
-
 inline void copy_row(const int8_t* from, size_t dim, uint8_t* to) {
   size_t d = 0;
   for (; d + 64 <= dim; d += 64) _mm512_storeu_si512(to + d, _mm512_loadu_si512(from + d));
   if (d < dim) __builtin_memcpy(to + d, from + d, dim - d);
 }
 
+// Copies the rows of up to 32 centroids, and asks for those that come 32 later.
+inline void gather_rows(const CentroidView& table, const uint32_t* ids, int used, size_t left,
+                        size_t stride, uint8_t* to) {
+  for (int r = 0; r < used; ++r) {
+    if (static_cast<size_t>(r) + kPair < left) prefetch_row(table, ids[r + kPair]);
+    copy_row(table.codes + ids[r] * table.dim, table.dim, to + r * stride);
+  }
+}
+
+inline int tile_rows(size_t left) { return static_cast<int>(left < kPair ? left : kPair); }
+
 template <int G, Planes kPlanes>
-void centroid_scores_amx(const CentroidView& table, const uint32_t* ids, size_t count,
-                         const QueryBlock& query, float* scores) {
+void centroid_dots_amx(const CentroidView& table, const uint32_t* ids, size_t count,
+                       const QueryBlock& query, float* dots) {
   alignas(64) uint8_t rows[kPair * tile_dim(kMaxDim)];
-  const size_t stride = tile_dim(table.dim);
   Products<G, kPlanes> products;
   for (size_t first = 0; first < count; first += kPair) {
-    const int used = static_cast<int>(count - first < kPair ? count - first : kPair);
+    const int used = tile_rows(count - first);
+    gather_rows(table, ids + first, used, count - first, tile_dim(table.dim), rows);
+    products.compute(rows, tile_dim(table.dim), query, table.dim);
     for (int r = 0; r < used; ++r) {
-      if (first + r + kPair < count) {
-        const int8_t* const ahead = table.codes + ids[first + r + kPair] * table.dim;
-        for (size_t d = 0; d < table.dim; d += 64) __builtin_prefetch(ahead + d);
-      }
-      copy_row(table.codes + ids[first + r] * table.dim, table.dim, rows + r * stride);
-    }
-    products.compute(rows, stride, query, table.dim);
-    for (int r = 0; r < used; ++r) {
-      const float scale = table.scales[ids[first + r]];
       for (int g = 0; g < G; ++g) {
-        _mm512_storeu_ps(scores + ((first + r) * G + g) * kGroup,
-                         scaled<G>(products.of(r, g), query, g, scale));
+        _mm512_storeu_ps(dots + ((first + r) * G + g) * kGroup, products.of(r, g));
       }
     }
   }
 }
 
+// The products of up to 32 centroids from `first` on with the query's high plane.
+template <int G>
+inline void multiply_centroids(const CentroidView& table, uint32_t first, uint32_t end,
+                               const QueryBlock& query, uint8_t* copies,
+                               Products<G, Planes::kHigh>& products) {
+  const int used = tile_rows(end - first);
+  const int8_t* const codes = table.codes + first * table.dim;
+  if (used == kPair && table.dim % kTileBytes == 0) {
+    products.compute(reinterpret_cast<const uint8_t*>(codes), table.dim, query, table.dim);
+    return;
+  }
+  const size_t stride = tile_dim(table.dim);
+  for (int r = 0; r < used; ++r) copy_row(codes + r * table.dim, table.dim, copies + r * stride);
+  products.compute(copies, stride, query, table.dim);
+}
+
+// The largest of eight rows tells whether any of them need be looked at.
+template <int G, class Score>
+inline void offer_tile(const Score& score, uint32_t first, int used, int group,
+                       const ProbeLanes& lanes) {
+  constexpr int kRun = 8;
+  __m512 largest[kPair / kRun];
+  for (int run = 0; run * kRun < used; ++run) {
+    const int begin = run * kRun;
+    const int end = begin + kRun < used ? begin + kRun : used;
+    largest[run] = score(begin);
+    for (int r = begin + 1; r < end; ++r) largest[run] = _mm512_max_ps(largest[run], score(r));
+  }
+  for (int run = 0; run * kRun < used; ++run) {
+    if (__builtin_expect(!any_above<Avx512, G>(largest[run], group, lanes), 1)) continue;
+    const int begin = run * kRun;
+    offer_rows<Avx512, G>([&](int r) { return score(begin + r); }, largest[run],
+                          first + static_cast<uint32_t>(begin),
+                          used - begin < kRun ? used - begin : kRun, group, lanes);
+  }
+}
+
+// The unit multiplies the next tile while the scores of this one are looked at.
 template <int G>
 void probe_amx(const CentroidView& table, uint32_t begin, uint32_t end, const QueryBlock& query,
-               const float* thresholds, Offer offer, void* context) {
-  alignas(64) uint8_t last_rows[kPair * tile_dim(kMaxDim)];
-  Products<G, Planes::kHigh> products;
-  for (uint32_t first = begin; first < end; first += kPair) {
-    const int used = static_cast<int>(end - first < kPair ? end - first : kPair);
-    const int8_t* const codes = table.codes + first * table.dim;
-    if (used == kPair && table.dim % kTileBytes == 0) {
-      products.compute(reinterpret_cast<const uint8_t*>(codes), table.dim, query, table.dim);
-    } else {
-      const size_t stride = tile_dim(table.dim);
-      for (int r = 0; r < used; ++r) copy_row(codes + r * table.dim, table.dim, last_rows + r * stride);
-      products.compute(last_rows, stride, query, table.dim);
-    }
-    for (int r = 0; r < used; ++r) {
-      const float scale = table.scales[first + r];
+               const ProbeLanes& lanes) {
+  alignas(64) uint8_t copies[kPair * tile_dim(kMaxDim)];
+  Products<G, Planes::kHigh> tiles[2];
+  multiply_centroids<G>(table, begin, end, query, copies, tiles[0]);
+  int current = 0;
+  for (uint32_t first = begin; first < end; first += kPair, current ^= 1) {
+    const uint32_t next = first + kPair;
+    if (next < end) multiply_centroids<G>(table, next, end, query, copies, tiles[current ^ 1]);
+    const Products<G, Planes::kHigh>& products = tiles[current];
 #pragma GCC unroll 2
-      for (int g = 0; g < G; ++g) {
-        offer_above<Avx512>(scaled<G>(products.of(r, g), query, g, scale), thresholds, first + r, g,
-                            offer, context);
-      }
+    for (int g = 0; g < G; ++g) {
+      const __m512 q_scales = _mm512_loadu_ps(query.scales + g * kGroup);
+      const auto score = [&](int r) {
+        const __m512 both = _mm512_mul_ps(q_scales, _mm512_set1_ps(table.scales[first + r]));
+        return _mm512_mul_ps(products.of(r, g), both);
+      };
+      offer_tile<G>(score, first, tile_rows(end - first), g, lanes);
     }
   }
 }
 
+// One plane of residuals of kWidth bits in 64-byte strides, through a table that vpermb looks up by
+// the low six bits: what a shift leaves above the field does not matter, so nothing is masked.
+template <int kWidth>
+inline void unpack_wide(const uint8_t* packed, size_t n, __m512i table, uint8_t* out) {
+  for (size_t i = 0; i < n; i += 64) {
+    const size_t at = n < 64 ? 0 : (i + 64 <= n ? i : n - 64);
+    const __m512i bytes = _mm512_loadu_si512(packed + at);
+#pragma GCC unroll 8
+    for (int j = 0; j < 8 / kWidth; ++j) {
+      const __m512i index = _mm512_srli_epi16(bytes, j * kWidth);
+      _mm512_storeu_si512(out + j * n + at, _mm512_permutexvar_epi8(index, table));
+    }
+  }
+}
+
+// The same for 128 dimensions of 2 bits: both halves of a vector hold the 32 bytes.
+inline void unpack_128x2(const uint8_t* packed, __m512i table, uint8_t* out) {
+  const __m512i bytes = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i*)packed));
+  const __m512i shift = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(2), 1);
+  const __m512i low = _mm512_srlv_epi16(bytes, shift);
+  const __m512i high = _mm512_srlv_epi16(bytes, _mm512_add_epi16(shift, _mm512_set1_epi16(4)));
+  _mm512_store_si512(out, _mm512_permutexvar_epi8(low, table));
+  _mm512_store_si512(out + 64, _mm512_permutexvar_epi8(high, table));
+}
+
+// Levels by residual index, for one width.
+struct Levels {
+  int bits;
+  __m512i wide;         // by the low bits of a byte
+  Avx512::Table table;  // by the index, for 3 bits
+
+  explicit Levels(const ScanTables& tables) : bits(tables.bits) {
+    alignas(64) int8_t repeated[64];
+    for (int i = 0; i < 64; ++i) repeated[i] = tables.levels[i % 16];
+    wide = _mm512_load_si512(repeated);
+    table = Avx512::load_table(reinterpret_cast<const uint8_t*>(repeated));
+  }
+
+  void unpack_token(const uint8_t* packed, size_t dim, uint8_t* out) const {
+    if (bits == 2 && dim == 128) return unpack_128x2(packed, wide, out);
+    if (bits == 1) return unpack_wide<1>(packed, dim / 8, wide, out);
+    if (bits == 2) return unpack_wide<2>(packed, dim / 4, wide, out);
+    if (bits == 4) return unpack_wide<4>(packed, dim / 2, wide, out);
+    unpack<Avx512>(packed, 3, dim, table, out);
+  }
+};
+
+// Gathers, unpacks and multiplies up to 32 tokens from `first` on.
+template <int G, Planes kPlanes>
+inline void multiply_tokens(const ScanTokens& tokens, size_t first, const ScanTables& tables,
+                            const Levels& levels, const QueryBlock& query,
+                            Products<G, kPlanes>& centroids, Products<G, kPlanes>& residuals) {
+  const CentroidView& table = tables.centroids;
+  const size_t stride = tile_stride(table.dim);
+  const size_t bytes = table.dim * tables.bits / 8;
+  const size_t left = tokens.count - first;
+  gather_rows(table, tokens.rows + first, tile_rows(left), left, stride, tables.centroid_tile);
+  uint8_t* const spare = tables.tile + kTileRows * stride;
+  for (int r = 0; r < tile_rows(left); ++r) {
+    const uint8_t* const packed =
+        packed_token(tokens.residuals + (first + r) * bytes, tokens.residuals_end, bytes, spare);
+    levels.unpack_token(packed, table.dim, tables.tile + r * stride);
+  }
+  centroids.compute(tables.centroid_tile, stride, query, table.dim);
+  residuals.compute(tables.tile, stride, query, table.dim);
+}
+
+// The unit multiplies the next tile while the scores of this one are added up.
 template <int G, Planes kPlanes>
 void scan_amx(const ScanTokens& tokens, const ScanTables& tables, const QueryBlock& query,
               float* best) {
-  const size_t stride = tile_stride(tables.dim);
-  const size_t bytes = tables.dim * tables.bits / 8;
-  uint8_t* const spare = tables.tile + kTileRows * stride;
-  alignas(16) uint8_t signed_levels[16];
-  __builtin_memcpy(signed_levels, tables.levels, 16);
-  const Avx512::Table levels = Avx512::load_table(signed_levels);
-  Products<G, kPlanes> products;
-  __m512 running[G], q_scales[G];
-  for (int g = 0; g < G; ++g) {
-    running[g] = _mm512_set1_ps(-__builtin_inff());
-    q_scales[g] = _mm512_loadu_ps(query.scales + g * kGroup);
+  const Levels levels(tables);
+  Products<G, kPlanes> centroids[2], residuals[2];
+  __m512 running[G];
+  for (int g = 0; g < G; ++g) running[g] = _mm512_set1_ps(-__builtin_inff());
+  for (size_t t = 0; t < kPair && t < tokens.count; ++t) {
+    prefetch_row(tables.centroids, tokens.rows[t]);
   }
-  for (size_t first = 0; first < tokens.count; first += kPair) {
-    const int used = static_cast<int>(tokens.count - first < kPair ? tokens.count - first : kPair);
-    for (int r = 0; r < used; ++r) {
-      const float* const centroid_row = tables.S + static_cast<size_t>(tokens.rows[first + r]) * G * kGroup;
-      for (int g = 0; g < G; ++g) __builtin_prefetch(centroid_row + g * kGroup);
-      const uint8_t* const packed = packed_token(tokens.residuals + (first + r) * bytes,
-                                                 tokens.residuals_end, bytes, spare);
-      unpack<Avx512>(packed, tables.bits, tables.dim, levels, tables.tile + r * stride);
+  multiply_tokens<G>(tokens, 0, tables, levels, query, centroids[0], residuals[0]);
+  int current = 0;
+  for (size_t first = 0; first < tokens.count; first += kPair, current ^= 1) {
+    if (const size_t next = first + kPair; next < tokens.count) {
+      multiply_tokens<G>(tokens, next, tables, levels, query, centroids[current ^ 1],
+                         residuals[current ^ 1]);
     }
-    products.compute(tables.tile, stride, query, tables.dim);
-    for (int r = 0; r < used; ++r) {
-      const float* const centroid_row = tables.S + static_cast<size_t>(tokens.rows[first + r]) * G * kGroup;
-      const uint8_t scale = tokens.scales[first + r];
-      const __m512 alpha = _mm512_set1_ps(tables.alpha[scale]);
-      const __m512 weight = _mm512_set1_ps(tables.weight[scale]);
+    for (int r = 0; r < tile_rows(tokens.count - first); ++r) {
 #pragma GCC unroll 2
       for (int g = 0; g < G; ++g) {
-        running[g] = _mm512_max_ps(running[g],
-                                   token_score<Avx512>(products.of(r, g), q_scales[g],
-                                                       centroid_row + g * kGroup, alpha, weight));
+        const __m512 score = token_score<Avx512>(centroids[current].of(r, g),
+                                                 residuals[current].of(r, g), tokens, first + r);
+        running[g] = _mm512_max_ps(running[g], score);
       }
     }
   }
-  for (int g = 0; g < G; ++g) _mm512_storeu_ps(best + g * kGroup, running[g]);
+  for (int g = 0; g < G; ++g) {
+    const __m512 q_scales = _mm512_loadu_ps(query.scales + g * kGroup);
+    _mm512_storeu_ps(best + g * kGroup, _mm512_mul_ps(running[g], q_scales));
+  }
 }
 
-void centroid_scores_any(const CentroidView& table, const uint32_t* ids, size_t count,
-                         const QueryBlock& query, Planes planes, float* scores) {
+void centroid_dots_any(const CentroidView& table, const uint32_t* ids, size_t count,
+                       const QueryBlock& query, Planes planes, float* dots) {
   const bool one = query.groups == 1;
   if (planes == Planes::kHigh) {
-    (one ? centroid_scores_amx<1, Planes::kHigh> : centroid_scores_amx<2, Planes::kHigh>)(
-        table, ids, count, query, scores);
+    (one ? centroid_dots_amx<1, Planes::kHigh>
+         : centroid_dots_amx<2, Planes::kHigh>)(table, ids, count, query, dots);
   } else {
-    (one ? centroid_scores_amx<1, Planes::kBoth> : centroid_scores_amx<2, Planes::kBoth>)(
-        table, ids, count, query, scores);
+    (one ? centroid_dots_amx<1, Planes::kBoth>
+         : centroid_dots_amx<2, Planes::kBoth>)(table, ids, count, query, dots);
   }
 }
 
 void probe_any(const CentroidView& table, uint32_t begin, uint32_t end, const QueryBlock& query,
-               const float* thresholds, Offer offer, void* context) {
-  (query.groups == 1 ? probe_amx<1> : probe_amx<2>)(table, begin, end, query, thresholds, offer,
-                                                    context);
+               const ProbeLanes& lanes) {
+  (query.groups == 1 ? probe_amx<1> : probe_amx<2>)(table, begin, end, query, lanes);
 }
 
 void scan_any(const ScanTokens& tokens, const ScanTables& tables, const QueryBlock& query,
@@ -212,8 +300,9 @@ void scan_any(const ScanTokens& tokens, const ScanTables& tables, const QueryBlo
   }
 }
 
-constexpr Leaf kLeaf = {"amx",    enter,    leave, centroid_scores_any,
-                        probe_any, scan_any, decode_tokens<Avx512>, dots<Avx512>};
+constexpr Leaf kLeaf = {
+    "amx",       false, enter, leave, centroid_dots_any, probe_any, scan_any, decode_tokens<Avx512>,
+    dots<Avx512>};
 
 }  // namespace
 

@@ -65,6 +65,7 @@ struct Avx2 {
   static F add(F a, F b) { return {_mm256_add_ps(a.a, b.a), _mm256_add_ps(a.b, b.b)}; }
   static F mul(F a, F b) { return {_mm256_mul_ps(a.a, b.a), _mm256_mul_ps(a.b, b.b)}; }
   static F max(F a, F b) { return {_mm256_max_ps(a.a, b.a), _mm256_max_ps(a.b, b.b)}; }
+  static F min(F a, F b) { return {_mm256_min_ps(a.a, b.a), _mm256_min_ps(a.b, b.b)}; }
   static uint32_t greater(F a, F b) {
     const int low = _mm256_movemask_ps(_mm256_cmp_ps(a.a, b.a, _CMP_GT_OQ));
     const int high = _mm256_movemask_ps(_mm256_cmp_ps(a.b, b.b, _CMP_GT_OQ));

@@ -1,6 +1,6 @@
 // The vector class of AVX-512 F/BW/VL/VNNI. vpdpbusd multiplies unsigned by signed bytes into int32
-// without saturating. Stored levels are biased by 128 to be the unsigned side; centroids are read as
-// they are (signed) against the query biased by 128, so that the table needs no second copy.
+// without saturating. Stored levels are biased by 128 to be the unsigned side; centroids are read
+// as they are (signed) against the query biased by 128, so that the table needs no second copy.
 #pragma once
 
 #include <immintrin.h>
@@ -57,6 +57,7 @@ struct Avx512 {
   static F add(F a, F b) { return _mm512_add_ps(a, b); }
   static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
+  static F min(F a, F b) { return _mm512_min_ps(a, b); }
   static uint32_t greater(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 
   static F16 load_f16(const float* p) { return _mm512_loadu_ps(p); }

@@ -72,10 +72,10 @@ TARTAN_INLINE void query_dots(const uint8_t* const (&rows)[R], const int32_t (&r
   }
 }
 
-// Scores of R centroids against G groups: dot · (q_scale · c_scale).
+// Dots of R centroids with G groups.
 template <class V, int G, int R, Planes kPlanes>
-TARTAN_INLINE void score_centroids(const CentroidView& table, const uint32_t (&ids)[R],
-                                   const QueryBlock& query, typename V::F (&scores)[R][G]) {
+TARTAN_INLINE void dot_centroids(const CentroidView& table, const uint32_t (&ids)[R],
+                                 const QueryBlock& query, typename V::F (&dots)[R][G]) {
   const uint8_t* rows[R];
   int32_t sums[R];
 #pragma GCC unroll 16
@@ -83,79 +83,127 @@ TARTAN_INLINE void score_centroids(const CentroidView& table, const uint32_t (&i
     rows[r] = reinterpret_cast<const uint8_t*>(table.codes) + ids[r] * table.dim;
     sums[r] = table.sums[ids[r]];
   }
-  query_dots<V, G, R, false, kPlanes>(rows, sums, query, scores);
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-    const typename V::F scale = V::splat(table.scales[ids[r]]);
-#pragma GCC unroll 2
-    for (int g = 0; g < G; ++g) {
-      const typename V::F both = V::mul(V::load(query.scales + g * kGroup), scale);
-      scores[r][g] = V::mul(scores[r][g], both);
-    }
+  query_dots<V, G, R, false, kPlanes>(rows, sums, query, dots);
+}
+
+inline void prefetch_row(const CentroidView& table, uint32_t code) {
+  for (size_t d = 0; d < table.dim; d += 64) {
+    __builtin_prefetch(table.codes + code * table.dim + d);
   }
 }
 
 template <class V, int G, Planes kPlanes>
-void centroid_scores_groups(const CentroidView& table, const uint32_t* ids, size_t count,
-                            const QueryBlock& query, float* scores) {
+void centroid_dots_groups(const CentroidView& table, const uint32_t* ids, size_t count,
+                          const QueryBlock& query, float* dots) {
   constexpr int R = V::template kTile<G>;
   constexpr size_t kAhead = 4 * R;
   for (size_t first = 0; first < count; first += R) {
     uint32_t tile_ids[R];
     for (int r = 0; r < R; ++r) tile_ids[r] = ids[first + r < count ? first + r : count - 1];
     for (size_t r = first + kAhead; r < first + kAhead + R && r < count; ++r) {
-      for (size_t d = 0; d < table.dim; d += 64) {
-        __builtin_prefetch(table.codes + ids[r] * table.dim + d);
-      }
+      prefetch_row(table, ids[r]);
     }
     typename V::F tile[R][G];
-    score_centroids<V, G, R, kPlanes>(table, tile_ids, query, tile);
+    dot_centroids<V, G, R, kPlanes>(table, tile_ids, query, tile);
     for (int r = 0; r < R && first + r < count; ++r) {
-      for (int g = 0; g < G; ++g) V::store(scores + ((first + r) * G + g) * kGroup, tile[r][g]);
+      for (int g = 0; g < G; ++g) V::store(dots + ((first + r) * G + g) * kGroup, tile[r][g]);
     }
   }
 }
 
-// Offers the lanes of one group in which the centroid's scores exceed the thresholds.
+// Puts a score of every lane into its place in `best`, [depth][lanes], largest first.
+template <class V, int G>
+TARTAN_INLINE void insert_best(typename V::F score, int group, const ProbeLanes& lanes) {
+  for (size_t i = 0; i < lanes.depth; ++i) {
+    float* const place = lanes.best + (i * G + group) * kGroup;
+    const typename V::F held = V::load(place);
+    V::store(place, V::max(held, score));
+    score = V::min(held, score);
+  }
+}
+
+// Offers one centroid to the lanes of a group that `above` names.
 template <class V>
-TARTAN_INLINE void offer_above(typename V::F scores, const float* thresholds, uint32_t centroid,
-                               int group, Offer offer, void* context) {
-  const uint32_t above = V::greater(scores, V::load(thresholds + group * kGroup));
-  if (__builtin_expect(above != 0, 0)) {
-    alignas(64) float lanes[kGroup];
-    V::store(lanes, scores);
-    offer(context, centroid, group, above, lanes);
+inline void offer_lanes(typename V::F scores, uint32_t above, uint32_t centroid, int group,
+                        const ProbeLanes& lanes) {
+  alignas(64) float values[kGroup];
+  V::store(values, scores);
+  for (; above != 0; above &= above - 1) {
+    const int in_group = __builtin_ctz(above);
+    const size_t lane = static_cast<size_t>(group * kGroup + in_group);
+    lanes.offers[lane * lanes.capacity + lanes.counts[lane]] = {values[in_group], centroid};
+    if (++lanes.counts[lane] == lanes.capacity) lanes.full(lanes.selector, lanes.first_lane + lane);
   }
 }
 
 template <class V, int G>
+TARTAN_INLINE bool any_above(typename V::F scores, int group, const ProbeLanes& lanes) {
+  const float* const threshold = lanes.best + ((lanes.depth - 1) * G + group) * kGroup;
+  return V::greater(scores, V::load(threshold)) != 0;
+}
+
+// Offers what exceeds the thresholds of a group among `used` scored centroids from `first` on, then
+// raises the thresholds. score(r) gives the scores of one row, `largest` is the largest of each
+// lane. The first rows raise the thresholds one by one; later ones by the largest of each tile,
+// which is as safe (the scores are of different centroids), nearly as tight, and cheaper.
+template <class V, int G, class Score>
+__attribute__((noinline)) void offer_rows(const Score& score, typename V::F largest, uint32_t first,
+                                          int used, int group, const ProbeLanes& lanes) {
+  const float* const threshold = lanes.best + ((lanes.depth - 1) * G + group) * kGroup;
+  typename V::F bound = V::load(threshold);
+  const bool one_by_one = V::greater(bound, V::splat(-__builtin_inff())) != (1u << kGroup) - 1;
+  for (int r = 0; r < used; ++r) {
+    const typename V::F row = score(r);
+    const uint32_t above = V::greater(row, bound);
+    if (above == 0) continue;
+    if (one_by_one) {
+      insert_best<V, G>(row, group, lanes);
+      bound = V::load(threshold);
+    }
+    offer_lanes<V>(row, above, first + static_cast<uint32_t>(r), group, lanes);
+  }
+  if (!one_by_one) insert_best<V, G>(largest, group, lanes);
+}
+
+template <class V, int G>
 void probe_groups(const CentroidView& table, uint32_t begin, uint32_t end, const QueryBlock& query,
-                  const float* thresholds, Offer offer, void* context) {
+                  const ProbeLanes& lanes) {
   constexpr int R = V::template kTile<G>;
   for (uint32_t first = begin; first < end; first += R) {
     uint32_t ids[R];
     for (int r = 0; r < R; ++r) ids[r] = first + r < end ? first + r : end - 1;
-    typename V::F scores[R][G];
-    score_centroids<V, G, R, Planes::kHigh>(table, ids, query, scores);
-    const int used = end - first < static_cast<uint32_t>(R) ? static_cast<int>(end - first) : R;
+    typename V::F scores[R][G], largest[G];
+    dot_centroids<V, G, R, Planes::kHigh>(table, ids, query, scores);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      if (r >= used) break;
+      const typename V::F scale = V::splat(table.scales[ids[r]]);
 #pragma GCC unroll 2
       for (int g = 0; g < G; ++g) {
-        offer_above<V>(scores[r][g], thresholds, ids[r], g, offer, context);
+        const typename V::F both = V::mul(V::load(query.scales + g * kGroup), scale);
+        scores[r][g] = V::mul(scores[r][g], both);
+        largest[g] = r == 0 ? scores[r][g] : V::max(largest[g], scores[r][g]);
+      }
+    }
+    const int used = end - first < static_cast<uint32_t>(R) ? static_cast<int>(end - first) : R;
+#pragma GCC unroll 2
+    for (int g = 0; g < G; ++g) {
+      if (__builtin_expect(any_above<V, G>(largest[g], g, lanes), 0)) {
+        alignas(64) float rows[R * kGroup];
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) V::store(rows + r * kGroup, scores[r][g]);
+        offer_rows<V, G>([&](int r) { return V::load(rows + r * kGroup); }, largest[g], first, used,
+                         g, lanes);
       }
     }
   }
 }
 
-// best[g] = max(best[g], alpha · centroid score + weight · (dot · q_scale)) of one token.
+// centroid_weight · dot(centroid) + residual_weight · dot(levels)
 template <class V>
-TARTAN_INLINE typename V::F token_score(typename V::F dots, typename V::F q_scales,
-                                        const float* centroid_row, typename V::F alpha,
-                                        typename V::F weight) {
-  const typename V::F residual = V::mul(dots, q_scales);
-  return V::add(V::mul(alpha, V::load(centroid_row)), V::mul(weight, residual));
+TARTAN_INLINE typename V::F token_score(typename V::F centroid, typename V::F residual,
+                                        const ScanTokens& tokens, size_t token) {
+  return V::add(V::mul(V::splat(tokens.centroid_weights[token]), centroid),
+                V::mul(V::splat(tokens.residual_weights[token]), residual));
 }
 
 // One tile of R tokens from `first` on (the last one repeated where the passage ends) into `best`.
@@ -163,8 +211,9 @@ template <class V, int G, int R, Planes kPlanes>
 TARTAN_INLINE void scan_tile(const ScanTokens& tokens, size_t first, const ScanTables& tables,
                              typename V::Table levels, const QueryBlock& query,
                              typename V::F (&best)[G]) {
-  const size_t stride = tile_stride(tables.dim);
-  const size_t bytes = tables.dim * tables.bits / 8;
+  const size_t dim = tables.centroids.dim;
+  const size_t stride = tile_stride(dim);
+  const size_t bytes = dim * tables.bits / 8;
   uint8_t* const spare = tables.tile + kTileRows * stride;
   const uint8_t* rows[R];
   const float* centroid_row[R];
@@ -172,11 +221,11 @@ TARTAN_INLINE void scan_tile(const ScanTokens& tokens, size_t first, const ScanT
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     at[r] = first + r < tokens.count ? first + r : tokens.count - 1;
-    centroid_row[r] = tables.S + static_cast<size_t>(tokens.rows[at[r]]) * G * kGroup;
+    centroid_row[r] = tables.kept + static_cast<size_t>(tokens.rows[at[r]]) * G * kGroup;
     for (int g = 0; g < G; ++g) __builtin_prefetch(centroid_row[r] + g * kGroup);
     const uint8_t* packed =
         packed_token(tokens.residuals + at[r] * bytes, tokens.residuals_end, bytes, spare);
-    unpack<V>(packed, tables.bits, tables.dim, levels, tables.tile + r * stride);
+    unpack<V>(packed, tables.bits, dim, levels, tables.tile + r * stride);
     rows[r] = tables.tile + r * stride;
   }
   typename V::F dots[R][G];
@@ -184,14 +233,10 @@ TARTAN_INLINE void scan_tile(const ScanTokens& tokens, size_t first, const ScanT
   query_dots<V, G, R, true, kPlanes>(rows, no_sums, query, dots);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    const uint8_t scale = tokens.scales[at[r]];
-    const typename V::F alpha = V::splat(tables.alpha[scale]);
-    const typename V::F weight = V::splat(tables.weight[scale]);
 #pragma GCC unroll 2
     for (int g = 0; g < G; ++g) {
-      const typename V::F q_scales = V::load(query.scales + g * kGroup);
-      best[g] = V::max(best[g], token_score<V>(dots[r][g], q_scales, centroid_row[r] + g * kGroup,
-                                               alpha, weight));
+      const typename V::F centroid = V::load(centroid_row[r] + g * kGroup);
+      best[g] = V::max(best[g], token_score<V>(centroid, dots[r][g], tokens, at[r]));
     }
   }
 }
@@ -218,7 +263,9 @@ void scan_groups(const ScanTokens& tokens, const ScanTables& tables, const Query
   if (first < tokens.count) {
     scan_tile<V, G, R / 2, kPlanes>(tokens, first, tables, levels, query, running);
   }
-  for (int g = 0; g < G; ++g) V::store(best + g * kGroup, running[g]);
+  for (int g = 0; g < G; ++g) {
+    V::store(best + g * kGroup, V::mul(running[g], V::load(query.scales + g * kGroup)));
+  }
 }
 
 // 1 / ‖vector‖ with the squares summed in 16 strided parts, then in halves; 0 for a zero vector.
@@ -317,24 +364,23 @@ void dots_groups(const float* vectors, size_t count, size_t dim, const QueryBloc
 }
 
 template <class V>
-void centroid_scores(const CentroidView& table, const uint32_t* ids, size_t count,
-                     const QueryBlock& query, Planes planes, float* scores) {
+void centroid_dots(const CentroidView& table, const uint32_t* ids, size_t count,
+                   const QueryBlock& query, Planes planes, float* dots) {
   if (count == 0) return;
   const bool one = query.groups == 1;
   if (planes == Planes::kHigh) {
-    (one ? centroid_scores_groups<V, 1, Planes::kHigh>
-         : centroid_scores_groups<V, 2, Planes::kHigh>)(table, ids, count, query, scores);
+    (one ? centroid_dots_groups<V, 1, Planes::kHigh>
+         : centroid_dots_groups<V, 2, Planes::kHigh>)(table, ids, count, query, dots);
   } else {
-    (one ? centroid_scores_groups<V, 1, Planes::kBoth>
-         : centroid_scores_groups<V, 2, Planes::kBoth>)(table, ids, count, query, scores);
+    (one ? centroid_dots_groups<V, 1, Planes::kBoth>
+         : centroid_dots_groups<V, 2, Planes::kBoth>)(table, ids, count, query, dots);
   }
 }
 
 template <class V>
 void probe(const CentroidView& table, uint32_t begin, uint32_t end, const QueryBlock& query,
-           const float* thresholds, Offer offer, void* context) {
-  (query.groups == 1 ? probe_groups<V, 1> : probe_groups<V, 2>)(table, begin, end, query,
-                                                                thresholds, offer, context);
+           const ProbeLanes& lanes) {
+  (query.groups == 1 ? probe_groups<V, 1> : probe_groups<V, 2>)(table, begin, end, query, lanes);
 }
 
 template <class V>
@@ -343,10 +389,10 @@ void scan(const ScanTokens& tokens, const ScanTables& tables, const QueryBlock& 
   const bool one = query.groups == 1;
   if (planes == Planes::kHigh) {
     (one ? scan_groups<V, 1, Planes::kHigh> : scan_groups<V, 2, Planes::kHigh>)(tokens, tables,
-                                                                               query, best);
+                                                                                query, best);
   } else {
     (one ? scan_groups<V, 1, Planes::kBoth> : scan_groups<V, 2, Planes::kBoth>)(tokens, tables,
-                                                                               query, best);
+                                                                                query, best);
   }
 }
 
@@ -357,8 +403,8 @@ void dots(const float* vectors, size_t count, size_t dim, const QueryBlock& quer
 
 template <class V>
 constexpr Leaf make_leaf(const char* name) {
-  return {name,    nullptr, nullptr, centroid_scores<V>, probe<V>, scan<V>,
-          decode_tokens<V>, dots<V>};
+  return {name,     true,    nullptr,          nullptr, centroid_dots<V>,
+          probe<V>, scan<V>, decode_tokens<V>, dots<V>};
 }
 
 }  // namespace

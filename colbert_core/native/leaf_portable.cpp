@@ -113,6 +113,10 @@ struct Portable {
     for (int i = 0; i < kParts; ++i) a.part[i] = a.part[i] > b.part[i] ? a.part[i] : b.part[i];
     return a;
   }
+  static F min(F a, const F& b) {
+    for (int i = 0; i < kParts; ++i) a.part[i] = a.part[i] < b.part[i] ? a.part[i] : b.part[i];
+    return a;
+  }
   static uint32_t greater(const F& a, const F& b) {
     constexpr Int4 kLanes = {1, 2, 4, 8};
     uint32_t mask = 0;

@@ -2,8 +2,9 @@
 //
 // Tokens are taken in blocks of 32; a block has 32 lanes (two groups of 16), or 16 if 16 hold its
 // tokens. Inside a block four dimensions of a lane lie together: int8 [D/4][lanes][4], so that one
-// 32-bit broadcast of a stored vector meets one load of the query, and sixteen such quads are a tile
-// of the matrix unit. Empty lanes are zero, and so are dimensions up to the next multiple of 64.
+// 32-bit broadcast of a stored vector meets one load of the query, and sixteen such quads are a
+// tile of the matrix unit. Empty lanes are zero, and so are dimensions up to the next multiple
+// of 64.
 //
 // A query has two int8 planes: q ≈ (high + low / 254) · scale. The high one alone is for scanning;
 // both together, 16 bits, are as good as float32 (see `quantise_query` in reference/arithmetic.py).
@@ -19,7 +20,8 @@ namespace tartan {
 constexpr int kGroup = 16;  // lanes of one vector
 constexpr int kBlock = 32;  // lanes of a full block
 
-constexpr float kLowPart = 1.0f / 254.0f;  // what one step of the low plane is of the high one's
+constexpr float kLowSteps = 254.0f;  // steps of the low plane in one of the high one
+constexpr float kLowPart = 1.0f / kLowSteps;
 
 // One int8 plane of a block.
 struct QueryPlane {
@@ -61,6 +63,7 @@ class QueryPack {
     AlignedBuffer<int32_t> sums;
 
     void clear(size_t lanes, size_t dim);
+    void fill_unsigned(size_t lanes, size_t dim);
     QueryPlane view(size_t first_lane, size_t dim) const;
   };
 

@@ -1,9 +1,10 @@
 // MaxSim of passages with int8 centroids and levels: against the query's high plane to sift the
 // candidates, against both planes for the scores that are returned.
 //
-// Passages are taken in batches. First every token finds the row of centroid scores that belongs to
-// its code, or asks for it; then the rows that are missing are computed together; then the tokens
-// are scanned. A query of more than 32 tokens passes block after block.
+// Passages are taken in batches. Where the path keeps the dots of centroids, every token first
+// finds the row that belongs to its code, or asks for it, and the rows that are missing are
+// computed together; then the tokens are scanned. A query of more than 32 tokens passes block after
+// block.
 #include <algorithm>
 
 #include "cpu.hpp"
@@ -35,37 +36,53 @@ void Shard::find_spans(std::span<const uint32_t> pids, Scratch& scratch) const {
     std::visit(
         [&](auto codes) {
           prefetch(codes.data() + span.begin, (span.end - span.begin) * sizeof(codes[0]));
+          prefetch(arrays_.scales_T.data() + span.begin, span.end - span.begin);
         },
         arrays_.codes_T);
   }
 }
 
-// Fills token_rows for every token of the spans, and `missing`.
-void Shard::assign_rows(Scratch& scratch) const {
+// Fills code and weights for every token of the spans.
+void Shard::find_tokens(Scratch& scratch) const {
   size_t tokens = 0;
   for (const Range& span : scratch.spans) tokens += span.end - span.begin;
-  uint32_t* row = scratch.token_rows.grow(tokens);
-  uint32_t* missing = scratch.missing.grow(tokens);
-  auto* const slots = scratch.row_of.data();
+  uint32_t* code_of = scratch.token_codes.grow(tokens);
+  float* centroid_weight = scratch.centroid_weights.grow(tokens);
+  float* residual_weight = scratch.residual_weights.grow(tokens);
+  const CentroidView table = table_.view();
   const size_t centroids = table_.centroids();
-  const uint32_t epoch = scratch.row_epoch;
-  uint32_t rows = scratch.rows;
   std::visit(
       [&](auto codes) {
         for (const Range& span : scratch.spans) {
           for (size_t token = span.begin; token < span.end; ++token) {
             const uint32_t code = codes[token];
             if (code >= centroids) this->code(token);  // throws
-            auto& slot = slots[code];
-            if (slot.stamp != epoch) {
-              slot = {epoch, rows++};
-              *missing++ = code;
-            }
-            *row++ = slot.value;
+            const uint8_t scale = arrays_.scales_T[token];
+            *code_of++ = code;
+            *centroid_weight++ = arrays_.alpha[scale] * table.scales[code];
+            *residual_weight++ = weight_[scale];
           }
         }
       },
       arrays_.codes_T);
+  scratch.tokens = tokens;
+}
+
+// Replaces each of token_codes by its row of kept dots; fills `missing` with the codes of new rows.
+void Shard::assign_rows(Scratch& scratch) const {
+  uint32_t* const rows_of = scratch.token_codes.data();
+  uint32_t* missing = scratch.missing.grow(scratch.tokens);
+  auto* const slots = scratch.row_of.data();
+  const uint32_t epoch = scratch.row_epoch;
+  uint32_t rows = scratch.rows;
+  for (size_t t = 0; t < scratch.tokens; ++t) {
+    auto& slot = slots[rows_of[t]];
+    if (slot.stamp != epoch) {
+      slot = {epoch, rows++};
+      *missing++ = rows_of[t];
+    }
+    rows_of[t] = slot.value;
+  }
   scratch.rows = rows;
 }
 
@@ -75,36 +92,38 @@ void Shard::scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, 
   const size_t lanes = static_cast<size_t>(block.lanes());
   const size_t known = scratch.rows;
   find_spans(pids, scratch);
-  assign_rows(scratch);
-  scratch.S.grow(scratch.rows * lanes);
-  leaf->centroid_scores(table_.view(), scratch.missing.data(), scratch.rows - known, block,
-                        planes, scratch.S.data() + known * lanes);
+  find_tokens(scratch);
+  if (leaf->keeps_dots) {
+    assign_rows(scratch);
+    scratch.kept.grow(scratch.rows * lanes);
+    leaf->centroid_dots(table_.view(), scratch.missing.data(), scratch.rows - known, block, planes,
+                        scratch.kept.data() + known * lanes);
+  }
 
   ScanTables tables;
   tables.bits = arrays_.bits;
-  tables.dim = dim();
-  tables.S = scratch.S.data();
-  tables.alpha = arrays_.alpha.data();
-  tables.weight = weight_.data();
+  tables.centroids = table_.view();
+  tables.kept = scratch.kept.data();
   tables.levels = levels_i8_.data();
   tables.tile = scratch.tile.grow(tile_bytes(dim()));
+  tables.centroid_tile = scratch.centroid_tile.grow(tile_bytes(dim()));
   const size_t bytes = dim() * static_cast<size_t>(arrays_.bits) / 8;
-  const uint32_t* rows = scratch.token_rows.data();
+  size_t done = 0;
   for (size_t i = 0; i < pids.size(); ++i) {
     const Range span = scratch.spans[i];
     if (i + 1 < pids.size()) {
       const Range next = scratch.spans[i + 1];
-      const size_t tokens = std::min<size_t>(next.end - next.begin, kTokensAhead);
-      prefetch(arrays_.residuals.data() + next.begin * bytes, tokens * bytes);
-      prefetch(arrays_.scales_T.data() + next.begin, tokens);
+      const size_t ahead = std::min<size_t>(next.end - next.begin, kTokensAhead);
+      prefetch(arrays_.residuals.data() + next.begin * bytes, ahead * bytes);
     }
     ScanTokens tokens;
     tokens.residuals = arrays_.residuals.data() + span.begin * bytes;
     tokens.residuals_end = arrays_.residuals.data() + arrays_.residuals.size();
-    tokens.scales = arrays_.scales_T.data() + span.begin;
-    tokens.rows = rows;
+    tokens.rows = scratch.token_codes.data() + done;
+    tokens.centroid_weights = scratch.centroid_weights.data() + done;
+    tokens.residual_weights = scratch.residual_weights.data() + done;
     tokens.count = span.end - span.begin;
-    rows += tokens.count;
+    done += tokens.count;
     alignas(64) float best[kBlock];
     leaf->scan(tokens, tables, block, planes, best);
     float total = totals[i];

@@ -56,12 +56,14 @@ struct Scratch {
   std::vector<float> scores;
   StampedArray<uint32_t> row_of;  // [C]
   uint32_t row_epoch = 0;
-  uint32_t rows = 0;                   // rows of S in use
-  AlignedBuffer<float> S;              // [rows][lanes]
-  std::vector<Range> spans;            // tokens of every passage of a batch
-  AlignedBuffer<uint32_t> missing;     // centroids whose row is to be computed
-  AlignedBuffer<uint32_t> token_rows;  // row of every token of a batch
-  AlignedBuffer<uint8_t> tile;
+  uint32_t rows = 0;                    // of `kept` in use
+  AlignedBuffer<float> kept;            // [rows][lanes] dots of centroids
+  std::vector<Range> spans;             // tokens of every passage of a batch
+  size_t tokens = 0;                    // of a batch
+  AlignedBuffer<uint32_t> token_codes;  // code, then row of every token of a batch
+  AlignedBuffer<float> centroid_weights, residual_weights;  // of every token of a batch
+  AlignedBuffer<uint32_t> missing;                          // centroids whose row is to be computed
+  AlignedBuffer<uint8_t> tile, centroid_tile;
 
   // precise
   std::vector<uint32_t> codes;

@@ -108,6 +108,7 @@ class Shard {
   void scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, Planes planes,
                   float* totals, Scratch& scratch) const;
   void find_spans(std::span<const uint32_t> pids, Scratch& scratch) const;
+  void find_tokens(Scratch& scratch) const;
   void assign_rows(Scratch& scratch) const;
   // precise.cpp
   void precise(std::span<const uint32_t> pids, Deadline deadline, float* totals,

@@ -15,50 +15,65 @@ namespace {
 constexpr uint32_t kChunk = 256;  // centroids that stay in the first cache while blocks pass by
 constexpr uint32_t kLeastPerThread = 8192;
 
-struct OfferContext {
-  ProbeSelector* selector;
-  size_t first_token;
-};
-
-void offer_lanes(void* context, uint32_t centroid, int group, uint32_t lanes, const float* scores) {
-  const auto& to = *static_cast<OfferContext*>(context);
-  for (; lanes != 0; lanes &= lanes - 1) {
-    const int lane = std::countr_zero(lanes);
-    to.selector->offer(to.first_token + static_cast<size_t>(group * kGroup + lane), scores[lane],
-                       centroid);
-  }
-}
+// Lanes without a query token are never offered anything.
+constexpr float kUnused = std::numeric_limits<float>::infinity();
 
 }  // namespace
 
 void ProbeSelector::reset(const QueryPack& query, size_t nprobe, size_t centroids) {
   nprobe_ = nprobe;
-  capacity_ = std::min(2 * nprobe + 16, centroids);
-  keys_.resize(std::max(keys_.size(), query.tokens() * capacity_));
-  counts_.assign(query.tokens(), 0);
+  capacity_ = std::min(8 * nprobe + 64, centroids + 1);
   const size_t lanes = (query.tokens() + kBlock - 1) / kBlock * kBlock;
-  thresholds_.assign(lanes, std::numeric_limits<float>::infinity());
-  std::fill_n(thresholds_.begin(), query.tokens(), -std::numeric_limits<float>::infinity());
+  offers_.resize(std::max(offers_.size(), lanes * capacity_));
+  counts_.assign(lanes, 0);
+  best_.assign(lanes * nprobe_, -std::numeric_limits<float>::infinity());
+  for (const QueryBlock& block : query.blocks()) {
+    float* const threshold = lanes_of(block) + (nprobe_ - 1) * static_cast<size_t>(block.lanes());
+    std::fill(threshold + block.tokens, threshold + block.lanes(), kUnused);
+  }
 }
 
-void ProbeSelector::offer(size_t token, float score, uint32_t centroid) {
-  keys_[token * capacity_ + counts_[token]] = rank_key(score, centroid);
-  if (++counts_[token] == capacity_ && capacity_ > nprobe_) cut(token);
+float* ProbeSelector::lanes_of(const QueryBlock& block) {
+  return best_.data() + static_cast<size_t>(block.first) * nprobe_;
+}
+
+ProbeLanes ProbeSelector::lanes(const QueryBlock& block) {
+  const size_t first = static_cast<size_t>(block.first);
+  return {offers_.data() + first * capacity_,
+          counts_.data() + first,
+          capacity_,
+          lanes_of(block),
+          nprobe_,
+          make_room,
+          this,
+          first};
+}
+
+void ProbeSelector::offer(size_t token, Offer offered) {
+  offers_[token * capacity_ + counts_[token]] = offered;
+  if (++counts_[token] == capacity_) cut(token);
+}
+
+void ProbeSelector::make_room(void* selector, size_t token) {
+  static_cast<ProbeSelector*>(selector)->cut(token);
 }
 
 void ProbeSelector::cut(size_t token) {
-  const auto first = keys_.begin() + static_cast<std::ptrdiff_t>(token * capacity_);
-  const auto last_kept = first + static_cast<std::ptrdiff_t>(nprobe_) - 1;
-  std::nth_element(first, last_kept, first + counts_[token], std::greater<>());
-  counts_[token] = static_cast<uint32_t>(nprobe_);
-  thresholds_[token] = key_score(*last_kept);
+  const auto kept = finish(token);
+  Offer* const offers = offers_.data() + token * capacity_;
+  for (size_t i = 0; i < kept.size(); ++i) offers[i] = {key_score(kept[i]), key_id(kept[i])};
+  counts_[token] = static_cast<uint32_t>(kept.size());
 }
 
 std::span<const uint64_t> ProbeSelector::finish(size_t token) {
-  if (counts_[token] > nprobe_) cut(token);
-  const std::span<uint64_t> kept(keys_.data() + token * capacity_, counts_[token]);
-  std::sort(kept.begin(), kept.end(), std::greater<>());
-  return kept;
+  keys_.clear();
+  for (size_t i = 0; i < counts_[token]; ++i) {
+    const Offer& offered = offers_[token * capacity_ + i];
+    keys_.push_back(rank_key(offered.score, offered.centroid));
+  }
+  keep_best(keys_, nprobe_);
+  sort_best_first(keys_);
+  return keys_;
 }
 
 CentroidTable::CentroidTable(std::span<const int8_t> codes_CD, size_t dim,
@@ -87,9 +102,7 @@ void CentroidTable::select(const QueryPack& query, uint32_t begin, uint32_t end,
   for (uint32_t first = begin; first < end; first += kChunk) {
     const uint32_t last = std::min(end, first + kChunk);
     for (const QueryBlock& block : query.blocks()) {
-      OfferContext context{&selector, static_cast<size_t>(block.first)};
-      leaf->probe(view(), first, last, block, selector.thresholds(context.first_token), offer_lanes,
-                 &context);
+      leaf->probe(view(), first, last, block, selector.lanes(block));
     }
   }
 }
@@ -127,7 +140,7 @@ void CentroidTable::probe(const QueryPack& query, size_t nprobe, size_t threads,
     for (size_t token = 0; token < query.tokens(); ++token) {
       for (ProbeSelector& part : parts) {
         for (const uint64_t key : part.finish(token)) {
-          selector->offer(token, key_score(key), key_id(key));
+          selector->offer(token, {key_score(key), key_id(key)});
         }
       }
     }

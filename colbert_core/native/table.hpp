@@ -12,22 +12,24 @@
 namespace tartan {
 
 // Per query token the best P of the centroids offered so far, with slack, so that most offers are
-// one store: only a full buffer is cut back to P, which raises the token's threshold.
+// one store: only a full buffer is cut back to P.
 class ProbeSelector {
  public:
   void reset(const QueryPack& query, size_t nprobe, size_t centroids);
-  void offer(size_t token, float score, uint32_t centroid);
+  ProbeLanes lanes(const QueryBlock& block);
+  void offer(size_t token, Offer offered);
   // The best, in order, of one query token: rank keys.
   std::span<const uint64_t> finish(size_t token);
 
-  const float* thresholds(size_t first_token) const { return thresholds_.data() + first_token; }
-
  private:
+  float* lanes_of(const QueryBlock& block);
   void cut(size_t token);
+  static void make_room(void* selector, size_t token);
 
-  std::vector<uint64_t> keys_;     // [L][capacity]
-  std::vector<uint32_t> counts_;   // [L]
-  std::vector<float> thresholds_;  // [L rounded up to blocks]; +inf in lanes not in use
+  std::vector<Offer> offers_;     // [lanes][capacity]
+  std::vector<uint32_t> counts_;  // [lanes]
+  std::vector<float> best_;       // [blocks][depth][lanes of a block]
+  std::vector<uint64_t> keys_;    // of one query token
   size_t nprobe_ = 0;
   size_t capacity_ = 0;
 };

@@ -54,11 +54,9 @@ def query_dots(rows_RD: I8, query: QuantisedQuery, both_planes: bool) -> F32:
     return dots_RL
 
 
-def centroid_scores(
-    codes_RD: I8, scales_R: F32, query: QuantisedQuery, both_planes: bool = False
-) -> F32:
-    """float32 [R, L]: dot · (q_scale · c_scale)."""
-    dots_RL = query_dots(codes_RD, query, both_planes)
+def centroid_scores(codes_RD: I8, scales_R: F32, query: QuantisedQuery) -> F32:
+    """float32 [R, L]: dot · (q_scale · c_scale), of the high plane."""
+    dots_RL = integer_dots(codes_RD, query.high_LD)
     result_RL: F32 = dots_RL * (query.scales_L[None, :] * scales_R[:, None])
     return result_RL
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from colbert_core.reference.arithmetic import (
-    centroid_scores,
     inverse_norms,
     precise_dots,
     quantise_levels,
@@ -268,8 +267,9 @@ class Shard:
     def _scan(self, Q_LD: F32, pids: I64, deadline_s: float, precise: bool = False) -> F32:
         """MaxSim, float32 [M], from int8 centroids and levels and the query's int8 planes.
 
-        token score = alpha·S + (beta·level_step)·(dot·q_scale), S the centroid's score. The high
-        plane alone sifts the candidates; both are precise.
+        token score = (alpha·c_scale)·dot(centroid) + (beta·level_step)·dot(levels), and q_scale
+        times the largest of a passage is what a query token adds. The high plane alone sifts the
+        candidates; both are precise.
         """
         query = quantise_query(Q_LD)
         weights = self.beta * self.level_step
@@ -279,16 +279,13 @@ class Shard:
                 check_deadline(deadline_s, "precise scoring" if precise else "scan")
             start, end = self._span(int(pid))
             codes = self._codes(start, end)
-            S_TL = centroid_scores(
-                self.table.codes_CD[codes], self.table.scales_C[codes], query, precise
-            )
             indices_TD = unpack_residuals(self.residuals_TB[start:end], self.bits, self.dim)
-            dots_TL = query_dots(self.levels_i8[indices_TD], query, precise)
             scales_T = self.scales_T[start:end]
-            scores_TL = self.alpha[scales_T][:, None] * S_TL + weights[scales_T][:, None] * (
-                dots_TL * query.scales_L
-            )
-            totals[i] = sum_over_query(scores_TL.max(axis=0))
+            centroid_weights_T = self.alpha[scales_T] * self.table.scales_C[codes]
+            scores_TL = centroid_weights_T[:, None] * query_dots(
+                self.table.codes_CD[codes], query, precise
+            ) + weights[scales_T][:, None] * query_dots(self.levels_i8[indices_TD], query, precise)
+            totals[i] = sum_over_query(scores_TL.max(axis=0) * query.scales_L)
         return totals
 
     def _precise(self, Q_LD: F32, pids: I64, deadline_s: float) -> F32:
