@@ -20,6 +20,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 from colbert_core import _native
+from colbert_core.packed_ints import SLACK, pack_ints, width_of
 from colbert_core.types import F32, AnyArray
 
 
@@ -52,7 +53,7 @@ def make_shard(
     offsets_N1 = np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.uint64)
     shard = _native.Shard(
         table,
-        codes_T.astype(np.uint16 if centroids <= 65536 else np.uint32),
+        np.append(pack_ints(codes_T, width_of(centroids - 1)), np.zeros(SLACK, np.uint8)),
         rng.integers(0, 256, (tokens, dim * bits // 8), dtype=np.uint8),
         rng.integers(0, 256, tokens, dtype=np.uint8),
         offsets_N1,

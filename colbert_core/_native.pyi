@@ -14,7 +14,7 @@ class Shard:
     def __init__(
         self,
         table: CentroidTable,
-        codes_T: AnyArray,
+        codes: U8,
         residuals_TB: U8,
         scales_T: U8,
         offsets_N1: AnyArray,

@@ -3,7 +3,7 @@
 With T tokens, N passages, D dimensions, b bits, C centroids, E postings, S shards, w(x) the 2 or 4
 bytes that hold values up to x, and 128 bytes of header a file:
 
-    codes            T · w(C−1)
+    codes            ⌈T · bits(C−1) / 8⌉ + 7
     residuals        T · D·b/8
     scales           T
     offsets          8 · (N + S)
@@ -21,6 +21,7 @@ from typing import Any
 
 from colbert_core.index.files import narrowest
 from colbert_core.index.manifest import Manifest
+from colbert_core.packed_ints import packed_bytes, width_of
 
 _HEADER = 128
 _COMPONENTS = {
@@ -47,7 +48,10 @@ def predicted_bytes(manifest: Manifest) -> dict[str, int]:
     tokens, shards = manifest.tokens, len(manifest.shards)
     dim, bits, centroids = (int(manifest.codec[key]) for key in ("dim", "bits", "centroids"))
     sizes = {
-        "codes": tokens * narrowest(centroids - 1).itemsize + _HEADER * shards,
+        "codes": sum(
+            packed_bytes(shard.tokens, width_of(centroids - 1)) + _HEADER
+            for shard in manifest.shards
+        ),
         "residuals": tokens * dim * bits // 8 + _HEADER * shards,
         "scales": tokens + _HEADER * shards,
         "offsets": 8 * (manifest.passages + shards) + _HEADER * shards,

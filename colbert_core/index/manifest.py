@@ -21,7 +21,7 @@ from typing import Any
 from colbert_core.errors import IndexCorrupt, IndexMissing
 
 FORMAT = "tartan-index"
-VERSION = 1
+VERSION = 2
 CURRENT = "CURRENT"
 
 

@@ -26,7 +26,8 @@ from colbert_core.index.manifest import (
     read_generation,
 )
 from colbert_core.index.passages import PassageReader, StoredRow
-from colbert_core.types import F32, AnyArray
+from colbert_core.packed_ints import unpack_ints, width_of
+from colbert_core.types import F32, I32, AnyArray
 
 ARRAYS = ("codes", "residuals", "scales", "offsets", "posting_offsets", "postings")
 
@@ -51,9 +52,12 @@ class ShardReader:
         self.entry = entry
         self.codec = codec
         self.arrays = ShardArrays(*(map_array(self.folder / f"{name}.npy") for name in ARRAYS))
-        if len(self.arrays.codes) != entry.tokens or len(self.arrays.offsets) != entry.passages + 1:
+        if (
+            len(self.arrays.scales) != entry.tokens
+            or len(self.arrays.offsets) != entry.passages + 1
+        ):
             raise IndexCorrupt(
-                f"{self.folder}: it has {len(self.arrays.codes)} tokens and "
+                f"{self.folder}: it has {len(self.arrays.scales)} tokens and "
                 f"{len(self.arrays.offsets) - 1} passages; the manifest says {entry.tokens} and "
                 f"{entry.passages}"
             )
@@ -100,6 +104,11 @@ class ShardReader:
             raise IndexCorrupt(
                 f"{self.folder}: {error}; run `tartan index verify` to find the damaged file"
             ) from error
+
+    def codes(self, start: int, stop: int) -> I32:
+        """The centroids of tokens start … stop − 1."""
+        width = width_of(self.codec.centroid_count - 1)
+        return unpack_ints(self.arrays.codes, width, start, stop).astype(np.int32)
 
     def stored(self, pid: int) -> StoredRow:
         """Id, text and metadata of a passage as they lie on disk, unparsed."""

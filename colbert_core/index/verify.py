@@ -65,8 +65,9 @@ def check_shard(shard: ShardReader) -> None:
     """Check one shard's offsets and codes, and that its postings are those of its codes."""
     arrays, centroids = shard.arrays, shard.codec.centroid_count
     _check_offsets(shard.folder / "offsets.npy", arrays.offsets, shard.tokens, least=1)
+    codes_T = shard.codes(0, shard.tokens)
     for start in range(0, shard.tokens, _BLOCK):
-        largest = int(arrays.codes[start : start + _BLOCK].max())
+        largest = int(codes_T[start : start + _BLOCK].max())
         if largest >= centroids:
             raise IndexCorrupt(
                 f"{shard.folder / 'codes.npy'}: code {largest} is past the {centroids} centroids"
@@ -74,9 +75,7 @@ def check_shard(shard: ShardReader) -> None:
     _check_offsets(
         shard.folder / "posting_offsets.npy", arrays.posting_offsets, len(arrays.postings), least=0
     )
-    offsets, postings = build_postings(
-        arrays.codes, arrays.offsets, centroids, arrays.postings.dtype
-    )
+    offsets, postings = build_postings(codes_T, arrays.offsets, centroids, arrays.postings.dtype)
     for name, stored, derived in (
         ("posting_offsets", arrays.posting_offsets, offsets),
         ("postings", arrays.postings, postings),

@@ -27,6 +27,7 @@ from colbert_core.codec import Codec, Compressed
 from colbert_core.errors import IndexExists, IndexMissing, InvalidInput
 from colbert_core.index.files import (
     ArrayWriter,
+    PackedWriter,
     entry_of,
     map_array,
     narrowest,
@@ -43,6 +44,7 @@ from colbert_core.index.manifest import (
 )
 from colbert_core.index.passages import PassageWriter
 from colbert_core.index.postings import build_postings
+from colbert_core.packed_ints import unpack_ints, width_of
 from colbert_core.types import F32, I32, AnyArray
 
 
@@ -108,7 +110,8 @@ class ShardWriter:
         self._folder = _Folder(final)
         self._codec = codec
         path = self._folder.temporary
-        self._codes = ArrayWriter(path / "codes.npy", narrowest(codec.centroid_count - 1))
+        self._code_width = width_of(codec.centroid_count - 1)
+        self._codes = PackedWriter(path / "codes.npy", self._code_width)
         self._residuals = ArrayWriter(path / "residuals.npy", np.uint8, (codec.token_bytes,))
         self._scales = ArrayWriter(path / "scales.npy", np.uint8)
         self._offsets = ArrayWriter(path / "offsets.npy", np.uint64)
@@ -138,7 +141,7 @@ class ShardWriter:
         self._codes.append(tokens.codes_T)
         self._residuals.append(tokens.residuals_TB)
         self._scales.append(tokens.scales_T)
-        ends_N = np.cumsum(doclens_N, dtype=np.uint64) + np.uint64(self._codes.rows - len(tokens))
+        ends_N = np.cumsum(doclens_N, dtype=np.uint64) + np.uint64(self._codes.count - len(tokens))
         self._offsets.append(ends_N)
         rows = [json.dumps(row, ensure_ascii=False) if row else None for row in metadata or ()]
         nothing: list[None] = [None] * len(ids)
@@ -149,14 +152,15 @@ class ShardWriter:
         for array in self._arrays:
             array.close()
         self._passages.close()
-        passages, tokens = self._offsets.rows - 1, self._codes.rows
-        postings = self._write_postings(passages)
+        passages, tokens = self._offsets.rows - 1, self._codes.count
+        postings = self._write_postings(passages, tokens)
         self._folder.commit()
         return ShardEntry(self._folder.final.name, passages, tokens, postings)
 
-    def _write_postings(self, passages: int) -> int:
+    def _write_postings(self, passages: int, tokens: int) -> int:
         path = self._folder.temporary
-        codes_T, offsets_N1 = map_array(path / "codes.npy"), map_array(path / "offsets.npy")
+        codes_T = unpack_ints(map_array(path / "codes.npy"), self._code_width, 0, tokens)
+        offsets_N1 = map_array(path / "offsets.npy")
         dtype = narrowest(max(passages - 1, 0))
         arrays = build_postings(codes_T, offsets_N1, self._codec.centroid_count, dtype)
         _save(path / "posting_offsets.npy", arrays[0])

@@ -158,19 +158,21 @@ class Table {
 
 class PyShard {
  public:
-  PyShard(nb::object table, const Array& codes_T, const Array& residuals_TB, const Array& scales_T,
+  PyShard(nb::object table, const Array& codes, const Array& residuals_TB, const Array& scales_T,
           const Array& offsets_N1, const Array& posting_offsets_C1, const Array& postings, int bits,
           const Array& levels, const Array& alpha, const Array& beta,
           const std::optional<Array>& centroids_f32, bool normalize)
       : table_(table),
-        kept_{codes_T,  residuals_TB, scales_T, offsets_N1, posting_offsets_C1,
+        kept_{codes,    residuals_TB, scales_T, offsets_N1, posting_offsets_C1,
               postings, levels,       alpha,    beta},
         shard_(nb::cast<const Table&>(table).core(), [&] {
           if (centroids_f32) kept_.push_back(*centroids_f32);
           tartan::ShardArrays arrays;
-          arrays.codes_T = view_ordinals("codes_T", codes_T);
           arrays.residuals = view<uint8_t>("residuals_TB", residuals_TB, 2, "uint8");
           arrays.scales_T = view<uint8_t>("scales_T", scales_T, 1, "uint8");
+          arrays.codes_T = tartan::PackedInts("codes", view<uint8_t>("codes", codes, 1, "uint8"),
+                                              arrays.scales_T.size(),
+                                              nb::cast<const Table&>(table).core().centroids() - 1);
           arrays.offsets_N1 = view<uint64_t>("offsets_N1", offsets_N1, 1, "uint64");
           arrays.posting_offsets_C1 =
               view<uint64_t>("posting_offsets_C1", posting_offsets_C1, 1, "uint64");
@@ -279,10 +281,10 @@ NB_MODULE(_native, module) {
       .def(nb::init<nb::object, const Array&, const Array&, const Array&, const Array&,
                     const Array&, const Array&, int, const Array&, const Array&, const Array&,
                     const std::optional<Array>&, bool>(),
-           "table"_a, "codes_T"_a.noconvert(), "residuals_TB"_a.noconvert(),
-           "scales_T"_a.noconvert(), "offsets_N1"_a.noconvert(), "posting_offsets_C1"_a.noconvert(),
-           "postings"_a.noconvert(), "bits"_a, "levels"_a.noconvert(), "alpha"_a.noconvert(),
-           "beta"_a.noconvert(), "centroids_f32"_a.noconvert().none(), "normalize"_a)
+           "table"_a, "codes"_a.noconvert(), "residuals_TB"_a.noconvert(), "scales_T"_a.noconvert(),
+           "offsets_N1"_a.noconvert(), "posting_offsets_C1"_a.noconvert(), "postings"_a.noconvert(),
+           "bits"_a, "levels"_a.noconvert(), "alpha"_a.noconvert(), "beta"_a.noconvert(),
+           "centroids_f32"_a.noconvert().none(), "normalize"_a)
       .def("search", &PyShard::search, "Q_LD"_a.noconvert(), "probe_ids_LP"_a.noconvert(),
            "probe_scores_LP"_a.noconvert(), "k"_a, "candidates"_a,
            "allowed_N"_a.noconvert().none() = nb::none(), "deadline_s"_a = 0.0)

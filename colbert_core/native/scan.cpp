@@ -31,11 +31,7 @@ void Shard::find_spans(std::span<const uint32_t> pids, Scratch& scratch) const {
   for (const uint32_t pid : pids) {
     const Range span = passage_span(pid);
     scratch.spans.push_back(span);
-    std::visit(
-        [&](auto codes) {
-          prefetch(codes.data() + span.begin, (span.end - span.begin) * sizeof(codes[0]));
-        },
-        arrays_.codes_T);
+    arrays_.codes_T.prefetch(span.begin, span.end);
   }
 }
 
@@ -49,22 +45,19 @@ void Shard::assign_rows(Scratch& scratch) const {
   const size_t centroids = table_.centroids();
   const uint32_t epoch = scratch.row_epoch;
   uint32_t rows = scratch.rows;
-  std::visit(
-      [&](auto codes) {
-        for (const Range& span : scratch.spans) {
-          for (size_t token = span.begin; token < span.end; ++token) {
-            const uint32_t code = codes[token];
-            if (code >= centroids) this->code(token);  // throws
-            auto& slot = slots[code];
-            if (slot.stamp != epoch) {
-              slot = {epoch, rows++};
-              *missing++ = code;
-            }
-            *row++ = slot.value;
-          }
-        }
-      },
-      arrays_.codes_T);
+  for (const Range& span : scratch.spans) {
+    arrays_.codes_T.unpack(span.begin, span.end, row);
+    for (size_t token = span.begin; token < span.end; ++token) {
+      const uint32_t code = *row;
+      if (code >= centroids) this->code(token);  // throws
+      auto& slot = slots[code];
+      if (slot.stamp != epoch) {
+        slot = {epoch, rows++};
+        *missing++ = code;
+      }
+      *row++ = slot.value;
+    }
+  }
   scratch.rows = rows;
 }
 

@@ -61,7 +61,7 @@ Shard::Shard(const CentroidTable& table, const ShardArrays& arrays)
     : table_(table), arrays_(arrays), weight_(256), levels_(16), levels_i8_(16) {
   const int bits = arrays.bits;
   require(bits >= 1 && bits <= 4, "bits " + std::to_string(bits) + " must be 1, 2, 3 or 4");
-  const size_t tokens = length(arrays.codes_T);
+  const size_t tokens = arrays.codes_T.size();
   require_length("residuals_TB", arrays.residuals.size(),
                  tokens * dim() * static_cast<size_t>(bits) / 8);
   require_length("scales_T", arrays.scales_T.size(), tokens);
@@ -103,8 +103,7 @@ Range Shard::passage_span(size_t pid) const {
 }
 
 uint32_t Shard::code(size_t token) const {
-  const uint32_t code =
-      std::visit([token](auto codes) -> uint32_t { return codes[token]; }, arrays_.codes_T);
+  const uint32_t code = static_cast<uint32_t>(arrays_.codes_T[token]);
   if (code >= table_.centroids()) {
     throw CorruptShard("token " + std::to_string(token) + " has centroid " + std::to_string(code) +
                        " of " + std::to_string(table_.centroids()));

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "common.hpp"
+#include "packed_ints.hpp"
 #include "pool.hpp"
 #include "query_pack.hpp"
 #include "table.hpp"
@@ -19,7 +20,7 @@ namespace tartan {
 using Ordinals = std::variant<std::span<const uint16_t>, std::span<const uint32_t>>;
 
 struct ShardArrays {
-  Ordinals codes_T;
+  PackedInts codes_T;
   std::span<const uint8_t> residuals;  // T·B
   std::span<const uint8_t> scales_T;
   std::span<const uint64_t> offsets_N1;

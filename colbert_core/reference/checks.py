@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from colbert_core.types import F32, I32, AnyArray
+from colbert_core.packed_ints import packed_bytes
+from colbert_core.types import F32, I32, U8, AnyArray
 
 MAX_MAGNITUDE = np.float32(1e6)
 """Largest |value| of a query, scale or level: keeps every score finite, whatever the data."""
@@ -29,6 +30,11 @@ def check_array(name: str, array: Any, ndim: int, *dtypes: str) -> None:
         and array.flags.aligned,
         f"{name} must be a C-contiguous {' or '.join(dtypes)} array of {ndim} dimension(s)",
     )
+
+
+def check_packed(name: str, packed: U8, count: int, width: int) -> None:
+    expected = packed_bytes(count, width)
+    require(len(packed) == expected, f"{name} has {len(packed)} bytes, expected {expected}")
 
 
 def check_offsets(name: str, offsets: AnyArray, last: int) -> None:

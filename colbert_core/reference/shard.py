@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from colbert_core.packed_ints import unpack_ints, width_of
 from colbert_core.reference.arithmetic import (
     centroid_scores,
     integer_dots,
@@ -19,6 +20,7 @@ from colbert_core.reference.checks import (
     check_array,
     check_deadline,
     check_offsets,
+    check_packed,
     check_probes,
     check_query,
     corrupt,
@@ -39,7 +41,7 @@ class Shard:
 
     Args:
         table: the global centroids.
-        codes_T: uint16 or uint32 [T], the centroid of every token.
+        codes: uint8, the centroid of every token [T], packed (`packed_ints.py`).
         residuals_TB: uint8 [T, D·bits/8], packed planes.
         scales_T: uint8 [T], index into `alpha` and `beta`.
         offsets_N1: uint64 [N+1], first token of every passage, then T.
@@ -61,7 +63,7 @@ class Shard:
     def __init__(
         self,
         table: CentroidTable,
-        codes_T: AnyArray,
+        codes: U8,
         residuals_TB: U8,
         scales_T: U8,
         offsets_N1: AnyArray,
@@ -75,9 +77,9 @@ class Shard:
         normalize: bool,
     ) -> None:
         self.dim = table.dim
-        self.tokens = len(codes_T)
+        self.tokens = len(scales_T)
         self.passages = len(offsets_N1) - 1
-        check_array("codes_T", codes_T, 1, "uint16", "uint32")
+        check_array("codes", codes, 1, "uint8")
         check_array("residuals_TB", residuals_TB, 2, "uint8")
         check_array("scales_T", scales_T, 1, "uint8")
         check_array("offsets_N1", offsets_N1, 1, "uint64")
@@ -89,10 +91,8 @@ class Shard:
             residuals_TB.shape == (self.tokens, stored),
             f"residuals_TB has shape {residuals_TB.shape}, expected ({self.tokens}, {stored})",
         )
-        require(
-            len(scales_T) == self.tokens,
-            f"scales_T has {len(scales_T)} entries for {self.tokens} tokens",
-        )
+        self.code_width = width_of(table.centroids - 1)
+        check_packed("codes", codes, self.tokens, self.code_width)
         check_offsets("offsets_N1", offsets_N1, self.tokens)
         require(
             len(posting_offsets_C1) == table.centroids + 1,
@@ -114,7 +114,7 @@ class Shard:
                 centroids_f32.shape == table.codes_CD.shape,
                 f"centroids_f32 has shape {centroids_f32.shape}, expected {table.codes_CD.shape}",
             )
-        self.table, self.codes_T, self.residuals_TB = table, codes_T, residuals_TB
+        self.table, self.codes, self.residuals_TB = table, codes, residuals_TB
         self.scales_T, self.offsets_N1, self.postings = scales_T, offsets_N1, postings
         self.posting_offsets_C1, self.bits, self.levels = posting_offsets_C1, bits, levels
         self.alpha, self.beta, self.centroids_f32 = alpha, beta, centroids_f32
@@ -313,11 +313,11 @@ class Shard:
     # ------------------------------------------------------------ what may be corrupt
 
     def _codes(self, start: int, end: int) -> AnyArray:
-        codes = self.codes_T[start:end]
+        codes = unpack_ints(self.codes, self.code_width, start, end)
         if len(codes) and int(codes.max()) >= self.table.centroids:
             first = start + int(np.argmax(codes >= self.table.centroids))
             raise corrupt(
-                f"token {first} has centroid {int(self.codes_T[first])} of {self.table.centroids}"
+                f"token {first} has centroid {int(codes[first - start])} of {self.table.centroids}"
             )
         return codes
 

@@ -37,7 +37,7 @@ def truth(index: Index, query: F32) -> list[tuple[str, float]]:
     for shard in index.generation.shards:
         arrays = shard.arrays
         decoded = shard.codec.decode(
-            Compressed(arrays.codes.astype(np.int32), arrays.residuals, arrays.scales)
+            Compressed(shard.codes(0, shard.tokens), arrays.residuals, arrays.scales)
         )
         for pid in range(shard.passages):
             first, last = arrays.offsets[pid], arrays.offsets[pid + 1]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from colbert_core import _native, reference
+from colbert_core.packed_ints import SLACK, pack_ints, width_of
 from colbert_core.types import AnyArray
 
 
@@ -17,7 +18,7 @@ class World:
 
     centroids_CD: AnyArray
     centroid_scales_C: AnyArray
-    codes_T: AnyArray
+    codes: AnyArray
     residuals_TB: AnyArray
     scales_T: AnyArray
     offsets_N1: AnyArray
@@ -43,7 +44,7 @@ class World:
         table = module.CentroidTable(self.centroids_CD, self.centroid_scales_C)
         shard = module.Shard(
             table,
-            self.codes_T,
+            self.codes,
             self.residuals_TB,
             self.scales_T,
             self.offsets_N1,
@@ -104,7 +105,7 @@ def make_world(
     return World(
         centroids_CD=centroids_CD,
         centroid_scales_C=centroid_scales_C,
-        codes_T=codes_T,
+        codes=pack(codes_T, width_of(centroids - 1)),
         residuals_TB=rng.integers(0, 256, (tokens, dim * bits // 8)).astype(np.uint8),
         scales_T=rng.integers(0, 256, tokens).astype(np.uint8),
         offsets_N1=np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.uint64),
@@ -127,6 +128,11 @@ def invert(
     pairs = np.unique(np.stack([codes_T.astype(np.int64), passages], axis=1), axis=0)
     offsets = np.searchsorted(pairs[:, 0], np.arange(centroids + 1)).astype(np.uint64)
     return offsets, pairs[:, 1].astype(ordinal)
+
+
+def pack(values: AnyArray, width: int) -> AnyArray:
+    """Packed integers with their slack."""
+    return np.concatenate([pack_ints(values, width), np.zeros(SLACK, np.uint8)])
 
 
 def make_query(tokens: int, dim: int, seed: int = 1) -> AnyArray:

@@ -37,12 +37,13 @@ CONSTRUCTION: list[tuple[dict[str, Any], str]] = [
     ({"centroid_scales_C": np.ones(19, np.float32)}, "scales_C"),
     ({"centroid_scales_C": np.full(20, -1, np.float32)}, "scales_C"),
     ({"centroid_scales_C": np.full(20, np.nan, np.float32)}, "scales_C"),
-    ({"codes_T": WORLD.codes_T.astype(np.int32)}, "codes_T"),
-    ({"codes_T": WORLD.codes_T[:-1]}, "residuals_TB"),
+    ({"codes": WORLD.codes.astype(np.uint16)}, "codes"),
+    ({"codes": WORLD.codes[:-1]}, "codes has"),
+    ({"codes": np.append(WORLD.codes, np.uint8(0))}, "codes has"),
     ({"residuals_TB": WORLD.residuals_TB[:, :-1].copy()}, "residuals_TB"),
     ({"residuals_TB": WORLD.residuals_TB.reshape(-1)}, "residuals_TB"),
     ({"residuals_TB": WORLD.residuals_TB.reshape(-1, 4)}, "residuals_TB"),
-    ({"scales_T": WORLD.scales_T[:-1]}, "scales_T"),
+    ({"scales_T": WORLD.scales_T[:-9]}, "codes has|residuals_TB has"),
     ({"offsets_N1": WORLD.offsets_N1[:0]}, "offsets_N1"),
     ({"offsets_N1": WORLD.offsets_N1[:-1]}, "offsets_N1 ends"),
     ({"offsets_N1": WORLD.offsets_N1[1:]}, "offsets_N1 starts"),
@@ -144,8 +145,8 @@ def test_other_arguments(twin: str) -> None:
 
 
 CORRUPT: list[tuple[dict[str, Any], str]] = [
-    ({"codes_T": altered(WORLD.codes_T, 0, 20)}, "token 0 has centroid 20 of 20"),
-    ({"codes_T": altered(WORLD.codes_T, -1, 65535)}, "centroid 65535"),
+    ({"codes": altered(WORLD.codes, 0, 20)}, "token 0 has centroid 20 of 20"),
+    ({"codes": np.full_like(WORLD.codes, 255)}, "token 0 has centroid 31"),
     ({"postings": np.full_like(WORLD.postings, 60)}, "lists passage 60 of 60"),
     ({"offsets_N1": altered(WORLD.offsets_N1, 1, 0)}, "passage 0 spans"),
     ({"offsets_N1": altered(WORLD.offsets_N1, 1, 2**63)}, "passage 0 spans"),
