@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from colbert_core.types import U8, U64, AnyArray
+from colbert_core.types import I64, U8, AnyArray
 
 SLACK = 7
 MAX_WIDTH = 57
@@ -42,10 +42,41 @@ def pack_ints(values: AnyArray, width: int) -> U8:
     return packed.reshape(-1)[: -(-len(values) * width // 8)]
 
 
-def unpack_ints(packed: U8, width: int, start: int, stop: int) -> U64:
-    """Values start … stop − 1, uint64, of a packed array with its slack."""
-    bits = np.arange(start, stop, dtype=np.int64) * width
-    words = np.ndarray(max(0, len(packed) - SLACK), "<u8", packed, strides=(1,))
-    shifts = (bits & 7).astype(np.uint64)
-    values: U64 = (words[bits >> 3] >> shifts) & np.uint64((1 << width) - 1)
-    return values
+def packed_array(values: AnyArray, largest: int) -> U8:
+    """Values up to `largest` → uint8, packed, with the slack."""
+    return np.append(pack_ints(values, width_of(largest)), np.zeros(SLACK, np.uint8))
+
+
+class PackedInts:
+    """Packed values, read in place.
+
+    Args:
+        name: of the array, for the message.
+        data: uint8, the packed values and the slack.
+        count: how many there are.
+        largest: what decides their width.
+
+    Raises:
+        ValueError: the array has another length than these values take.
+    """
+
+    def __init__(self, name: str, data: U8, count: int, largest: int) -> None:
+        self._width = width_of(largest)
+        expected = packed_bytes(count, self._width)
+        if len(data) != expected:
+            raise ValueError(f"{name} has {len(data)} bytes, expected {expected}")
+        self._count = count
+        self._words = np.ndarray(expected - SLACK, "<u8", data, strides=(1,))  # one at each byte
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> int:
+        return int(self.read(index, index + 1)[0])
+
+    def read(self, start: int, stop: int) -> I64:
+        """Values start … stop − 1, int64."""
+        bits = np.arange(start, stop, dtype=np.int64) * self._width
+        words = self._words[bits >> 3] >> (bits & 7).astype(np.uint64)
+        values: I64 = (words & np.uint64((1 << self._width) - 1)).astype(np.int64)
+        return values

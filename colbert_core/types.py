@@ -21,7 +21,6 @@ I8 = npt.NDArray[np.int8]
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
-U64 = npt.NDArray[np.uint64]
 Bool = npt.NDArray[np.bool_]
 AnyArray = npt.NDArray[Any]
 

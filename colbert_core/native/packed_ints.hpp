@@ -46,9 +46,10 @@ class PackedInts {
 
   // Asks for the values from `begin` to `end`.
   void prefetch(size_t begin, size_t end) const {
-    const uint8_t* const last = bytes_ + (end * width_ + 7) / 8;
-    for (const uint8_t* at = bytes_ + begin * width_ / 8; at < last; at += 64) {
-      __builtin_prefetch(at);
+    const uintptr_t first = reinterpret_cast<uintptr_t>(bytes_);
+    const uintptr_t last = first + (end * width_ + 7) / 8;
+    for (uintptr_t at = (first + begin * width_ / 8) & ~uintptr_t{63}; at < last; at += 64) {
+      __builtin_prefetch(reinterpret_cast<const void*>(at));
     }
   }
 

@@ -26,7 +26,7 @@ void prefetch(const void* begin, size_t bytes) {
 
 // The passages' tokens, with everything that will be read of them asked for ahead of time.
 void Shard::find_spans(std::span<const uint32_t> pids, Scratch& scratch) const {
-  for (const uint32_t pid : pids) prefetch(arrays_.offsets_N1.data() + pid, 2 * sizeof(uint64_t));
+  for (const uint32_t pid : pids) arrays_.offsets_N1.prefetch(pid, pid + 2);
   scratch.spans.clear();
   for (const uint32_t pid : pids) {
     const Range span = passage_span(pid);
