@@ -20,6 +20,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 from colbert_core import _native
+from colbert_core.packed_ints import SLACK, packed_array
+from colbert_core.posting_lists import encode_lists
 from colbert_core.types import F32, AnyArray
 
 
@@ -47,17 +49,20 @@ def make_shard(
     own_T = (topic_T + rng.integers(0, 200, tokens)) % centroids
     codes_T = np.where(rng.random(tokens) < 0.5, own_T, common_T)
     pairs = np.unique(codes_T * passages + np.repeat(np.arange(passages), lengths_N))
-    posting_offsets_C1 = np.searchsorted(pairs // passages, np.arange(centroids + 1))
+    counts_C = np.bincount(pairs // passages, minlength=centroids)
+    sizes_C, lists = encode_lists(counts_C, pairs % passages, passages)
+    list_ends_C1 = np.concatenate([[0], np.cumsum(sizes_C)])
     levels = np.linspace(-1, 1, 1 << bits).astype(np.float32)
-    offsets_N1 = np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.uint64)
+    offsets_N1 = np.concatenate([[0], np.cumsum(lengths_N)])
     shard = _native.Shard(
         table,
-        codes_T.astype(np.uint16 if centroids <= 65536 else np.uint32),
+        passages,
+        packed_array(codes_T, centroids - 1),
         rng.integers(0, 256, (tokens, dim * bits // 8), dtype=np.uint8),
         rng.integers(0, 256, tokens, dtype=np.uint8),
-        offsets_N1,
-        posting_offsets_C1.astype(np.uint64),
-        (pairs % passages).astype(np.uint16 if passages <= 65536 else np.uint32),
+        packed_array(offsets_N1, tokens),
+        packed_array(list_ends_C1, len(lists)),
+        np.append(lists, np.zeros(SLACK, np.uint8)),
         bits,
         levels,
         np.ones(256, np.float32),

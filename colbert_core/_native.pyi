@@ -1,6 +1,6 @@
 """Types of the native kernels. `reference/` documents every call; the two have one signature."""
 
-from colbert_core.types import F32, I8, I32, I64, U8, AnyArray
+from colbert_core.types import F32, I8, I32, I64, U8
 
 class CentroidTable:
     def __init__(self, codes_CD: I8, scales_C: F32) -> None: ...
@@ -14,12 +14,13 @@ class Shard:
     def __init__(
         self,
         table: CentroidTable,
-        codes_T: AnyArray,
+        passages: int,
+        codes: U8,
         residuals_TB: U8,
         scales_T: U8,
-        offsets_N1: AnyArray,
-        posting_offsets_C1: AnyArray,
-        postings: AnyArray,
+        offsets: U8,
+        posting_offsets: U8,
+        postings: U8,
         bits: int,
         levels: F32,
         alpha: F32,

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from colbert_core.errors import IndexCorrupt
 from colbert_core.index.manifest import FileEntry
+from colbert_core.packed_ints import SLACK, pack_ints, packed_array, width_of
 from colbert_core.types import AnyArray
 
 _HEADER_BYTES = 128
@@ -73,6 +74,45 @@ class ArrayWriter:
             self.close()
         else:
             self.abandon()
+
+
+class PackedWriter:
+    """Writes packed integers (`packed_ints.py`) as they come, as one `.npy` file.
+
+    Args:
+        path: the file.
+        largest: what decides their width.
+    """
+
+    def __init__(self, path: Path, largest: int) -> None:
+        self._array = ArrayWriter(path, np.uint8)
+        self._width = width_of(largest)
+        self._kept: AnyArray = np.zeros(0, np.uint64)  # less than eight values
+        self.count = 0
+
+    def append(self, values: AnyArray) -> None:
+        """Append values up to the largest."""
+        self.count += len(values)
+        values = np.concatenate([self._kept, values.astype(np.uint64)])
+        whole = len(values) // 8 * 8
+        self._array.append(pack_ints(values[:whole], self._width))
+        self._kept = values[whole:]
+
+    def close(self) -> None:
+        """Write what is left and the slack, sync and close."""
+        self._array.append(pack_ints(self._kept, self._width))
+        self._array.append(np.zeros(SLACK, np.uint8))
+        self._array.close()
+
+    def abandon(self) -> None:
+        """Let go of the file as it is, unless it was closed."""
+        self._array.abandon()
+
+
+def write_packed(path: Path, values: AnyArray, largest: int) -> None:
+    """Write packed integers at once."""
+    with ArrayWriter(path, np.uint8) as writer:
+        writer.append(packed_array(values, largest))
 
 
 def map_array(path: Path) -> AnyArray:

@@ -1,14 +1,15 @@
 """How large an index is, component by component, and the formula that predicts it.
 
-With T tokens, N passages, D dimensions, b bits, C centroids, E postings, S shards, w(x) the 2 or 4
-bytes that hold values up to x, and 128 bytes of header a file:
+With T tokens, N passages and E postings in a shard, D dimensions, b bits, C centroids, p(n, x) =
+⌈n · bits of x / 8⌉ + 7 the bytes of n packed values up to x, P the bytes of the posting lists, and
+128 bytes of header a file:
 
-    codes            T · w(C−1)
+    codes            p(T, C−1)
     residuals        T · D·b/8
     scales           T
-    offsets          8 · (N + S)
-    posting_offsets  8 · (C + 1) · S
-    postings         E · w(N_shard − 1)
+    offsets          p(N+1, T)
+    posting_offsets  p(C+1, P)
+    postings         P + 7        with P ≤ E · (2 + log2(N·C / E)) / 8 + 7·C
     centroids        C · (D + 4)   tartan,    C · 2D   colbertv2
     rotation         4 · D²        tartan
     tables           4 · (2·2^b − 1 + 512)
@@ -16,11 +17,12 @@ bytes that hold values up to x, and 128 bytes of header a file:
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
-from colbert_core.index.files import narrowest
-from colbert_core.index.manifest import Manifest
+from colbert_core.index.manifest import Manifest, ShardEntry
+from colbert_core.packed_ints import SLACK, packed_bytes, width_of
 
 _HEADER = 128
 _COMPONENTS = {
@@ -43,26 +45,39 @@ def component_bytes(manifest: Manifest) -> dict[str, int]:
 
 
 def predicted_bytes(manifest: Manifest) -> dict[str, int]:
-    """What the formula says for the components that it covers, headers included."""
-    tokens, shards = manifest.tokens, len(manifest.shards)
+    """What the formula says for the components that it covers, headers included.
+
+    It is exact, but for `postings`, where it is a limit: lists of equal length would be largest.
+    """
     dim, bits, centroids = (int(manifest.codec[key]) for key in ("dim", "bits", "centroids"))
-    sizes = {
-        "codes": tokens * narrowest(centroids - 1).itemsize + _HEADER * shards,
-        "residuals": tokens * dim * bits // 8 + _HEADER * shards,
-        "scales": tokens + _HEADER * shards,
-        "offsets": 8 * (manifest.passages + shards) + _HEADER * shards,
-        "posting_offsets": (8 * (centroids + 1) + _HEADER) * shards,
-        "postings": sum(
-            shard.postings * narrowest(max(shard.passages - 1, 0)).itemsize + _HEADER
-            for shard in manifest.shards
-        ),
-    }
+    sizes: Counter[str] = Counter()
+    for shard in manifest.shards:
+        lists = manifest.files[f"shards/{shard.id}/postings.npy"].size_bytes - SLACK - _HEADER
+        sizes["codes"] += _packed(shard.tokens, centroids - 1)
+        sizes["residuals"] += shard.tokens * dim * bits // 8 + _HEADER
+        sizes["scales"] += shard.tokens + _HEADER
+        sizes["offsets"] += _packed(shard.passages + 1, shard.tokens)
+        sizes["posting_offsets"] += _packed(centroids + 1, lists)
+        sizes["postings"] += _most_bytes(shard, centroids) + SLACK + _HEADER
     if manifest.codec["name"] == "tartan":
         sizes["centroids"] = centroids * (dim + 4) + 2 * _HEADER
         sizes["rotation"] = 4 * dim * dim + _HEADER
     else:
         sizes["centroids"] = centroids * 2 * dim + _HEADER
     return dict(sorted(sizes.items()))
+
+
+def _packed(count: int, largest: int) -> int:
+    return packed_bytes(count, width_of(largest)) + _HEADER
+
+
+def _most_bytes(shard: ShardEntry, centroids: int) -> int:
+    """The largest that posting lists can be."""
+    if not shard.postings:
+        return 0
+    lists = min(centroids, shard.postings)
+    bits = shard.postings * (2 + math.log2(shard.passages * lists / shard.postings))
+    return math.floor(bits / 8) + 7 * lists
 
 
 def describe(manifest: Manifest) -> dict[str, Any]:

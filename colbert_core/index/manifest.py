@@ -21,7 +21,7 @@ from typing import Any
 from colbert_core.errors import IndexCorrupt, IndexMissing
 
 FORMAT = "tartan-index"
-VERSION = 1
+VERSION = 2
 CURRENT = "CURRENT"
 
 
@@ -94,10 +94,12 @@ class Manifest:
             raw = json.loads(data)
             if raw.get("format") != FORMAT:
                 raise ValueError(f"its format is {raw.get('format')!r}, not {FORMAT!r}")
-            if raw.get("version") != VERSION:
+            version = raw.get("version")
+            if version != VERSION:
+                older = isinstance(version, int) and version < VERSION
+                remedy = "build the index again" if older else "upgrade tartan-search"
                 raise ValueError(
-                    f"its version is {raw.get('version')!r} and this program reads {VERSION}: "
-                    "upgrade tartan-search, or build the index again"
+                    f"its version is {version!r} and this program reads {VERSION}: {remedy}"
                 )
             unknown = set(raw) - {f.name for f in fields(cls)}
             if unknown:

@@ -1,10 +1,10 @@
-"""Postings: for each centroid, the passages that have a token of its code, in ascending order.
+"""Postings from codes: for each centroid, the passages that have a token of it, ascending.
 
 Shapes: N passages, T tokens, C centroids, E postings.
 
-Built from the codes in passes over runs of passages, so that memory is bounded whatever the size
-of the shard: one pass counts, the next fills. Passages ascend from run to run, so each list is
-sorted without sorting it.
+Passages are taken in runs. A run's (centroid, passage) pairs are sorted, and each centroid's are
+put behind those of the runs before, into as much room as the centroid has tokens: so lists are
+sorted without sorting them, and memory is 2 or 4 bytes a token beside what one run takes.
 """
 
 from __future__ import annotations
@@ -13,44 +13,65 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from colbert_core.types import I64, AnyArray
+from colbert_core.index.files import narrowest
+from colbert_core.packed_ints import PackedInts
+from colbert_core.posting_lists import encode_lists
+from colbert_core.types import I64, U8, AnyArray
 
-RUN_TOKENS = 4_000_000
+RUN_TOKENS = 1 << 20
 
 
 def build_postings(
-    codes_T: AnyArray, offsets_N1: AnyArray, centroids: int, postings_dtype: np.dtype[np.generic]
-) -> tuple[AnyArray, AnyArray]:
-    """Codes [T] and token offsets [N+1] → (postings offsets uint64 [C+1], postings [E])."""
-    counts_C = np.zeros(centroids, np.int64)
-    for code_E, _ in _runs(codes_T, offsets_N1):
-        counts_C += np.bincount(code_E, minlength=centroids)
-    offsets_C1 = np.zeros(centroids + 1, np.uint64)
-    np.cumsum(counts_C, out=offsets_C1[1:], dtype=np.uint64)
-    postings_E = np.empty(int(offsets_C1[-1]), postings_dtype)
-    cursor_C = offsets_C1[:-1].astype(np.int64)
-    for code_E, pid_E in _runs(codes_T, offsets_N1):
-        first_E = np.flatnonzero(np.diff(code_E, prepend=-1))
-        lengths = np.diff(first_E, append=len(code_E))
-        rank_E = np.arange(len(code_E)) - np.repeat(first_E, lengths)
-        postings_E[cursor_C[code_E] + rank_E] = pid_E
-        cursor_C[code_E[first_E]] += lengths
-    return offsets_C1, postings_E
+    codes_T: PackedInts, offsets_N1: I64, centroids: int
+) -> Iterator[tuple[I64, I64, U8]]:
+    """Codes and token offsets → the lists of all centroids, encoded, run by run of centroids.
+
+    Args:
+        codes_T: the centroid of each token, below `centroids`.
+        offsets_N1: the first token of each passage, then T; int64.
+        centroids: how many lists there are.
+
+    Yields:
+        postings of each list of a run, bytes of each list, and all their bytes.
+    """
+    room_C = np.zeros(centroids, np.int64)
+    for start in range(0, len(codes_T), RUN_TOKENS):
+        codes = codes_T.read(start, min(start + RUN_TOKENS, len(codes_T)))
+        room_C += np.bincount(codes, minlength=centroids)
+    starts_C1 = np.concatenate([[0], np.cumsum(room_C)])
+    pids_T, counts_C = _invert(codes_T, offsets_N1, starts_C1)
+    for first, last in _runs(starts_C1, RUN_TOKENS):
+        room, counts = room_C[first:last], counts_C[first:last]
+        begin, end = int(starts_C1[first]), int(starts_C1[last])
+        rank = np.arange(begin, end) - np.repeat(starts_C1[first:last], room)
+        pids_E = pids_T[begin:end][rank < np.repeat(counts, room)]
+        yield counts, *encode_lists(counts, pids_E, len(offsets_N1) - 1)
 
 
-def _runs(codes_T: AnyArray, offsets_N1: AnyArray) -> Iterator[tuple[I64, I64]]:
-    """Runs of whole passages as unique (code, passage) pairs, sorted by code, then passage."""
+def _invert(codes_T: PackedInts, offsets_N1: I64, starts_C1: I64) -> tuple[AnyArray, I64]:
+    """(passages at starts_C1[c] … of each centroid c, how many they are)."""
     passages = len(offsets_N1) - 1
-    start = 0
-    while start < passages:
-        limit = int(offsets_N1[start]) + RUN_TOKENS
-        stop = int(np.searchsorted(offsets_N1, np.uint64(limit), side="right")) - 1
-        stop = min(max(stop, start + 1), passages)
-        first, last = int(offsets_N1[start]), int(offsets_N1[stop])
-        ends_N1: I64 = offsets_N1[start : stop + 1].astype(np.int64)
-        lengths = ends_N1[1:] - ends_N1[:-1]
-        pid_T = np.repeat(np.arange(stop - start), lengths)
-        pairs = np.unique(codes_T[first:last].astype(np.int64) * (stop - start) + pid_T)
-        code_E, pid_E = np.divmod(pairs, stop - start)
-        yield code_E, pid_E + start
-        start = stop
+    pids_T = np.empty(len(codes_T), narrowest(max(passages - 1, 0)))
+    ends_C = starts_C1[:-1].copy()
+    for first, last in _runs(offsets_N1, RUN_TOKENS):
+        codes = codes_T.read(int(offsets_N1[first]), int(offsets_N1[last]))
+        pids = np.repeat(np.arange(first, last), np.diff(offsets_N1[first : last + 1]))
+        pairs_E = np.sort(codes << 32 | pids)
+        pairs_E = pairs_E[np.diff(pairs_E, prepend=-1) != 0]
+        codes_E = pairs_E >> 32
+        first_E = np.flatnonzero(np.diff(codes_E, prepend=-1))
+        lengths = np.diff(first_E, append=len(codes_E))
+        at_E = np.arange(len(codes_E)) + np.repeat(ends_C[codes_E[first_E]] - first_E, lengths)
+        pids_T[at_E] = pairs_E & 0xFFFFFFFF
+        ends_C[codes_E[first_E]] += lengths
+    return pids_T, ends_C - starts_C1[:-1]
+
+
+def _runs(offsets: I64, longest: int) -> Iterator[tuple[int, int]]:
+    """Runs of entries that span at most `longest` together, or one that alone spans more."""
+    first, count = 0, len(offsets) - 1
+    while first < count:
+        last = int(np.searchsorted(offsets, offsets[first] + longest, side="right")) - 1
+        last = min(max(last, first + 1), count)
+        yield first, last
+        first = last

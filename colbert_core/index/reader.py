@@ -26,6 +26,7 @@ from colbert_core.index.manifest import (
     read_generation,
 )
 from colbert_core.index.passages import PassageReader, StoredRow
+from colbert_core.packed_ints import PackedInts
 from colbert_core.types import F32, AnyArray
 
 ARRAYS = ("codes", "residuals", "scales", "offsets", "posting_offsets", "postings")
@@ -51,11 +52,10 @@ class ShardReader:
         self.entry = entry
         self.codec = codec
         self.arrays = ShardArrays(*(map_array(self.folder / f"{name}.npy") for name in ARRAYS))
-        if len(self.arrays.codes) != entry.tokens or len(self.arrays.offsets) != entry.passages + 1:
+        if len(self.arrays.scales) != entry.tokens:
             raise IndexCorrupt(
-                f"{self.folder}: it has {len(self.arrays.codes)} tokens and "
-                f"{len(self.arrays.offsets) - 1} passages; the manifest says {entry.tokens} and "
-                f"{entry.passages}"
+                f"{self.folder / 'scales.npy'}: it has {len(self.arrays.scales)} tokens; the "
+                f"manifest says {entry.tokens}"
             )
         self._passages = PassageReader(self.folder)
         if len(self._passages) != entry.passages:
@@ -83,6 +83,7 @@ class ShardReader:
         try:
             return kernels.Shard(
                 codec.centroid_table,
+                self.passages,
                 arrays.codes,
                 arrays.residuals,
                 arrays.scales,
@@ -100,6 +101,16 @@ class ShardReader:
             raise IndexCorrupt(
                 f"{self.folder}: {error}; run `tartan index verify` to find the damaged file"
             ) from error
+
+    @property
+    def codes(self) -> PackedInts:
+        """The centroid of each token, [T]."""
+        return PackedInts("codes", self.arrays.codes, self.tokens, self.codec.centroid_count - 1)
+
+    @property
+    def offsets(self) -> PackedInts:
+        """The first token of each passage, then the number of tokens, [N+1]."""
+        return PackedInts("offsets", self.arrays.offsets, self.passages + 1, self.tokens)
 
     def stored(self, pid: int) -> StoredRow:
         """Id, text and metadata of a passage as they lie on disk, unparsed."""

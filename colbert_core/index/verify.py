@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ from colbert_core.index.files import entry_of
 from colbert_core.index.manifest import Manifest, read_current
 from colbert_core.index.postings import build_postings
 from colbert_core.index.reader import ShardReader, check_size, open_generation
-from colbert_core.types import AnyArray
+from colbert_core.packed_ints import SLACK, packed_array
+from colbert_core.types import I64, U8
 
 _BLOCK = 1 << 22
 
@@ -63,29 +64,38 @@ def verify_checksums(
 
 def check_shard(shard: ShardReader) -> None:
     """Check one shard's offsets and codes, and that its postings are those of its codes."""
-    arrays, centroids = shard.arrays, shard.codec.centroid_count
-    _check_offsets(shard.folder / "offsets.npy", arrays.offsets, shard.tokens, least=1)
+    centroids = shard.codec.centroid_count
+    try:
+        codes_T, offsets_N1 = shard.codes, shard.offsets.read(0, shard.passages + 1)
+    except ValueError as error:
+        raise IndexCorrupt(f"{shard.folder}: {error}") from error
+    ends = int(offsets_N1[0]), int(offsets_N1[-1])
+    if ends != (0, shard.tokens) or (shard.passages and int(np.diff(offsets_N1).min()) < 1):
+        raise IndexCorrupt(
+            f"{shard.folder / 'offsets.npy'}: the offsets do not rise from 0 to {shard.tokens}"
+        )
     for start in range(0, shard.tokens, _BLOCK):
-        largest = int(arrays.codes[start : start + _BLOCK].max())
+        largest = int(codes_T.read(start, min(start + _BLOCK, shard.tokens)).max())
         if largest >= centroids:
             raise IndexCorrupt(
                 f"{shard.folder / 'codes.npy'}: code {largest} is past the {centroids} centroids"
             )
-    _check_offsets(
-        shard.folder / "posting_offsets.npy", arrays.posting_offsets, len(arrays.postings), least=0
-    )
-    offsets, postings = build_postings(
-        arrays.codes, arrays.offsets, centroids, arrays.postings.dtype
-    )
-    for name, stored, derived in (
-        ("posting_offsets", arrays.posting_offsets, offsets),
-        ("postings", arrays.postings, postings),
+    _check_postings(shard, build_postings(codes_T, offsets_N1, centroids))
+
+
+def _check_postings(shard: ShardReader, derived: Iterator[tuple[I64, I64, U8]]) -> None:
+    """Compare the lists with those that the codes give; a list has one encoding."""
+    stored, stored_offsets = shard.arrays.postings, shard.arrays.posting_offsets
+    postings, end, same, lengths = 0, 0, True, [np.zeros(1, np.int64)]
+    for counts, sizes, lists in derived:
+        same &= np.array_equal(stored[end : end + len(lists)], lists)
+        postings, end = postings + int(counts.sum()), end + len(lists)
+        lengths.append(sizes)
+    same &= len(stored) == end + SLACK and not stored[end:].any()
+    packed = packed_array(np.cumsum(np.concatenate(lengths)), end)
+    for name, fits in (
+        ("postings", same and postings == shard.entry.postings),
+        ("posting_offsets", np.array_equal(stored_offsets, packed)),
     ):
-        if not np.array_equal(stored, derived):
+        if not fits:
             raise IndexCorrupt(f"{shard.folder / name}.npy: it does not follow from the codes")
-
-
-def _check_offsets(path: Path, offsets: AnyArray, end: int, *, least: int) -> None:
-    steps = np.diff(offsets.astype(np.int64))
-    if offsets[0] != 0 or int(offsets[-1]) != end or (len(steps) and int(steps.min()) < least):
-        raise IndexCorrupt(f"{path}: the offsets do not rise from 0 to {end}")

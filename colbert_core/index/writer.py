@@ -27,11 +27,12 @@ from colbert_core.codec import Codec, Compressed
 from colbert_core.errors import IndexExists, IndexMissing, InvalidInput
 from colbert_core.index.files import (
     ArrayWriter,
+    PackedWriter,
     entry_of,
     map_array,
-    narrowest,
     sync_folder,
     write_file,
+    write_packed,
 )
 from colbert_core.index.manifest import (
     CURRENT,
@@ -43,7 +44,8 @@ from colbert_core.index.manifest import (
 )
 from colbert_core.index.passages import PassageWriter
 from colbert_core.index.postings import build_postings
-from colbert_core.types import F32, I32, AnyArray
+from colbert_core.packed_ints import SLACK, PackedInts
+from colbert_core.types import F32, I32, I64, AnyArray
 
 
 def new_generation_id(index: Path) -> str:
@@ -108,12 +110,11 @@ class ShardWriter:
         self._folder = _Folder(final)
         self._codec = codec
         path = self._folder.temporary
-        self._codes = ArrayWriter(path / "codes.npy", narrowest(codec.centroid_count - 1))
+        self._codes = PackedWriter(path / "codes.npy", codec.centroid_count - 1)
         self._residuals = ArrayWriter(path / "residuals.npy", np.uint8, (codec.token_bytes,))
         self._scales = ArrayWriter(path / "scales.npy", np.uint8)
-        self._offsets = ArrayWriter(path / "offsets.npy", np.uint64)
-        self._offsets.append(np.zeros(1, np.uint64))
-        self._arrays = (self._codes, self._residuals, self._scales, self._offsets)
+        self._arrays = (self._codes, self._residuals, self._scales)
+        self._doclens: list[I32] = []
         self._passages = PassageWriter(path)
 
     def add(
@@ -138,8 +139,7 @@ class ShardWriter:
         self._codes.append(tokens.codes_T)
         self._residuals.append(tokens.residuals_TB)
         self._scales.append(tokens.scales_T)
-        ends_N = np.cumsum(doclens_N, dtype=np.uint64) + np.uint64(self._codes.rows - len(tokens))
-        self._offsets.append(ends_N)
+        self._doclens.append(doclens_N)
         rows = [json.dumps(row, ensure_ascii=False) if row else None for row in metadata or ()]
         nothing: list[None] = [None] * len(ids)
         self._passages.append(ids, texts or nothing, rows or nothing)
@@ -149,19 +149,27 @@ class ShardWriter:
         for array in self._arrays:
             array.close()
         self._passages.close()
-        passages, tokens = self._offsets.rows - 1, self._codes.rows
-        postings = self._write_postings(passages)
+        offsets_N1 = _offsets(self._doclens)
+        write_packed(self._folder.temporary / "offsets.npy", offsets_N1, int(offsets_N1[-1]))
+        postings = self._write_postings(offsets_N1)
         self._folder.commit()
-        return ShardEntry(self._folder.final.name, passages, tokens, postings)
+        name = self._folder.final.name
+        return ShardEntry(name, len(offsets_N1) - 1, int(offsets_N1[-1]), postings)
 
-    def _write_postings(self, passages: int) -> int:
-        path = self._folder.temporary
-        codes_T, offsets_N1 = map_array(path / "codes.npy"), map_array(path / "offsets.npy")
-        dtype = narrowest(max(passages - 1, 0))
-        arrays = build_postings(codes_T, offsets_N1, self._codec.centroid_count, dtype)
-        _save(path / "posting_offsets.npy", arrays[0])
-        _save(path / "postings.npy", arrays[1])
-        return len(arrays[1])
+    def _write_postings(self, offsets_N1: I64) -> int:
+        path, centroids = self._folder.temporary, self._codec.centroid_count
+        data = map_array(path / "codes.npy")
+        codes_T = PackedInts("codes", data, int(offsets_N1[-1]), centroids - 1)
+        postings, sizes = 0, []
+        with ArrayWriter(path / "postings.npy", np.uint8) as lists:
+            for counts, bytes_of, encoded in build_postings(codes_T, offsets_N1, centroids):
+                postings += int(counts.sum())
+                sizes.append(bytes_of)
+                lists.append(encoded)
+            lists.append(np.zeros(SLACK, np.uint8))
+        starts_C1 = _offsets(sizes)
+        write_packed(path / "posting_offsets.npy", starts_C1, int(starts_C1[-1]))
+        return postings
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -177,9 +185,9 @@ class ShardWriter:
         self._folder.discard()
 
 
-def _save(path: Path, array: AnyArray) -> None:
-    with ArrayWriter(path, array.dtype, array.shape[1:]) as writer:
-        writer.append(array)
+def _offsets(lengths: Sequence[AnyArray]) -> I64:
+    """Where each begins, and where the last ends."""
+    return np.concatenate([[0], np.cumsum(np.concatenate([[], *lengths]), dtype=np.int64)])
 
 
 def publish(

@@ -49,73 +49,58 @@ void keep_best_totals(std::vector<uint64_t>& keys, size_t count, std::vector<uin
 
 }  // namespace
 
-// Asks for the next posting list, and for where the one after it begins. The offsets are not
-// checked yet: addresses are computed as integers.
-template <class Id>
-void Shard::prefetch_list(const Probes& probes, size_t probe, std::span<const Id> postings) const {
+// Asks for the next posting list, and for where the one after it begins.
+void Shard::prefetch_lists(const Probes& probes, size_t probe) const {
   if (probe + 2 >= probes.ids_LP.size()) return;
-  const uint64_t* const offsets = arrays_.posting_offsets_C1.data();
-  __builtin_prefetch(offsets + probes.ids_LP[probe + 2]);
-  const uintptr_t next = reinterpret_cast<uintptr_t>(postings.data()) +
-                         static_cast<uintptr_t>(offsets[probes.ids_LP[probe + 1]]) * sizeof(Id);
-  __builtin_prefetch(reinterpret_cast<const void*>(next));
+  arrays_.postings.prefetch_offset(static_cast<size_t>(probes.ids_LP[probe + 2]));
+  arrays_.postings.prefetch_list(static_cast<size_t>(probes.ids_LP[probe + 1]));
 }
 
-Range Shard::posting_span(size_t centroid, size_t postings) const {
-  const size_t begin = arrays_.posting_offsets_C1[centroid];
-  const size_t end = arrays_.posting_offsets_C1[centroid + 1];
-  if (begin > end || end > postings) {
-    throw CorruptShard("centroid " + std::to_string(centroid) + " spans postings " +
-                       std::to_string(begin) + " to " + std::to_string(end) + " of " +
-                       std::to_string(postings));
+// Counts `addend` for every passage of a list that the query token of `stamp` has not met before.
+// Without branches: whether a passage was met is not to be foreseen.
+void Shard::walk_list(size_t centroid, uint32_t addend, uint32_t first_stamp, uint32_t stamp,
+                      Allowed allowed, Scratch& scratch) const {
+  uint32_t* const pids = scratch.postings.data();
+  size_t count = arrays_.postings.decode(centroid, pids);
+  if (allowed) {
+    const auto excluded = [&](uint32_t pid) { return (*allowed)[pid] == 0; };
+    count = static_cast<size_t>(std::remove_if(pids, pids + count, excluded) - pids);
   }
-  return {begin, end};
-}
-
-template <class Id>
-void Shard::walk_postings(std::span<const Id> postings, const Probes& probes, Allowed allowed,
-                          Scratch& scratch) const {
-  const size_t count = passages();
-  const size_t per_token = probes.per_token;
-  const uint32_t tokens = static_cast<uint32_t>(probes.ids_LP.size() / per_token);
-  const uint32_t first_stamp = scratch.totals.begin(count, tokens);
   auto* const slots = scratch.totals.data();
-  const float factor = addend_factor(probes);
-  scratch.touched.clear();
-  for (uint32_t token = 0; token < tokens; ++token) {
-    const uint32_t stamp = first_stamp + token;
-    const float last = probes.scores_LP[(token + 1) * per_token - 1];
-    for (size_t probe = token * per_token; probe < (token + 1) * per_token; ++probe) {
-      const Range span = posting_span(static_cast<size_t>(probes.ids_LP[probe]), postings.size());
-      prefetch_list(probes, probe, postings);
-      const float gain = std::nearbyint((probes.scores_LP[probe] - last) * factor);
-      const uint32_t addend =
-          1 + static_cast<uint32_t>(std::min(gain, static_cast<float>(kFinestAddend)));
-      for (size_t i = span.begin; i < span.end; ++i) {
-        if (i + kAhead < span.end) __builtin_prefetch(slots + postings[i + kAhead], 1);
-        const uint32_t pid = postings[i];
-        if (pid >= count) {
-          throw CorruptShard("centroid " + std::to_string(probes.ids_LP[probe]) +
-                             " lists passage " + std::to_string(pid) + " of " +
-                             std::to_string(count));
-        }
-        if (allowed && (*allowed)[pid] == 0) continue;
-        auto& slot = slots[pid];
-        if (slot.stamp == stamp) continue;
-        if (slot.stamp < first_stamp) {
-          slot.value = 0;
-          scratch.touched.push_back(pid);
-        }
-        slot.stamp = stamp;
-        slot.value += addend;
-      }
-    }
+  uint32_t* const touched = scratch.touched.data();
+  size_t touched_count = scratch.touched_count;
+  for (size_t i = 0; i < count; ++i) {
+    __builtin_prefetch(slots + pids[i + kAhead], 1);  // past the end: of an earlier list
+    const uint32_t pid = pids[i];
+    const auto slot = slots[pid];
+    const bool fresh = slot.stamp < first_stamp;
+    touched[touched_count] = pid;
+    touched_count += fresh;
+    const uint32_t before = fresh ? 0 : slot.value;
+    slots[pid] = {stamp, before + (slot.stamp == stamp ? 0 : addend)};
   }
+  scratch.touched_count = touched_count;
 }
 
 void Shard::accumulate(const Probes& probes, Allowed allowed, Scratch& scratch) const {
-  std::visit([&](auto postings) { walk_postings(postings, probes, allowed, scratch); },
-             arrays_.postings);
+  const size_t per_token = probes.per_token;
+  const uint32_t tokens = static_cast<uint32_t>(probes.ids_LP.size() / per_token);
+  const uint32_t first_stamp = scratch.totals.begin(passages(), tokens);
+  const float factor = addend_factor(probes);
+  scratch.postings.grow(passages() + kAhead);
+  scratch.touched.grow(passages() + 1);
+  scratch.touched_count = 0;
+  for (uint32_t token = 0; token < tokens; ++token) {
+    const float last = probes.scores_LP[(token + 1) * per_token - 1];
+    for (size_t probe = token * per_token; probe < (token + 1) * per_token; ++probe) {
+      prefetch_lists(probes, probe);
+      const float gain = std::nearbyint((probes.scores_LP[probe] - last) * factor);
+      const uint32_t addend =
+          1 + static_cast<uint32_t>(std::min(gain, static_cast<float>(kFinestAddend)));
+      walk_list(static_cast<size_t>(probes.ids_LP[probe]), addend, first_stamp, first_stamp + token,
+                allowed, scratch);
+    }
+  }
 }
 
 size_t Shard::find_candidates(const Probes& given, size_t wanted, size_t candidates,
@@ -124,7 +109,7 @@ size_t Shard::find_candidates(const Probes& given, size_t wanted, size_t candida
   for (;;) {
     deadline.check("candidates");
     accumulate(probes, allowed, scratch);
-    if (scratch.touched.size() >= wanted || probes.per_token >= table_.centroids()) break;
+    if (scratch.touched_count >= wanted || probes.per_token >= table_.centroids()) break;
     const size_t wider = std::min(4 * probes.per_token, table_.centroids());
     const size_t entries = scratch.query.tokens() * wider;
     scratch.probe_ids.resize(entries);
@@ -134,14 +119,15 @@ size_t Shard::find_candidates(const Probes& given, size_t wanted, size_t candida
   }
   scratch.keys.clear();
   const auto* const slots = scratch.totals.data();
-  for (const uint32_t pid : scratch.touched) {
+  for (size_t i = 0; i < scratch.touched_count; ++i) {
+    const uint32_t pid = scratch.touched.data()[i];
     scratch.keys.push_back(rank_key(slots[pid].value, pid));
   }
   keep_best_totals(scratch.keys, candidates, scratch.histogram);
   scratch.pids.clear();
   for (const uint64_t key : scratch.keys) scratch.pids.push_back(key_id(key));
   std::sort(scratch.pids.begin(), scratch.pids.end());
-  return scratch.touched.size();
+  return scratch.touched_count;
 }
 
 }  // namespace tartan

@@ -50,14 +50,8 @@ std::span<const T> view(const char* name, const Array& array, size_t ndim, const
   return {static_cast<const T*>(array.data()), array.size()};
 }
 
-tartan::Ordinals view_ordinals(const char* name, const Array& array) {
-  const bool narrow = holds<uint16_t>(array);
-  require_layout(name, array, 1, narrow || holds<uint32_t>(array), "uint16 or uint32",
-                 narrow ? alignof(uint16_t) : alignof(uint32_t));
-  if (narrow) {
-    return std::span(static_cast<const uint16_t*>(array.data()), array.size());
-  }
-  return std::span(static_cast<const uint32_t*>(array.data()), array.size());
+std::span<const uint8_t> view_bytes(const char* name, const Array& array) {
+  return view<uint8_t>(name, array, 1, "uint8");
 }
 
 std::span<const float> view_query(const Array& Q_LD, size_t dim) {
@@ -158,23 +152,27 @@ class Table {
 
 class PyShard {
  public:
-  PyShard(nb::object table, const Array& codes_T, const Array& residuals_TB, const Array& scales_T,
-          const Array& offsets_N1, const Array& posting_offsets_C1, const Array& postings, int bits,
-          const Array& levels, const Array& alpha, const Array& beta,
-          const std::optional<Array>& centroids_f32, bool normalize)
+  PyShard(nb::object table, int64_t passages, const Array& codes, const Array& residuals_TB,
+          const Array& scales_T, const Array& offsets, const Array& posting_offsets,
+          const Array& postings, int bits, const Array& levels, const Array& alpha,
+          const Array& beta, const std::optional<Array>& centroids_f32, bool normalize)
       : table_(table),
-        kept_{codes_T,  residuals_TB, scales_T, offsets_N1, posting_offsets_C1,
+        kept_{codes,    residuals_TB, scales_T, offsets, posting_offsets,
               postings, levels,       alpha,    beta},
         shard_(nb::cast<const Table&>(table).core(), [&] {
           if (centroids_f32) kept_.push_back(*centroids_f32);
+          require(passages >= 0 && passages < int64_t{1} << 32,
+                  "passages " + std::to_string(passages) + " must lie between 0 and 2^32");
+          const size_t count = static_cast<size_t>(passages);
+          const size_t centroids = nb::cast<const Table&>(table).core().centroids();
           tartan::ShardArrays arrays;
-          arrays.codes_T = view_ordinals("codes_T", codes_T);
           arrays.residuals = view<uint8_t>("residuals_TB", residuals_TB, 2, "uint8");
-          arrays.scales_T = view<uint8_t>("scales_T", scales_T, 1, "uint8");
-          arrays.offsets_N1 = view<uint64_t>("offsets_N1", offsets_N1, 1, "uint64");
-          arrays.posting_offsets_C1 =
-              view<uint64_t>("posting_offsets_C1", posting_offsets_C1, 1, "uint64");
-          arrays.postings = view_ordinals("postings", postings);
+          arrays.scales_T = view_bytes("scales_T", scales_T);
+          const size_t tokens = arrays.scales_T.size();
+          arrays.codes_T = {"codes", view_bytes("codes", codes), tokens, centroids - 1};
+          arrays.offsets_N1 = {"offsets", view_bytes("offsets", offsets), count + 1, tokens};
+          arrays.postings = {view_bytes("posting_offsets", posting_offsets),
+                             view_bytes("postings", postings), centroids, count};
           arrays.bits = bits;
           arrays.levels = view<float>("levels", levels, 1, "float32");
           arrays.alpha = view<float>("alpha", alpha, 1, "float32");
@@ -276,11 +274,11 @@ NB_MODULE(_native, module) {
       .def_prop_ro("dim", [](const Table& self) { return self.core().dim(); });
 
   nb::class_<PyShard>(module, "Shard")
-      .def(nb::init<nb::object, const Array&, const Array&, const Array&, const Array&,
+      .def(nb::init<nb::object, int64_t, const Array&, const Array&, const Array&, const Array&,
                     const Array&, const Array&, int, const Array&, const Array&, const Array&,
                     const std::optional<Array>&, bool>(),
-           "table"_a, "codes_T"_a.noconvert(), "residuals_TB"_a.noconvert(),
-           "scales_T"_a.noconvert(), "offsets_N1"_a.noconvert(), "posting_offsets_C1"_a.noconvert(),
+           "table"_a, "passages"_a, "codes"_a.noconvert(), "residuals_TB"_a.noconvert(),
+           "scales_T"_a.noconvert(), "offsets"_a.noconvert(), "posting_offsets"_a.noconvert(),
            "postings"_a.noconvert(), "bits"_a, "levels"_a.noconvert(), "alpha"_a.noconvert(),
            "beta"_a.noconvert(), "centroids_f32"_a.noconvert().none(), "normalize"_a)
       .def("search", &PyShard::search, "Q_LD"_a.noconvert(), "probe_ids_LP"_a.noconvert(),

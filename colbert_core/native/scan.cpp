@@ -28,17 +28,13 @@ void prefetch(const void* begin, size_t bytes) {
 
 // The passages' tokens, with everything that will be read of them asked for ahead of time.
 void Shard::find_spans(std::span<const uint32_t> pids, Scratch& scratch) const {
-  for (const uint32_t pid : pids) prefetch(arrays_.offsets_N1.data() + pid, 2 * sizeof(uint64_t));
+  for (const uint32_t pid : pids) arrays_.offsets_N1.prefetch(pid, pid + 2);
   scratch.spans.clear();
   for (const uint32_t pid : pids) {
     const Range span = passage_span(pid);
     scratch.spans.push_back(span);
-    std::visit(
-        [&](auto codes) {
-          prefetch(codes.data() + span.begin, (span.end - span.begin) * sizeof(codes[0]));
-          prefetch(arrays_.scales_T.data() + span.begin, span.end - span.begin);
-        },
-        arrays_.codes_T);
+    arrays_.codes_T.prefetch(span.begin, span.end);
+    prefetch(arrays_.scales_T.data() + span.begin, span.end - span.begin);
   }
 }
 
@@ -51,20 +47,16 @@ void Shard::find_tokens(Scratch& scratch) const {
   float* residual_weight = scratch.residual_weights.grow(tokens);
   const CentroidView table = table_.view();
   const size_t centroids = table_.centroids();
-  std::visit(
-      [&](auto codes) {
-        for (const Range& span : scratch.spans) {
-          for (size_t token = span.begin; token < span.end; ++token) {
-            const uint32_t code = codes[token];
-            if (code >= centroids) this->code(token);  // throws
-            const uint8_t scale = arrays_.scales_T[token];
-            *code_of++ = code;
-            *centroid_weight++ = arrays_.alpha[scale] * table.scales[code];
-            *residual_weight++ = weight_[scale];
-          }
-        }
-      },
-      arrays_.codes_T);
+  for (const Range& span : scratch.spans) {
+    arrays_.codes_T.unpack(span.begin, span.end, code_of);
+    for (size_t token = span.begin; token < span.end; ++token) {
+      const uint32_t code = *code_of++;
+      if (code >= centroids) this->code(token);  // throws
+      const uint8_t scale = arrays_.scales_T[token];
+      *centroid_weight++ = arrays_.alpha[scale] * table.scales[code];
+      *residual_weight++ = weight_[scale];
+    }
+  }
   scratch.tokens = tokens;
 }
 

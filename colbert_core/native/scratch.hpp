@@ -44,8 +44,10 @@ struct Scratch {
   QueryPack query;
 
   // accumulate
-  StampedArray<uint32_t> totals;  // [N]
-  std::vector<uint32_t> touched;
+  StampedArray<uint32_t> totals;     // [N]
+  AlignedBuffer<uint32_t> postings;  // one list
+  AlignedBuffer<uint32_t> touched;   // passages met, in the order of their first meeting
+  size_t touched_count = 0;
   std::vector<uint64_t> keys;
   std::vector<uint32_t> histogram;
   std::vector<int32_t> probe_ids;  // of a wider probe

@@ -11,22 +11,9 @@ namespace tartan {
 
 namespace {
 
-size_t length(const Ordinals& ordinals) {
-  return std::visit([](auto values) { return values.size(); }, ordinals);
-}
-
 void require_length(const char* name, size_t size, size_t expected) {
   require(size == expected, std::string(name) + " has " + std::to_string(size) +
                                 " entries, expected " + std::to_string(expected));
-}
-
-void require_offsets(const char* name, std::span<const uint64_t> offsets, size_t last) {
-  const std::string subject(name);
-  require(!offsets.empty(), subject + " is empty; it needs at least one entry");
-  require(offsets.front() == 0,
-          subject + " starts at " + std::to_string(offsets.front()) + ", expected 0");
-  require(offsets.back() == last, subject + " ends at " + std::to_string(offsets.back()) +
-                                      ", expected " + std::to_string(last));
 }
 
 void require_magnitudes(const char* name, std::span<const float> values) {
@@ -61,14 +48,14 @@ Shard::Shard(const CentroidTable& table, const ShardArrays& arrays)
     : table_(table), arrays_(arrays), weight_(256), levels_(16), levels_i8_(16) {
   const int bits = arrays.bits;
   require(bits >= 1 && bits <= 4, "bits " + std::to_string(bits) + " must be 1, 2, 3 or 4");
-  const size_t tokens = length(arrays.codes_T);
+  const size_t tokens = arrays.codes_T.size();
   require_length("residuals_TB", arrays.residuals.size(),
                  tokens * dim() * static_cast<size_t>(bits) / 8);
   require_length("scales_T", arrays.scales_T.size(), tokens);
-  require_offsets("offsets_N1", arrays.offsets_N1, tokens);
-  require(passages() < (size_t{1} << 32), "a shard holds at most 2^32 passages");
-  require_length("posting_offsets_C1", arrays.posting_offsets_C1.size(), table.centroids() + 1);
-  require_offsets("posting_offsets_C1", arrays.posting_offsets_C1, length(arrays.postings));
+  const uint64_t first = arrays.offsets_N1[0], last = arrays.offsets_N1[passages()];
+  require(first == 0 && last == tokens, "offsets runs from " + std::to_string(first) + " to " +
+                                            std::to_string(last) + ", expected 0 to " +
+                                            std::to_string(tokens));
   require_length("levels", arrays.levels.size(), size_t{1} << bits);
   require_length("alpha", arrays.alpha.size(), 256);
   require_length("beta", arrays.beta.size(), 256);
@@ -108,8 +95,7 @@ Range Shard::passage_span(size_t pid) const {
 }
 
 uint32_t Shard::code(size_t token) const {
-  const uint32_t code =
-      std::visit([token](auto codes) -> uint32_t { return codes[token]; }, arrays_.codes_T);
+  const uint32_t code = static_cast<uint32_t>(arrays_.codes_T[token]);
   if (code >= table_.centroids()) {
     throw CorruptShard("token " + std::to_string(token) + " has centroid " + std::to_string(code) +
                        " of " + std::to_string(table_.centroids()));

@@ -5,26 +5,23 @@
 #include <cstdint>
 #include <optional>
 #include <span>
-#include <variant>
 #include <vector>
 
 #include "common.hpp"
+#include "packed_ints.hpp"
 #include "pool.hpp"
+#include "posting_lists.hpp"
 #include "query_pack.hpp"
 #include "table.hpp"
 
 namespace tartan {
 
-// Ordinals below 65536 are stored in 16 bits.
-using Ordinals = std::variant<std::span<const uint16_t>, std::span<const uint32_t>>;
-
 struct ShardArrays {
-  Ordinals codes_T;
+  PackedInts codes_T;
   std::span<const uint8_t> residuals;  // T·B
   std::span<const uint8_t> scales_T;
-  std::span<const uint64_t> offsets_N1;
-  std::span<const uint64_t> posting_offsets_C1;
-  Ordinals postings;
+  PackedInts offsets_N1;
+  PostingLists postings;
   int bits = 0;
   std::span<const float> levels;
   std::span<const float> alpha;
@@ -57,7 +54,7 @@ class Deadline {
   double seconds_;
 };
 
-// A range of tokens or of postings.
+// A range of tokens.
 struct Range {
   size_t begin, end;
 };
@@ -96,12 +93,9 @@ class Shard {
   size_t find_candidates(const Probes& probes, size_t wanted, size_t candidates, Allowed allowed,
                          Deadline deadline, Scratch& scratch) const;
   void accumulate(const Probes& probes, Allowed allowed, Scratch& scratch) const;
-  template <class Id>
-  void walk_postings(std::span<const Id> postings, const Probes& probes, Allowed allowed,
-                     Scratch& scratch) const;
-  template <class Id>
-  void prefetch_list(const Probes& probes, size_t probe, std::span<const Id> postings) const;
-  Range posting_span(size_t centroid, size_t postings) const;
+  void walk_list(size_t centroid, uint32_t addend, uint32_t first_stamp, uint32_t stamp,
+                 Allowed allowed, Scratch& scratch) const;
+  void prefetch_lists(const Probes& probes, size_t probe) const;
   // scan.cpp
   void scan(std::span<const uint32_t> pids, Planes planes, Deadline deadline, float* totals,
             Scratch& scratch) const;

@@ -29,7 +29,7 @@ class QuantisedQuery(NamedTuple):
 
 
 def quantise_query(Q_LD: F32) -> QuantisedQuery:
-    """float32 [L, D] → its planes. A token whose scale would be subnormal becomes zeros, scale 0."""
+    """float32 [L, D] → its planes. A token of a subnormal scale becomes zeros with scale 0."""
     scales_L = np.abs(Q_LD).max(axis=1) / np.float32(127)
     scales_L = np.where(scales_L < SMALLEST_NORMAL, np.float32(0), scales_L)
     divisor_L1 = np.where(scales_L == 0, np.float32(1), scales_L)[:, None]

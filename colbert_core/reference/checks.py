@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from colbert_core.types import F32, I32, AnyArray
+from colbert_core.packed_ints import PackedInts
+from colbert_core.types import F32, I32
 
 MAX_MAGNITUDE = np.float32(1e6)
 """Largest |value| of a query, scale or level: keeps every score finite, whatever the data."""
@@ -31,10 +32,9 @@ def check_array(name: str, array: Any, ndim: int, *dtypes: str) -> None:
     )
 
 
-def check_offsets(name: str, offsets: AnyArray, last: int) -> None:
-    require(len(offsets) >= 1, f"{name} is empty; it needs at least one entry")
-    require(int(offsets[0]) == 0, f"{name} starts at {int(offsets[0])}, expected 0")
-    require(int(offsets[-1]) == last, f"{name} ends at {int(offsets[-1])}, expected {last}")
+def check_ends(name: str, offsets: PackedInts, last: int) -> None:
+    ends = offsets[0], offsets[len(offsets) - 1]
+    require(ends == (0, last), f"{name} runs from {ends[0]} to {ends[1]}, expected 0 to {last}")
 
 
 def check_query(Q_LD: F32, dim: int) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from colbert_core.packed_ints import SLACK, PackedInts
+from colbert_core.posting_lists import decode_list
 from colbert_core.reference.arithmetic import (
     inverse_norms,
     precise_dots,
@@ -17,14 +19,14 @@ from colbert_core.reference.checks import (
     MAX_MAGNITUDE,
     check_array,
     check_deadline,
-    check_offsets,
+    check_ends,
     check_probes,
     check_query,
     corrupt,
     require,
 )
 from colbert_core.reference.table import CentroidTable
-from colbert_core.types import F32, I32, I64, U8, AnyArray
+from colbert_core.types import F32, I32, I64, U8
 
 FINEST_ADDEND = 2**20
 """The largest addend of a candidate's score in integer units: 1024 of them fit in 31 bits."""
@@ -39,12 +41,14 @@ class Shard:
 
     Args:
         table: the global centroids.
-        codes_T: uint16 or uint32 [T], the centroid of every token.
+        passages: N.
+        codes: uint8, the centroid of every token [T], packed (`packed_ints.py`).
         residuals_TB: uint8 [T, D·bits/8], packed planes.
         scales_T: uint8 [T], index into `alpha` and `beta`.
-        offsets_N1: uint64 [N+1], first token of every passage, then T.
-        posting_offsets_C1: uint64 [C+1], first posting of every centroid, then the number of them.
-        postings: uint16 or uint32, the passages that hold a centroid, ascending per centroid.
+        offsets: uint8, the first token of every passage, then T [N+1], packed.
+        posting_offsets: uint8, the first byte of every centroid's list, then their end [C+1],
+            packed.
+        postings: uint8, the passages that hold a centroid, lists of `posting_lists.py`.
         bits: 1, 2, 3 or 4.
         levels: float32 [2^bits].
         alpha, beta: float32 [256]. A token decodes to alpha[s]·centroid + beta[s]·levels[index].
@@ -61,12 +65,13 @@ class Shard:
     def __init__(
         self,
         table: CentroidTable,
-        codes_T: AnyArray,
+        passages: int,
+        codes: U8,
         residuals_TB: U8,
         scales_T: U8,
-        offsets_N1: AnyArray,
-        posting_offsets_C1: AnyArray,
-        postings: AnyArray,
+        offsets: U8,
+        posting_offsets: U8,
+        postings: U8,
         bits: int,
         levels: F32,
         alpha: F32,
@@ -75,14 +80,18 @@ class Shard:
         normalize: bool,
     ) -> None:
         self.dim = table.dim
-        self.tokens = len(codes_T)
-        self.passages = len(offsets_N1) - 1
-        check_array("codes_T", codes_T, 1, "uint16", "uint32")
+        self.tokens = len(scales_T)
+        self.passages = passages
+        require(0 <= passages < 1 << 32, f"passages {passages} must lie between 0 and 2^32")
+        for name, packed in (
+            ("codes", codes),
+            ("offsets", offsets),
+            ("posting_offsets", posting_offsets),
+            ("postings", postings),
+        ):
+            check_array(name, packed, 1, "uint8")
         check_array("residuals_TB", residuals_TB, 2, "uint8")
         check_array("scales_T", scales_T, 1, "uint8")
-        check_array("offsets_N1", offsets_N1, 1, "uint64")
-        check_array("posting_offsets_C1", posting_offsets_C1, 1, "uint64")
-        check_array("postings", postings, 1, "uint16", "uint32")
         require(bits in (1, 2, 3, 4), f"bits {bits} must be 1, 2, 3 or 4")
         stored = self.dim * bits // 8
         require(
@@ -90,16 +99,15 @@ class Shard:
             f"residuals_TB has shape {residuals_TB.shape}, expected ({self.tokens}, {stored})",
         )
         require(
-            len(scales_T) == self.tokens,
-            f"scales_T has {len(scales_T)} entries for {self.tokens} tokens",
+            len(postings) >= SLACK,
+            f"postings has {len(postings)} bytes, expected at least {SLACK}",
         )
-        check_offsets("offsets_N1", offsets_N1, self.tokens)
-        require(
-            len(posting_offsets_C1) == table.centroids + 1,
-            f"posting_offsets_C1 has {len(posting_offsets_C1)} entries "
-            f"for {table.centroids} centroids",
-        )
-        check_offsets("posting_offsets_C1", posting_offsets_C1, len(postings))
+        end, centroids = len(postings) - SLACK, table.centroids
+        self.codes_T = PackedInts("codes", codes, self.tokens, centroids - 1)
+        self.offsets_N1 = PackedInts("offsets", offsets, passages + 1, self.tokens)
+        self.lists_C1 = PackedInts("posting_offsets", posting_offsets, centroids + 1, end)
+        check_ends("offsets", self.offsets_N1, self.tokens)
+        check_ends("posting_offsets", self.lists_C1, end)
         for name, values, size in (
             ("levels", levels, 1 << bits),
             ("alpha", alpha, 256),
@@ -114,9 +122,8 @@ class Shard:
                 centroids_f32.shape == table.codes_CD.shape,
                 f"centroids_f32 has shape {centroids_f32.shape}, expected {table.codes_CD.shape}",
             )
-        self.table, self.codes_T, self.residuals_TB = table, codes_T, residuals_TB
-        self.scales_T, self.offsets_N1, self.postings = scales_T, offsets_N1, postings
-        self.posting_offsets_C1, self.bits, self.levels = posting_offsets_C1, bits, levels
+        self.table, self.residuals_TB, self.scales_T = table, residuals_TB, scales_T
+        self.postings, self.bits, self.levels = postings, bits, levels
         self.alpha, self.beta, self.centroids_f32 = alpha, beta, centroids_f32
         self.normalize = normalize
         self.levels_i8, self.level_step = quantise_levels(levels)
@@ -323,32 +330,27 @@ class Shard:
 
     # ------------------------------------------------------------ what may be corrupt
 
-    def _codes(self, start: int, end: int) -> AnyArray:
-        codes = self.codes_T[start:end]
+    def _codes(self, start: int, end: int) -> I64:
+        codes = self.codes_T.read(start, end)
         if len(codes) and int(codes.max()) >= self.table.centroids:
             first = start + int(np.argmax(codes >= self.table.centroids))
             raise corrupt(
-                f"token {first} has centroid {int(self.codes_T[first])} of {self.table.centroids}"
+                f"token {first} has centroid {int(codes[first - start])} of {self.table.centroids}"
             )
         return codes
 
     def _span(self, pid: int) -> tuple[int, int]:
-        start, end = int(self.offsets_N1[pid]), int(self.offsets_N1[pid + 1])
+        start, end = self.offsets_N1[pid], self.offsets_N1[pid + 1]
         if not start < end <= self.tokens:
             raise corrupt(f"passage {pid} spans tokens {start} to {end} of {self.tokens}")
         return start, end
 
-    def _posting_list(self, centroid: int) -> AnyArray:
-        start = int(self.posting_offsets_C1[centroid])
-        end = int(self.posting_offsets_C1[centroid + 1])
-        if not start <= end <= len(self.postings):
-            raise corrupt(
-                f"centroid {centroid} spans postings {start} to {end} of {len(self.postings)}"
-            )
-        pids = self.postings[start:end]
-        if len(pids) and int(pids.max()) >= self.passages:
-            raise corrupt(f"centroid {centroid} lists passage {int(pids.max())} of {self.passages}")
-        return pids
+    def _posting_list(self, centroid: int) -> I64:
+        start, end = self.lists_C1[centroid], self.lists_C1[centroid + 1]
+        try:
+            return decode_list(self.postings[:-SLACK], start, end, self.passages)
+        except ValueError as error:
+            raise corrupt(f"the postings of centroid {centroid} {error}") from error
 
     # ------------------------------------------------------------ arguments
 

@@ -20,8 +20,10 @@ from colbert_core.index import (
     predicted_bytes,
     verify,
 )
-from colbert_core.index.files import ArrayWriter, map_array
+from colbert_core.index.files import ArrayWriter, PackedWriter, map_array
 from colbert_core.index.postings import build_postings
+from colbert_core.packed_ints import PackedInts, packed_array
+from colbert_core.posting_lists import decode_list, encode_lists
 
 
 def passages(count: int, dim: int = 32, seed: int = 0) -> list[np.ndarray]:
@@ -53,8 +55,9 @@ def index(built: Path, tmp_path: Path) -> Path:
 def test_bytes_follow_the_formula(codec: str, bits: int, tmp_path: Path) -> None:
     index = Index.build(tmp_path / "ix", passages(60), codec=codec, bits=bits, shards=2)
     stored, predicted = component_bytes(index.manifest), predicted_bytes(index.manifest)
+    assert 0.4 * predicted["postings"] < stored["postings"] <= predicted.pop("postings")
     assert {name: stored[name] for name in predicted} == predicted
-    assert set(stored) - set(predicted) == {"tables", "ids", "texts"}
+    assert set(stored) - set(predicted) == {"tables", "ids", "texts", "postings"}
     assert sum(stored.values()) == describe(index.manifest)["bytes_total"]
 
 
@@ -126,13 +129,15 @@ def test_no_index_names_the_remedy(tmp_path: Path) -> None:
         Index.open(tmp_path / "nowhere")
 
 
-def test_an_index_of_a_later_version_is_refused(index: Path) -> None:
+def test_an_index_of_another_version_is_refused(index: Path) -> None:
     from colbert_core.index.manifest import Manifest
 
     path = next((index / "generations").glob("*.json"))
     raw = json.loads(path.read_text())
-    with pytest.raises(IndexCorrupt, match="this program reads 1: upgrade"):
-        Manifest.from_json(json.dumps({**raw, "version": 2}).encode(), "m")
+    with pytest.raises(IndexCorrupt, match="this program reads 2: upgrade"):
+        Manifest.from_json(json.dumps({**raw, "version": 3}).encode(), "m")
+    with pytest.raises(IndexCorrupt, match="this program reads 2: build the index again"):
+        Manifest.from_json(json.dumps({**raw, "version": 1}).encode(), "m")
     with pytest.raises(IndexCorrupt, match=r"unknown keys \['extra'\]"):
         Manifest.from_json(json.dumps({**raw, "extra": 1}).encode(), "m")
 
@@ -176,14 +181,62 @@ def test_an_abandoned_shard_is_removed(tmp_path: Path) -> None:
 def test_postings_hold_each_passage_once_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 9, 200)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint64)
-    codes = rng.integers(0, 17, int(offsets[-1])).astype(np.uint16)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    codes = rng.integers(0, 17, int(offsets[-1]))
+    packed = PackedInts("codes", packed_array(codes, 19), len(codes), 19)
+    whole = [
+        np.concatenate(part) for part in zip(*build_postings(packed, offsets, 20), strict=True)
+    ]
     monkeypatch.setattr("colbert_core.index.postings.RUN_TOKENS", 50)  # many runs
-    starts, postings = build_postings(codes, offsets, 20, np.dtype(np.uint16))
+    parts = list(build_postings(packed, offsets, 20))
+    assert len(parts) > 5
+    counts, sizes, lists = (np.concatenate(part) for part in zip(*parts, strict=True))
+    for in_runs, at_once in zip((counts, sizes, lists), whole, strict=True):
+        np.testing.assert_array_equal(in_runs, at_once)
+    ends = np.cumsum(sizes)
     owner = np.repeat(np.arange(200), lengths)
     for code in range(20):
-        found = postings[int(starts[code]) : int(starts[code + 1])]
+        found = decode_list(lists, int(ends[code] - sizes[code]), int(ends[code]), 200)
         assert found.tolist() == sorted(set(owner[codes == code].tolist()))
+        assert len(found) == counts[code]
+
+
+@pytest.mark.parametrize("passages", [1, 2, 7, 8, 9, 200, 70_000])
+def test_posting_lists_come_back(passages: int) -> None:
+    rng = np.random.default_rng(passages)
+    longest = min(passages, 20_000)
+    lists = [np.sort(rng.choice(passages, n, False)) for n in rng.integers(0, longest + 1, 9)]
+    lists += [np.arange(passages), np.array([0]), np.array([passages - 1])]
+    counts = np.array([len(one) for one in lists])
+    sizes, data = encode_lists(counts, np.concatenate(lists), passages)
+    ends = np.cumsum(sizes)
+    assert ends[-1] == len(data)
+    for one, size, end in zip(lists, sizes, ends, strict=True):
+        np.testing.assert_array_equal(decode_list(data, int(end - size), int(end), passages), one)
+        if len(one):
+            assert size <= len(one) * (2 + np.log2(passages / len(one))) / 8 + 7
+
+
+@pytest.mark.parametrize("width", [1, 5, 8, 15, 17, 31, 57])
+def test_packed_integers_come_back(width: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(width)
+    values = rng.integers(0, 1 << width, 1000, dtype=np.int64)
+    largest = (1 << width) - 1
+    data = packed_array(values, largest)
+    assert len(data) == -(-1000 * width // 8) + 7
+    packed = PackedInts("values", data, 1000, largest)
+    np.testing.assert_array_equal(packed.read(0, 1000), values)
+    np.testing.assert_array_equal(packed.read(997, 1000), values[997:])
+    assert (packed[0], packed[999]) == (values[0], values[999])
+    whole = int.from_bytes(data.tobytes(), "little")
+    assert (whole >> (13 * width)) & largest == values[13]
+    writer = PackedWriter(tmp_path / "packed.npy", largest)
+    for start in range(0, 1000, 37):  # appended in pieces, as a build does
+        writer.append(values[start : start + 37])
+    writer.close()
+    np.testing.assert_array_equal(np.load(tmp_path / "packed.npy"), data)
+    with pytest.raises(ValueError, match="values has"):
+        PackedInts("values", data[:-1], 1000, largest)
 
 
 def test_array_files_are_plain_npy_and_may_be_empty(tmp_path: Path) -> None:

@@ -37,10 +37,14 @@ def truth(index: Index, query: F32) -> list[tuple[str, float]]:
     for shard in index.generation.shards:
         arrays = shard.arrays
         decoded = shard.codec.decode(
-            Compressed(arrays.codes.astype(np.int32), arrays.residuals, arrays.scales)
+            Compressed(
+                shard.codes.read(0, shard.tokens).astype(np.int32),
+                arrays.residuals,
+                arrays.scales,
+            )
         )
         for pid in range(shard.passages):
-            first, last = arrays.offsets[pid], arrays.offsets[pid + 1]
+            first, last = shard.offsets[pid], shard.offsets[pid + 1]
             scored.append((shard.id(pid), float((decoded[first:last] @ query.T).max(0).sum())))
     return sorted(scored, key=lambda one: -one[1])
 

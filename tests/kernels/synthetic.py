@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from colbert_core import _native, reference
+from colbert_core.packed_ints import SLACK, PackedInts, packed_array
+from colbert_core.posting_lists import decode_list, encode_lists
 from colbert_core.types import AnyArray
 
 
@@ -17,11 +20,12 @@ class World:
 
     centroids_CD: AnyArray
     centroid_scales_C: AnyArray
-    codes_T: AnyArray
+    passages: int
+    codes: AnyArray
     residuals_TB: AnyArray
     scales_T: AnyArray
-    offsets_N1: AnyArray
-    posting_offsets_C1: AnyArray
+    offsets: AnyArray
+    posting_offsets: AnyArray
     postings: AnyArray
     bits: int
     levels: AnyArray
@@ -32,10 +36,6 @@ class World:
     made: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @property
-    def passages(self) -> int:
-        return len(self.offsets_N1) - 1
-
-    @property
     def dim(self) -> int:
         return self.centroids_CD.shape[1]
 
@@ -43,11 +43,12 @@ class World:
         table = module.CentroidTable(self.centroids_CD, self.centroid_scales_C)
         shard = module.Shard(
             table,
-            self.codes_T,
+            self.passages,
+            self.codes,
             self.residuals_TB,
             self.scales_T,
-            self.offsets_N1,
-            self.posting_offsets_C1,
+            self.offsets,
+            self.posting_offsets,
             self.postings,
             self.bits,
             self.levels,
@@ -68,6 +69,16 @@ class World:
             self.made["reference"] = self._make(reference)
         return self.made["reference"]
 
+    def lists(self) -> list[AnyArray]:
+        """Passages of every centroid."""
+        size = len(self.postings) - SLACK
+        count = len(self.centroids_CD) + 1
+        starts = PackedInts("posting_offsets", self.posting_offsets, count, size).read(0, count)
+        return [
+            decode_list(self.postings[:-SLACK], int(start), int(end), self.passages)
+            for start, end in pairwise(starts)
+        ]
+
     def but(self, **changes: Any) -> World:
         return replace(self, made={}, **changes)
 
@@ -80,35 +91,34 @@ def make_world(
     passages: int = 40,
     longest: int = 20,
     seed: int = 0,
-    narrow: bool = True,
     normalize: bool = False,
     exact_centroids: bool = False,
     clustered: float = 1.0,
 ) -> World:
     """A shard of random passages of 1 to `longest` tokens.
 
-    `clustered` above 1 makes low centroids frequent, as real ones are. `narrow`: uint16 codes and
-    postings, else uint32.
+    `clustered` above 1 makes low centroids frequent, as real ones are.
     """
     rng = np.random.default_rng(seed)
-    ordinal = np.uint16 if narrow else np.uint32
     lengths_N = rng.integers(1, longest + 1, passages)
     tokens = int(lengths_N.sum())
-    codes_T = (centroids * rng.random(tokens) ** clustered).astype(ordinal)
+    codes_T = (centroids * rng.random(tokens) ** clustered).astype(np.int64)
     levels = np.sort(rng.standard_normal(1 << bits)).astype(np.float32) * np.float32(0.05)
     alpha = (1 + 0.1 * rng.standard_normal(256)).astype(np.float32)
     centroids_CD = rng.integers(-127, 128, (centroids, dim)).astype(np.int8)
     centroid_scales_C = (rng.random(centroids) * 0.002 + 1e-4).astype(np.float32)
     exact = centroids_CD * centroid_scales_C[:, None] + 1e-4 * rng.standard_normal((centroids, dim))
-    posting_offsets_C1, postings = invert(codes_T, lengths_N, centroids, ordinal)
+    offsets_N1 = np.concatenate([[0], np.cumsum(lengths_N)])
+    posting_offsets, postings = lists_of(invert(codes_T, lengths_N, centroids), passages)
     return World(
         centroids_CD=centroids_CD,
         centroid_scales_C=centroid_scales_C,
-        codes_T=codes_T,
+        passages=passages,
+        codes=packed_array(codes_T, centroids - 1),
         residuals_TB=rng.integers(0, 256, (tokens, dim * bits // 8)).astype(np.uint8),
         scales_T=rng.integers(0, 256, tokens).astype(np.uint8),
-        offsets_N1=np.concatenate([[0], np.cumsum(lengths_N)]).astype(np.uint64),
-        posting_offsets_C1=posting_offsets_C1,
+        offsets=packed_array(offsets_N1, tokens),
+        posting_offsets=posting_offsets,
         postings=postings,
         bits=bits,
         levels=levels,
@@ -119,14 +129,18 @@ def make_world(
     )
 
 
-def invert(
-    codes_T: AnyArray, lengths_N: AnyArray, centroids: int, ordinal: Any
-) -> tuple[AnyArray, AnyArray]:
+def invert(codes_T: AnyArray, lengths_N: AnyArray, centroids: int) -> list[AnyArray]:
     """Passages per centroid, ascending, each once."""
-    passages = np.repeat(np.arange(len(lengths_N)), lengths_N)
-    pairs = np.unique(np.stack([codes_T.astype(np.int64), passages], axis=1), axis=0)
-    offsets = np.searchsorted(pairs[:, 0], np.arange(centroids + 1)).astype(np.uint64)
-    return offsets, pairs[:, 1].astype(ordinal)
+    owner = np.repeat(np.arange(len(lengths_N)), lengths_N)
+    return [np.unique(owner[codes_T == centroid]) for centroid in range(centroids)]
+
+
+def lists_of(lists: list[AnyArray], passages: int) -> tuple[AnyArray, AnyArray]:
+    """Encoded posting lists: packed offsets, and bytes with their slack."""
+    counts_C = np.array([len(one) for one in lists])
+    sizes_C, data = encode_lists(counts_C, np.concatenate(lists), passages)
+    ends_C1 = np.concatenate([[0], np.cumsum(sizes_C)])
+    return packed_array(ends_C1, len(data)), np.append(data, np.zeros(SLACK, np.uint8))
 
 
 def make_query(tokens: int, dim: int, seed: int = 1) -> AnyArray:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from synthetic import World, make_query, make_world
+from synthetic import World, lists_of, make_query, make_world
 from test_against_reference import assert_equal_on_everything, assert_same
 
 
@@ -97,9 +97,8 @@ def test_all_levels_zero(isa: str) -> None:
 
 def test_duplicate_postings_count_once(isa: str) -> None:
     world = make_world(passages=200)
-    twice = world.but(
-        postings=np.repeat(world.postings, 2), posting_offsets_C1=2 * world.posting_offsets_C1
-    )
+    offsets, postings = lists_of([np.repeat(one, 2) for one in world.lists()], 200)
+    twice = world.but(posting_offsets=offsets, postings=postings)
     Q_LD = make_query(8, 128)
     assert_equal_on_everything(twice, Q_LD)
     ids_LP, scores_LP = world.native()[0].probe(Q_LD, 4)

@@ -58,7 +58,7 @@ def assert_equal_on_everything(
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
 @pytest.mark.parametrize("dim", [8, 24, 96, 128, 1024])
 def test_every_width_and_dimension(isa: str, dim: int, bits: int) -> None:
-    world = make_world(dim=dim, bits=bits, seed=dim + bits, narrow=bits % 2 == 0)
+    world = make_world(dim=dim, bits=bits, seed=dim + bits)
     assert_equal_on_everything(world, make_query(9, dim))
 
 
@@ -131,9 +131,7 @@ def test_probes_widen_until_enough_passages_are_touched(isa: str) -> None:
 
 def test_large_shard_selects_by_histogram(isa: str) -> None:
     """More touched passages than the plain selection takes."""
-    world = make_world(
-        dim=16, bits=1, centroids=128, passages=9000, longest=4, clustered=3.0, narrow=False
-    )
+    world = make_world(dim=16, bits=1, centroids=128, passages=9000, longest=4, clustered=3.0)
     Q_LD = make_query(12, 16)
     for candidates in (5, 400):
         ids_LP, scores_LP = world.reference()[0].probe(Q_LD, 20)
@@ -163,7 +161,6 @@ def test_many_centroids_and_threads(isa: str) -> None:
     nprobe=st.integers(1, 50),
     k=st.integers(1, 40),
     candidates=st.integers(1, 40),
-    narrow=st.booleans(),
     normalize=st.booleans(),
     exact_centroids=st.booleans(),
     share=st.sampled_from([None, 0.1, 0.6]),
@@ -180,7 +177,6 @@ def test_anything(
     nprobe: int,
     k: int,
     candidates: int,
-    narrow: bool,
     normalize: bool,
     exact_centroids: bool,
     share: float | None,
@@ -193,7 +189,6 @@ def test_anything(
         passages=passages,
         longest=longest,
         seed=seed,
-        narrow=narrow,
         normalize=normalize,
         exact_centroids=exact_centroids,
     )
