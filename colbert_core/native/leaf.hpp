@@ -90,15 +90,22 @@ struct Leaf {
   // nothing.
   void (*enter)();
   void (*leave)();
-  // dots[r][lane] of the centroids ids[r], as float.
+  // dots[r][lane] of the centroids ids[r] with both planes, as float.
   void (*centroid_dots)(const CentroidView&, const uint32_t* ids, size_t count, const QueryBlock&,
-                        Planes, float* dots);
+                        float* dots);
+  // rows[r][lane] = dot of the centroid ids[r] with the high plane · c_scale · gains[lane],
+  // rounded.
+  void (*centroid_rows)(const CentroidView&, const uint32_t* ids, size_t count, const QueryBlock&,
+                        const float* gains, int16_t* rows);
+  // best[lane] = the largest of rows[ids[t]][lane], at least one.
+  void (*largest_row)(const int16_t* rows, const uint32_t* ids, size_t count, int lanes,
+                      int16_t* best);
   // Offers to every lane the centroids in [begin, end), in ascending order, that exceed its
   // threshold.
   void (*probe)(const CentroidView&, uint32_t begin, uint32_t end, const QueryBlock&,
                 const ProbeLanes&);
   // best[lane] = q_scale · the largest token score of the passage.
-  void (*scan)(const ScanTokens&, const ScanTables&, const QueryBlock&, Planes, float* best);
+  void (*scan)(const ScanTokens&, const ScanTables&, const QueryBlock&, float* best);
   // Token vectors in float32, `vector_stride(dim)` floats apart.
   void (*decode)(const DecodeTokens&, const DecodeTables&, float* vectors);
   // dots[t][lane] of decoded vectors with the float query.

@@ -95,28 +95,10 @@ inline void gather_rows(const CentroidView& table, const uint32_t* ids, int used
 
 inline int tile_rows(size_t left) { return static_cast<int>(left < kPair ? left : kPair); }
 
+// The products of up to 32 consecutive centroids from `first` on.
 template <int G, Planes kPlanes>
-void centroid_dots_amx(const CentroidView& table, const uint32_t* ids, size_t count,
-                       const QueryBlock& query, float* dots) {
-  alignas(64) uint8_t rows[kPair * tile_dim(kMaxDim)];
-  Products<G, kPlanes> products;
-  for (size_t first = 0; first < count; first += kPair) {
-    const int used = tile_rows(count - first);
-    gather_rows(table, ids + first, used, count - first, tile_dim(table.dim), rows);
-    products.compute(rows, tile_dim(table.dim), query, table.dim);
-    for (int r = 0; r < used; ++r) {
-      for (int g = 0; g < G; ++g) {
-        _mm512_storeu_ps(dots + ((first + r) * G + g) * kGroup, products.of(r, g));
-      }
-    }
-  }
-}
-
-// The products of up to 32 centroids from `first` on with the query's high plane.
-template <int G>
-inline void multiply_centroids(const CentroidView& table, uint32_t first, uint32_t end,
-                               const QueryBlock& query, uint8_t* copies,
-                               Products<G, Planes::kHigh>& products) {
+inline void multiply_run(const CentroidView& table, size_t first, size_t end,
+                         const QueryBlock& query, uint8_t* copies, Products<G, kPlanes>& products) {
   const int used = tile_rows(end - first);
   const int8_t* const codes = table.codes + first * table.dim;
   if (used == kPair && table.dim % kTileBytes == 0) {
@@ -126,6 +108,52 @@ inline void multiply_centroids(const CentroidView& table, uint32_t first, uint32
   const size_t stride = tile_dim(table.dim);
   for (int r = 0; r < used; ++r) copy_row(codes + r * table.dim, table.dim, copies + r * stride);
   products.compute(copies, stride, query, table.dim);
+}
+
+// Calls use(r, g, id, dots) for the dots of every centroid ids[r], or r where there are no ids,
+// with every group. The unit multiplies the next tile while this one's dots are used.
+template <int G, Planes kPlanes, class Use>
+inline void each_centroid_amx(const CentroidView& table, const uint32_t* ids, size_t count,
+                              const QueryBlock& query, const Use& use) {
+  alignas(64) uint8_t copies[kPair * tile_dim(kMaxDim)];
+  Products<G, kPlanes> tiles[2];
+  const size_t stride = tile_dim(table.dim);
+  const auto multiply_tile = [&](size_t first, Products<G, kPlanes>& products) {
+    if (ids == nullptr) return multiply_run<G>(table, first, count, query, copies, products);
+    const size_t left = count - first;
+    gather_rows(table, ids + first, tile_rows(left), left, stride, copies);
+    products.compute(copies, stride, query, table.dim);
+  };
+  multiply_tile(0, tiles[0]);
+  int current = 0;
+  for (size_t first = 0; first < count; first += kPair, current ^= 1) {
+    if (first + kPair < count) multiply_tile(first + kPair, tiles[current ^ 1]);
+    const int used = tile_rows(count - first);
+    for (int r = 0; r < used; ++r) {
+      const uint32_t id = ids == nullptr ? static_cast<uint32_t>(first + r) : ids[first + r];
+      for (int g = 0; g < G; ++g) use(first + r, g, id, tiles[current].of(r, g));
+    }
+  }
+}
+
+template <int G>
+void centroid_dots_amx(const CentroidView& table, const uint32_t* ids, size_t count,
+                       const QueryBlock& query, float* dots) {
+  each_centroid_amx<G, Planes::kBoth>(table, ids, count, query,
+                                      [&](size_t r, int g, uint32_t, __m512 values) {
+                                        _mm512_storeu_ps(dots + (r * G + g) * kGroup, values);
+                                      });
+}
+
+template <int G>
+void centroid_rows_amx(const CentroidView& table, const uint32_t* ids, size_t count,
+                       const QueryBlock& query, const float* gains, int16_t* rows) {
+  each_centroid_amx<G, Planes::kHigh>(
+      table, ids, count, query, [&](size_t r, int g, uint32_t id, __m512 values) {
+        const __m512 scale = _mm512_set1_ps(table.scales[id]);
+        const __m512 both = _mm512_mul_ps(_mm512_loadu_ps(gains + g * kGroup), scale);
+        Avx512::store_i16(rows + (r * G + g) * kGroup, _mm512_mul_ps(values, both));
+      });
 }
 
 // The largest of eight rows tells whether any of them need be looked at.
@@ -155,11 +183,11 @@ void probe_amx(const CentroidView& table, uint32_t begin, uint32_t end, const Qu
                const ProbeLanes& lanes) {
   alignas(64) uint8_t copies[kPair * tile_dim(kMaxDim)];
   Products<G, Planes::kHigh> tiles[2];
-  multiply_centroids<G>(table, begin, end, query, copies, tiles[0]);
+  multiply_run<G>(table, begin, end, query, copies, tiles[0]);
   int current = 0;
   for (uint32_t first = begin; first < end; first += kPair, current ^= 1) {
     const uint32_t next = first + kPair;
-    if (next < end) multiply_centroids<G>(table, next, end, query, copies, tiles[current ^ 1]);
+    if (next < end) multiply_run<G>(table, next, end, query, copies, tiles[current ^ 1]);
     const Products<G, Planes::kHigh>& products = tiles[current];
 #pragma GCC unroll 2
     for (int g = 0; g < G; ++g) {
@@ -221,10 +249,11 @@ struct Levels {
 };
 
 // Gathers, unpacks and multiplies up to 32 tokens from `first` on.
-template <int G, Planes kPlanes>
+template <int G>
 inline void multiply_tokens(const ScanTokens& tokens, size_t first, const ScanTables& tables,
                             const Levels& levels, const QueryBlock& query,
-                            Products<G, kPlanes>& centroids, Products<G, kPlanes>& residuals) {
+                            Products<G, Planes::kBoth>& centroids,
+                            Products<G, Planes::kBoth>& residuals) {
   const CentroidView& table = tables.centroids;
   const size_t stride = tile_stride(table.dim);
   const size_t bytes = table.dim * tables.bits / 8;
@@ -241,11 +270,11 @@ inline void multiply_tokens(const ScanTokens& tokens, size_t first, const ScanTa
 }
 
 // The unit multiplies the next tile while the scores of this one are added up.
-template <int G, Planes kPlanes>
+template <int G>
 void scan_amx(const ScanTokens& tokens, const ScanTables& tables, const QueryBlock& query,
               float* best) {
   const Levels levels(tables);
-  Products<G, kPlanes> centroids[2], residuals[2];
+  Products<G, Planes::kBoth> centroids[2], residuals[2];
   __m512 running[G];
   for (int g = 0; g < G; ++g) running[g] = _mm512_set1_ps(-__builtin_inff());
   for (size_t t = 0; t < kPair && t < tokens.count; ++t) {
@@ -274,15 +303,16 @@ void scan_amx(const ScanTokens& tokens, const ScanTables& tables, const QueryBlo
 }
 
 void centroid_dots_any(const CentroidView& table, const uint32_t* ids, size_t count,
-                       const QueryBlock& query, Planes planes, float* dots) {
-  const bool one = query.groups == 1;
-  if (planes == Planes::kHigh) {
-    (one ? centroid_dots_amx<1, Planes::kHigh>
-         : centroid_dots_amx<2, Planes::kHigh>)(table, ids, count, query, dots);
-  } else {
-    (one ? centroid_dots_amx<1, Planes::kBoth>
-         : centroid_dots_amx<2, Planes::kBoth>)(table, ids, count, query, dots);
-  }
+                       const QueryBlock& query, float* dots) {
+  if (count == 0) return;
+  (query.groups == 1 ? centroid_dots_amx<1> : centroid_dots_amx<2>)(table, ids, count, query, dots);
+}
+
+void centroid_rows_any(const CentroidView& table, const uint32_t* ids, size_t count,
+                       const QueryBlock& query, const float* gains, int16_t* rows) {
+  if (count == 0) return;
+  (query.groups == 1 ? centroid_rows_amx<1> : centroid_rows_amx<2>)(table, ids, count, query, gains,
+                                                                    rows);
 }
 
 void probe_any(const CentroidView& table, uint32_t begin, uint32_t end, const QueryBlock& query,
@@ -291,18 +321,21 @@ void probe_any(const CentroidView& table, uint32_t begin, uint32_t end, const Qu
 }
 
 void scan_any(const ScanTokens& tokens, const ScanTables& tables, const QueryBlock& query,
-              Planes planes, float* best) {
-  const bool one = query.groups == 1;
-  if (planes == Planes::kHigh) {
-    (one ? scan_amx<1, Planes::kHigh> : scan_amx<2, Planes::kHigh>)(tokens, tables, query, best);
-  } else {
-    (one ? scan_amx<1, Planes::kBoth> : scan_amx<2, Planes::kBoth>)(tokens, tables, query, best);
-  }
+              float* best) {
+  (query.groups == 1 ? scan_amx<1> : scan_amx<2>)(tokens, tables, query, best);
 }
 
-constexpr Leaf kLeaf = {
-    "amx",       false, enter, leave, centroid_dots_any, probe_any, scan_any, decode_tokens<Avx512>,
-    dots<Avx512>};
+constexpr Leaf kLeaf = {"amx",
+                        false,
+                        enter,
+                        leave,
+                        centroid_dots_any,
+                        centroid_rows_any,
+                        largest_row,
+                        probe_any,
+                        scan_any,
+                        decode_tokens<Avx512>,
+                        dots<Avx512>};
 
 }  // namespace
 

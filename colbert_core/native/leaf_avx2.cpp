@@ -57,6 +57,11 @@ struct Avx2 {
     _mm256_storeu_ps(p, value.a);
     _mm256_storeu_ps(p + 8, value.b);
   }
+  static void store_i16(int16_t* p, F value) {
+    const __m256i packed =
+        _mm256_packs_epi32(_mm256_cvtps_epi32(value.a), _mm256_cvtps_epi32(value.b));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0xd8));
+  }
   static F to_float(I value) { return {_mm256_cvtepi32_ps(value.a), _mm256_cvtepi32_ps(value.b)}; }
   static F widen(const int8_t* p) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));

@@ -49,6 +49,10 @@ struct Avx512 {
   static F splat(float value) { return _mm512_set1_ps(value); }
   static F load(const float* p) { return _mm512_loadu_ps(p); }
   static void store(float* p, F value) { _mm512_storeu_ps(p, value); }
+  static void store_i16(int16_t* p, F value) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(value)));
+  }
   static F to_float(I value) { return _mm512_cvtepi32_ps(__m512i(value)); }
   static F widen(const int8_t* p) {
     return _mm512_cvtepi32_ps(

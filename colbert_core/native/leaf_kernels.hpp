@@ -92,23 +92,84 @@ inline void prefetch_row(const CentroidView& table, uint32_t code) {
   }
 }
 
-template <class V, int G, Planes kPlanes>
-void centroid_dots_groups(const CentroidView& table, const uint32_t* ids, size_t count,
-                          const QueryBlock& query, float* dots) {
+// Calls use(r, g, id, dots) for the dots of every centroid ids[r], or r where there are no ids,
+// with every group.
+template <class V, int G, Planes kPlanes, class Use>
+TARTAN_INLINE void each_centroid(const CentroidView& table, const uint32_t* ids, size_t count,
+                                 const QueryBlock& query, const Use& use) {
   constexpr int R = V::template kTile<G>;
   constexpr size_t kAhead = 4 * R;
   for (size_t first = 0; first < count; first += R) {
     uint32_t tile_ids[R];
-    for (int r = 0; r < R; ++r) tile_ids[r] = ids[first + r < count ? first + r : count - 1];
-    for (size_t r = first + kAhead; r < first + kAhead + R && r < count; ++r) {
+    for (int r = 0; r < R; ++r) {
+      const size_t at = first + r < count ? first + r : count - 1;
+      tile_ids[r] = ids == nullptr ? static_cast<uint32_t>(at) : ids[at];
+    }
+    for (size_t r = first + kAhead; ids != nullptr && r < first + kAhead + R && r < count; ++r) {
       prefetch_row(table, ids[r]);
     }
     typename V::F tile[R][G];
     dot_centroids<V, G, R, kPlanes>(table, tile_ids, query, tile);
     for (int r = 0; r < R && first + r < count; ++r) {
-      for (int g = 0; g < G; ++g) V::store(dots + ((first + r) * G + g) * kGroup, tile[r][g]);
+      for (int g = 0; g < G; ++g) use(first + r, g, tile_ids[r], tile[r][g]);
     }
   }
+}
+
+template <class V, int G>
+void centroid_dots_groups(const CentroidView& table, const uint32_t* ids, size_t count,
+                          const QueryBlock& query, float* dots) {
+  each_centroid<V, G, Planes::kBoth>(table, ids, count, query,
+                                     [&](size_t r, int g, uint32_t, typename V::F values) {
+                                       V::store(dots + (r * G + g) * kGroup, values);
+                                     });
+}
+
+template <class V, int G>
+void centroid_rows_groups(const CentroidView& table, const uint32_t* ids, size_t count,
+                          const QueryBlock& query, const float* gains, int16_t* rows) {
+  each_centroid<V, G, Planes::kHigh>(
+      table, ids, count, query, [&](size_t r, int g, uint32_t id, typename V::F values) {
+        const typename V::F scale = V::splat(table.scales[id]);
+        const typename V::F both = V::mul(V::load(gains + g * kGroup), scale);
+        V::store_i16(rows + (r * G + g) * kGroup, V::mul(values, both));
+      });
+}
+
+typedef int16_t Row __attribute__((vector_size(2 * kGroup), aligned(2)));
+
+// Rows lie far apart: several are under way at once.
+template <int G>
+inline void largest_of_rows(const int16_t* rows, const uint32_t* ids, size_t count, int16_t* best) {
+  constexpr size_t kAhead = 16;
+  const auto* const table = reinterpret_cast<const Row*>(rows);
+  Row even[G], odd[G];
+  for (int g = 0; g < G; ++g) even[g] = odd[g] = table[static_cast<size_t>(ids[0]) * G + g];
+  size_t t = 1;
+  for (; t + 1 < count; t += 2) {
+    if (t + 1 + kAhead < count) {
+      __builtin_prefetch(table + static_cast<size_t>(ids[t + kAhead]) * G);
+      __builtin_prefetch(table + static_cast<size_t>(ids[t + 1 + kAhead]) * G);
+    }
+    const Row* const first = table + static_cast<size_t>(ids[t]) * G;
+    const Row* const second = table + static_cast<size_t>(ids[t + 1]) * G;
+#pragma GCC unroll 2
+    for (int g = 0; g < G; ++g) {
+      even[g] = even[g] > first[g] ? even[g] : first[g];
+      odd[g] = odd[g] > second[g] ? odd[g] : second[g];
+    }
+  }
+  const Row* const last = table + static_cast<size_t>(ids[count - 1]) * G;
+  for (int g = 0; g < G; ++g) {
+    even[g] = even[g] > odd[g] ? even[g] : odd[g];
+    even[g] = even[g] > last[g] ? even[g] : last[g];
+    __builtin_memcpy(best + g * kGroup, &even[g], sizeof(Row));
+  }
+}
+
+inline void largest_row(const int16_t* rows, const uint32_t* ids, size_t count, int lanes,
+                        int16_t* best) {
+  (lanes == kGroup ? largest_of_rows<1> : largest_of_rows<2>)(rows, ids, count, best);
 }
 
 // Puts a score of every lane into its place in `best`, [depth][lanes], largest first.
@@ -207,7 +268,7 @@ TARTAN_INLINE typename V::F token_score(typename V::F centroid, typename V::F re
 }
 
 // One tile of R tokens from `first` on (the last one repeated where the passage ends) into `best`.
-template <class V, int G, int R, Planes kPlanes>
+template <class V, int G, int R>
 TARTAN_INLINE void scan_tile(const ScanTokens& tokens, size_t first, const ScanTables& tables,
                              typename V::Table levels, const QueryBlock& query,
                              typename V::F (&best)[G]) {
@@ -230,7 +291,7 @@ TARTAN_INLINE void scan_tile(const ScanTokens& tokens, size_t first, const ScanT
   }
   typename V::F dots[R][G];
   const int32_t no_sums[R] = {};
-  query_dots<V, G, R, true, kPlanes>(rows, no_sums, query, dots);
+  query_dots<V, G, R, true, Planes::kBoth>(rows, no_sums, query, dots);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
@@ -249,7 +310,7 @@ inline typename V::Table load_levels(const int8_t* levels) {
   return V::load_table(biased);
 }
 
-template <class V, int G, Planes kPlanes>
+template <class V, int G>
 void scan_groups(const ScanTokens& tokens, const ScanTables& tables, const QueryBlock& query,
                  float* best) {
   constexpr int R = V::template kTile<G>;
@@ -258,10 +319,10 @@ void scan_groups(const ScanTokens& tokens, const ScanTables& tables, const Query
   for (int g = 0; g < G; ++g) running[g] = V::splat(-__builtin_inff());
   size_t first = 0;
   for (; first + R / 2 < tokens.count; first += R) {
-    scan_tile<V, G, R, kPlanes>(tokens, first, tables, levels, query, running);
+    scan_tile<V, G, R>(tokens, first, tables, levels, query, running);
   }
   if (first < tokens.count) {
-    scan_tile<V, G, R / 2, kPlanes>(tokens, first, tables, levels, query, running);
+    scan_tile<V, G, R / 2>(tokens, first, tables, levels, query, running);
   }
   for (int g = 0; g < G; ++g) {
     V::store(best + g * kGroup, V::mul(running[g], V::load(query.scales + g * kGroup)));
@@ -365,16 +426,18 @@ void dots_groups(const float* vectors, size_t count, size_t dim, const QueryBloc
 
 template <class V>
 void centroid_dots(const CentroidView& table, const uint32_t* ids, size_t count,
-                   const QueryBlock& query, Planes planes, float* dots) {
+                   const QueryBlock& query, float* dots) {
   if (count == 0) return;
-  const bool one = query.groups == 1;
-  if (planes == Planes::kHigh) {
-    (one ? centroid_dots_groups<V, 1, Planes::kHigh>
-         : centroid_dots_groups<V, 2, Planes::kHigh>)(table, ids, count, query, dots);
-  } else {
-    (one ? centroid_dots_groups<V, 1, Planes::kBoth>
-         : centroid_dots_groups<V, 2, Planes::kBoth>)(table, ids, count, query, dots);
-  }
+  (query.groups == 1 ? centroid_dots_groups<V, 1> : centroid_dots_groups<V, 2>)(table, ids, count,
+                                                                                query, dots);
+}
+
+template <class V>
+void centroid_rows(const CentroidView& table, const uint32_t* ids, size_t count,
+                   const QueryBlock& query, const float* gains, int16_t* rows) {
+  if (count == 0) return;
+  (query.groups == 1 ? centroid_rows_groups<V, 1> : centroid_rows_groups<V, 2>)(table, ids, count,
+                                                                                query, gains, rows);
 }
 
 template <class V>
@@ -385,15 +448,8 @@ void probe(const CentroidView& table, uint32_t begin, uint32_t end, const QueryB
 
 template <class V>
 void scan(const ScanTokens& tokens, const ScanTables& tables, const QueryBlock& query,
-          Planes planes, float* best) {
-  const bool one = query.groups == 1;
-  if (planes == Planes::kHigh) {
-    (one ? scan_groups<V, 1, Planes::kHigh> : scan_groups<V, 2, Planes::kHigh>)(tokens, tables,
-                                                                                query, best);
-  } else {
-    (one ? scan_groups<V, 1, Planes::kBoth> : scan_groups<V, 2, Planes::kBoth>)(tokens, tables,
-                                                                                query, best);
-  }
+          float* best) {
+  (query.groups == 1 ? scan_groups<V, 1> : scan_groups<V, 2>)(tokens, tables, query, best);
 }
 
 template <class V>
@@ -403,8 +459,8 @@ void dots(const float* vectors, size_t count, size_t dim, const QueryBlock& quer
 
 template <class V>
 constexpr Leaf make_leaf(const char* name) {
-  return {name,     true,    nullptr,          nullptr, centroid_dots<V>,
-          probe<V>, scan<V>, decode_tokens<V>, dots<V>};
+  return {name,        true,     nullptr, nullptr,          centroid_dots<V>, centroid_rows<V>,
+          largest_row, probe<V>, scan<V>, decode_tokens<V>, dots<V>};
 }
 
 }  // namespace

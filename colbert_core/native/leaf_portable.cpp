@@ -91,6 +91,13 @@ struct Portable {
   static void store(float* p, const F& value) {
     __builtin_memcpy(p, value.part, sizeof(value.part));
   }
+  // Rounded to the nearest, ties to even, by pushing what is below 1 off the mantissa.
+  static void store_i16(int16_t* p, const F& value) {
+    for (int i = 0; i < kParts; ++i) {
+      const Float4 rounded = (value.part[i] + 12582912.0f) - 12582912.0f;
+      for (int lane = 0; lane < 4; ++lane) p[4 * i + lane] = static_cast<int16_t>(rounded[lane]);
+    }
+  }
   static F to_float(const I& value) {
     F out;
     for (int i = 0; i < kParts; ++i) out.part[i] = __builtin_convertvector(value.part[i], Float4);

@@ -75,7 +75,7 @@ template void Shard::best_of_passage<true>(uint32_t pid, Scratch& scratch) const
 
 void Shard::precise(std::span<const uint32_t> pids, Deadline deadline, float* totals,
                     Scratch& scratch) const {
-  if (on_grid_) return scan(pids, Planes::kBoth, deadline, totals, scratch);
+  if (on_grid_) return scan(pids, deadline, totals, scratch);
   for (size_t i = 0; i < pids.size(); ++i) {
     if (i % kBatch == 0) deadline.check("precise scoring");
     best_of_passage<false>(pids[i], scratch);

@@ -63,6 +63,7 @@ void QueryPack::pack(std::span<const float> Q_LD, size_t dim) {
   low_.u8.grow(lanes * padded);
   std::memset(f32_.grow(lanes * dim), 0, lanes * dim * sizeof(float));
   std::memset(scales_.grow(lanes), 0, lanes * sizeof(float));
+  std::memset(squares_.grow(lanes), 0, lanes * sizeof(int32_t));
   for (size_t first = 0; first < tokens; first += kBlock) {
     QueryBlock block;
     block.first = static_cast<int>(first);
@@ -72,6 +73,7 @@ void QueryPack::pack(std::span<const float> Q_LD, size_t dim) {
     block.high = high_.view(first, padded);
     block.low = low_.view(first, padded);
     block.scales = scales_.data() + first;
+    block.squares = squares_.data() + first;
     block.f32 = f32_.data() + first * dim;
     for (int lane = 0; lane < block.tokens; ++lane) {
       pack_token(Q_LD.data() + (first + lane) * dim, dim, block, lane);
@@ -89,7 +91,7 @@ void QueryPack::pack_token(const float* token, size_t dim, const QueryBlock& blo
   float scale = largest_magnitude(token, dim) / 127.0f;
   if (scale < std::numeric_limits<float>::min()) scale = 0;
   alignas(64) int8_t high[kMaxDim], low[kMaxDim];
-  int32_t high_sum = 0, low_sum = 0;
+  int32_t high_sum = 0, low_sum = 0, squares = 0;
   const float divisor = scale == 0 ? 1.0f : scale;
   const float keep = scale == 0 ? 0.0f : 1.0f;
   for (size_t d = 0; d < dim; ++d) {
@@ -99,6 +101,7 @@ void QueryPack::pack_token(const float* token, size_t dim, const QueryBlock& blo
     high[d] = static_cast<int8_t>(whole);
     low[d] = static_cast<int8_t>(rest);
     high_sum += high[d];
+    squares += high[d] * high[d];
     low_sum += low[d];
   }
   for (size_t quad = 0; quad < dim / 4; ++quad) {
@@ -109,6 +112,7 @@ void QueryPack::pack_token(const float* token, size_t dim, const QueryBlock& blo
   for (size_t d = 0; d < dim; ++d) f32[d * lanes + lane] = token[d];
   high_.sums.data()[block.first + lane] = high_sum;
   low_.sums.data()[block.first + lane] = low_sum;
+  squares_.data()[block.first + lane] = squares;
   scales_.data()[block.first + lane] = scale;
 }
 

@@ -38,8 +38,9 @@ struct QueryBlock {
   int groups = 0;  // vectors of 16 lanes: 1 or 2
   int quads = 0;   // D / 4
   QueryPlane high, low;
-  const float* scales = nullptr;  // [lanes]
-  const float* f32 = nullptr;     // [D][lanes]
+  const float* scales = nullptr;     // [lanes]
+  const int32_t* squares = nullptr;  // [lanes] sum of the squares of the high plane
+  const float* f32 = nullptr;        // [D][lanes]
 
   int lanes() const { return groups * kGroup; }
 };
@@ -72,6 +73,7 @@ class QueryPack {
   std::vector<QueryBlock> blocks_;
   Plane high_, low_;
   AlignedBuffer<float> scales_;
+  AlignedBuffer<int32_t> squares_;
   AlignedBuffer<float> f32_;
   size_t tokens_ = 0;
 };

@@ -1,5 +1,4 @@
-// MaxSim of passages with int8 centroids and levels: against the query's high plane to sift the
-// candidates, against both planes for the scores that are returned.
+// MaxSim of passages with int8 centroids and levels and both planes of the query.
 //
 // Passages are taken in batches. Where the path keeps the dots of centroids, every token first
 // finds the row that belongs to its code, or asks for it, and the rows that are missing are
@@ -38,29 +37,38 @@ void Shard::find_spans(std::span<const uint32_t> pids, Scratch& scratch) const {
   }
 }
 
-// Fills code and weights for every token of the spans.
-void Shard::find_tokens(Scratch& scratch) const {
-  size_t tokens = 0;
-  for (const Range& span : scratch.spans) tokens += span.end - span.begin;
-  uint32_t* code_of = scratch.token_codes.grow(tokens);
-  float* centroid_weight = scratch.centroid_weights.grow(tokens);
-  float* residual_weight = scratch.residual_weights.grow(tokens);
-  const CentroidView table = table_.view();
+// Fills token_codes for every token of the spans.
+void Shard::find_codes(Scratch& scratch) const {
+  scratch.tokens = 0;
+  for (const Range& span : scratch.spans) scratch.tokens += span.end - span.begin;
+  uint32_t* out = scratch.token_codes.grow(scratch.tokens);
   const size_t centroids = table_.centroids();
   for (const Range& span : scratch.spans) {
-    arrays_.codes_T.unpack(span.begin, span.end, code_of);
+    arrays_.codes_T.unpack(span.begin, span.end, out);
+    uint32_t largest = 0;
+    for (size_t token = span.begin; token < span.end; ++token) largest = std::max(largest, *out++);
+    if (largest < centroids) continue;
+    for (size_t token = span.begin; token < span.end; ++token) code(token);  // throws
+  }
+}
+
+// What each token's centroid and residual are multiplied by.
+void Shard::find_weights(Scratch& scratch) const {
+  float* centroid_weight = scratch.centroid_weights.grow(scratch.tokens);
+  float* residual_weight = scratch.residual_weights.grow(scratch.tokens);
+  const uint32_t* code = scratch.token_codes.data();
+  const float* const c_scales = table_.view().scales;
+  for (const Range& span : scratch.spans) {
     for (size_t token = span.begin; token < span.end; ++token) {
-      const uint32_t code = *code_of++;
-      if (code >= centroids) this->code(token);  // throws
       const uint8_t scale = arrays_.scales_T[token];
-      *centroid_weight++ = arrays_.alpha[scale] * table.scales[code];
+      *centroid_weight++ = arrays_.alpha[scale] * c_scales[*code++];
       *residual_weight++ = weight_[scale];
     }
   }
-  scratch.tokens = tokens;
 }
 
-// Replaces each of token_codes by its row of kept dots; fills `missing` with the codes of new rows.
+// Replaces each of token_codes by its row of what is kept of centroids; fills `missing` with the
+// codes of new rows.
 void Shard::assign_rows(Scratch& scratch) const {
   uint32_t* const rows_of = scratch.token_codes.data();
   uint32_t* missing = scratch.missing.grow(scratch.tokens);
@@ -78,17 +86,18 @@ void Shard::assign_rows(Scratch& scratch) const {
   scratch.rows = rows;
 }
 
-void Shard::scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, Planes planes,
-                       float* totals, Scratch& scratch) const {
+void Shard::scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, float* totals,
+                       Scratch& scratch) const {
   const LeafScope leaf;
   const size_t lanes = static_cast<size_t>(block.lanes());
   const size_t known = scratch.rows;
   find_spans(pids, scratch);
-  find_tokens(scratch);
+  find_codes(scratch);
+  find_weights(scratch);
   if (leaf->keeps_dots) {
     assign_rows(scratch);
     scratch.kept.grow(scratch.rows * lanes);
-    leaf->centroid_dots(table_.view(), scratch.missing.data(), scratch.rows - known, block, planes,
+    leaf->centroid_dots(table_.view(), scratch.missing.data(), scratch.rows - known, block,
                         scratch.kept.data() + known * lanes);
   }
 
@@ -117,23 +126,23 @@ void Shard::scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, 
     tokens.count = span.end - span.begin;
     done += tokens.count;
     alignas(64) float best[kBlock];
-    leaf->scan(tokens, tables, block, planes, best);
+    leaf->scan(tokens, tables, block, best);
     float total = totals[i];
     for (int lane = 0; lane < block.tokens; ++lane) total += best[lane];
     totals[i] = total;
   }
 }
 
-void Shard::scan(std::span<const uint32_t> pids, Planes planes, Deadline deadline, float* totals,
+void Shard::scan(std::span<const uint32_t> pids, Deadline deadline, float* totals,
                  Scratch& scratch) const {
   std::fill_n(totals, pids.size(), 0.0f);
   for (const QueryBlock& block : scratch.query.blocks()) {
     scratch.row_epoch = scratch.row_of.begin(table_.centroids(), 1);
     scratch.rows = 0;
     for (size_t first = 0; first < pids.size(); first += kBatch) {
-      deadline.check(planes == Planes::kHigh ? "scan" : "precise scoring");
+      deadline.check("precise scoring");
       const size_t count = std::min(kBatch, pids.size() - first);
-      scan_batch(pids.subspan(first, count), block, planes, totals + first, scratch);
+      scan_batch(pids.subspan(first, count), block, totals + first, scratch);
     }
   }
 }

@@ -149,25 +149,15 @@ Hits Shard::search(std::span<const float> Q_LD, const Probes& probes, size_t k, 
                               : passages();
   if (live == 0) return {};
   size_t touched = live;
-  if (live <= candidates) {
+  const size_t interacting = kInteracting * candidates;
+  if (live <= interacting) {
     all_passages(allowed, scratch->pids);
   } else {
-    touched = find_candidates(probes, std::min(k, live), candidates, allowed, deadline, *scratch);
+    touched = find_candidates(probes, std::min(k, live), interacting, allowed, deadline, *scratch);
   }
-  const size_t scored = std::min(scratch->pids.size(), k + std::max<size_t>(16, k / 4));
-  if (scored < scratch->pids.size()) {
-    scratch->scores.resize(scratch->pids.size());
-    scan(scratch->pids, Planes::kHigh, deadline, scratch->scores.data(), *scratch);
-    scratch->keys.clear();
-    for (size_t i = 0; i < scratch->pids.size(); ++i) {
-      scratch->keys.push_back(rank_key(scratch->scores[i], scratch->pids[i]));
-    }
-    keep_best(scratch->keys, scored);
-    scratch->pids.clear();
-    for (const uint64_t key : scratch->keys) scratch->pids.push_back(key_id(key));
-    std::sort(scratch->pids.begin(), scratch->pids.end());
-  }
-  scratch->scores.resize(scratch->pids.size());
+  if (scratch->pids.size() > candidates) interact(candidates, deadline, *scratch);
+  const size_t scored = scratch->pids.size();
+  scratch->scores.resize(scored);
   precise(scratch->pids, deadline, scratch->scores.data(), *scratch);
   Hits hits = rank(k, *scratch);
   hits.touched = touched;

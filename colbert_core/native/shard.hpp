@@ -96,13 +96,19 @@ class Shard {
   void walk_list(size_t centroid, uint32_t addend, uint32_t first_stamp, uint32_t stamp,
                  Allowed allowed, Scratch& scratch) const;
   void prefetch_lists(const Probes& probes, size_t probe) const;
+  // interaction.cpp
+  void interact(size_t kept, Deadline deadline, Scratch& scratch) const;
+  void interact_batch(size_t first, size_t count, const QueryBlock& block, const float* gains,
+                      const float* steps, bool all_rows, Scratch& scratch) const;
+  void find_gains(const QueryBlock& block, float* gains, float* steps) const;
   // scan.cpp
-  void scan(std::span<const uint32_t> pids, Planes planes, Deadline deadline, float* totals,
+  void scan(std::span<const uint32_t> pids, Deadline deadline, float* totals,
             Scratch& scratch) const;
-  void scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, Planes planes,
-                  float* totals, Scratch& scratch) const;
+  void scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, float* totals,
+                  Scratch& scratch) const;
   void find_spans(std::span<const uint32_t> pids, Scratch& scratch) const;
-  void find_tokens(Scratch& scratch) const;
+  void find_codes(Scratch& scratch) const;
+  void find_weights(Scratch& scratch) const;
   void assign_rows(Scratch& scratch) const;
   // precise.cpp
   void precise(std::span<const uint32_t> pids, Deadline deadline, float* totals,

@@ -1,6 +1,7 @@
 #include "table.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <exception>
 #include <memory>
 #include <thread>
@@ -90,9 +91,14 @@ CentroidTable::CentroidTable(std::span<const int8_t> codes_CD, size_t dim,
     require(scale >= 0 && scale <= kMaxMagnitude, "scales_C must lie in [0, 1e6]");
   }
   for (size_t c = 0; c < count; ++c) {
-    int32_t sum = 0;
-    for (size_t d = 0; d < dim; ++d) sum += codes_CD[c * dim + d];
+    int32_t sum = 0, squares = 0;
+    for (size_t d = 0; d < dim; ++d) {
+      const int32_t code = codes_CD[c * dim + d];
+      sum += code;
+      squares += code * code;
+    }
     sums_[c] = sum;
+    longest_ = std::max(longest_, std::sqrt(static_cast<double>(squares)) * scales_C[c]);
   }
 }
 

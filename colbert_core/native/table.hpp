@@ -41,6 +41,8 @@ class CentroidTable {
 
   size_t centroids() const { return scales_.size(); }
   size_t dim() const { return dim_; }
+  // The length of the longest centroid.
+  double longest() const { return longest_; }
   CentroidView view() const { return {codes_.data(), scales_.data(), sums_.data(), dim_}; }
 
   // Fills ids and scores, [L][min(nprobe, C)]: score descending, ties by smaller id.
@@ -53,6 +55,7 @@ class CentroidTable {
   std::span<const int8_t> codes_;
   std::span<const float> scales_;
   std::vector<int32_t> sums_;
+  double longest_ = 0;
   size_t dim_;
   mutable Pool<ProbeSelector> selectors_;
 };

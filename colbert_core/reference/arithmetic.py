@@ -46,12 +46,10 @@ def integer_dots(rows_RD: I8, queries_LD: I8) -> F32:
     return dots_RL
 
 
-def query_dots(rows_RD: I8, query: QuantisedQuery, both_planes: bool) -> F32:
-    """float32 [R, L]: int8 rows times the query's high plane, or times both."""
-    dots_RL = integer_dots(rows_RD, query.high_LD)
-    if both_planes:
-        dots_RL = dots_RL + integer_dots(rows_RD, query.low_LD) * (np.float32(1) / LOW_STEPS)
-    return dots_RL
+def query_dots(rows_RD: I8, query: QuantisedQuery) -> F32:
+    """float32 [R, L]: int8 rows times both planes of the query."""
+    low_RL = integer_dots(rows_RD, query.low_LD) * (np.float32(1) / LOW_STEPS)
+    return integer_dots(rows_RD, query.high_LD) + low_RL
 
 
 def centroid_scores(codes_RD: I8, scales_R: F32, query: QuantisedQuery) -> F32:

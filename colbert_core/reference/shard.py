@@ -1,4 +1,4 @@
-"""One shard: candidates by postings, int8 scan, precise MaxSim."""
+"""One shard: candidates by postings, centroid interaction, precise MaxSim."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy as np
 from colbert_core.packed_ints import SLACK, PackedInts
 from colbert_core.posting_lists import decode_list
 from colbert_core.reference.arithmetic import (
+    integer_dots,
     inverse_norms,
     precise_dots,
     quantise_levels,
@@ -33,6 +34,8 @@ FINEST_ADDEND = 2**20
 
 GRID_TOLERANCE = np.float32(1e-6)  # of the largest level: a float's rounding
 SMALLEST_RANGE = np.float32(1e-30)  # of probe scores; below, all gains count as equal
+INTERACTING = 8  # passages of centroid interaction to one scored
+LARGEST_ROW = 32000.0  # of an int16, with room for rounding
 BATCH = 64  # passages between two looks at the clock
 
 
@@ -146,14 +149,15 @@ class Shard:
         allowed_N: U8 | None = None,
         deadline_s: float = 0.0,
     ) -> tuple[I64, F32, int, int]:
-        """The best `k` passages: candidates by postings, int8 MaxSim, then precise MaxSim.
+        """The best `k` passages: candidates by postings, centroid interaction, precise MaxSim.
 
         Args:
             Q_LD: float32 [L, D], rotated.
             probe_ids_LP, probe_scores_LP: int32 and float32 [L, P] as `CentroidTable.probe` gives
                 them: per token, score descending.
             k: hits wanted, at least 1; fewer come only if fewer passages are allowed.
-            candidates: passages that are scored by MaxSim; at least `k` are.
+            candidates: passages that are scored precisely, at least `k`: the best by centroid
+                interaction of 8 times as many.
             allowed_N: uint8 [N], 0 excludes a passage; None allows all.
             deadline_s: `time.monotonic()` value after which to give up; 0 is never.
 
@@ -174,18 +178,25 @@ class Shard:
         if live == 0:
             return np.zeros(0, np.int64), np.zeros(0, np.float32), 0, 0
         candidates = max(candidates, k)
-        if live <= candidates:
+        if live <= INTERACTING * candidates:
             pids, touched = self._all_passages(allowed), live
         else:
             pids, touched = self._candidates(
-                Q_LD, probe_ids_LP, probe_scores_LP, min(k, live), candidates, allowed, deadline_s
+                Q_LD,
+                probe_ids_LP,
+                probe_scores_LP,
+                min(k, live),
+                INTERACTING * candidates,
+                allowed,
+                deadline_s,
             )
-        precise = min(len(pids), k + max(16, k // 4))
-        if precise < len(pids):
-            pids = _best(pids, self._scan(Q_LD, pids, deadline_s), precise)[0]
-        scores = self._precise(Q_LD, np.sort(pids), deadline_s)
-        pids, scores = _best(np.sort(pids), scores, k)
-        return pids, scores, touched, precise
+        if len(pids) > candidates:
+            pids = _best(
+                np.sort(pids), self._interact(Q_LD, np.sort(pids), deadline_s), candidates
+            )[0]
+        pids = np.sort(pids)
+        hits, scores = _best(pids, self._precise(Q_LD, pids, deadline_s), k)
+        return hits, scores, touched, len(pids)
 
     def exhaustive(
         self, Q_LD: F32, k: int, allowed_N: U8 | None = None, deadline_s: float = 0.0
@@ -271,27 +282,48 @@ class Shard:
         touched = np.flatnonzero(met_N >= 0)
         return touched, totals_N[touched]
 
-    def _scan(self, Q_LD: F32, pids: I64, deadline_s: float, precise: bool = False) -> F32:
+    def _interact(self, Q_LD: F32, pids: I64, deadline_s: float) -> F32:
+        """MaxSim, float32 [M], with every token taken for its centroid (PLAID, stage 3).
+
+        A centroid's score is an int16 in steps of its own for each query token, such that the
+        longest centroid in the token's direction gets 32,000.
+        """
+        query, table = quantise_query(Q_LD), self.table
+        longest_L = np.sqrt(np.sum(query.high_LD.astype(np.float64) ** 2, axis=1)) * table.longest
+        used_L = longest_L > 0
+        divisor_L = np.where(used_L, longest_L, 1).astype(np.float32)
+        gains_L = np.where(used_L, np.float32(LARGEST_ROW) / divisor_L, np.float32(0))
+        steps_L = np.where(used_L, query.scales_L / np.where(used_L, gains_L, 1), np.float32(0))
+        totals = np.zeros(len(pids), np.float32)
+        for i, pid in enumerate(pids):
+            if i % BATCH == 0:
+                check_deadline(deadline_s, "centroid interaction")
+            codes = self._codes(*self._span(int(pid)))
+            dots_TL = integer_dots(table.codes_CD[codes], query.high_LD)
+            rows_TL = np.rint(dots_TL * (gains_L[None, :] * table.scales_C[codes][:, None]))
+            totals[i] = sum_over_query(rows_TL.max(axis=0).astype(np.float32) * steps_L)
+        return totals
+
+    def _scan(self, Q_LD: F32, pids: I64, deadline_s: float) -> F32:
         """MaxSim, float32 [M], from int8 centroids and levels and the query's int8 planes.
 
         token score = (alpha·c_scale)·dot(centroid) + (beta·level_step)·dot(levels), and q_scale
-        times the largest of a passage is what a query token adds. The high plane alone sifts the
-        candidates; both are precise.
+        times the largest of a passage is what a query token adds.
         """
         query = quantise_query(Q_LD)
         weights = self.beta * self.level_step
         totals = np.zeros(len(pids), np.float32)
         for i, pid in enumerate(pids):
             if i % BATCH == 0:
-                check_deadline(deadline_s, "precise scoring" if precise else "scan")
+                check_deadline(deadline_s, "precise scoring")
             start, end = self._span(int(pid))
             codes = self._codes(start, end)
             indices_TD = unpack_residuals(self.residuals_TB[start:end], self.bits, self.dim)
             scales_T = self.scales_T[start:end]
             centroid_weights_T = self.alpha[scales_T] * self.table.scales_C[codes]
             scores_TL = centroid_weights_T[:, None] * query_dots(
-                self.table.codes_CD[codes], query, precise
-            ) + weights[scales_T][:, None] * query_dots(self.levels_i8[indices_TD], query, precise)
+                self.table.codes_CD[codes], query
+            ) + weights[scales_T][:, None] * query_dots(self.levels_i8[indices_TD], query)
             totals[i] = sum_over_query(scores_TL.max(axis=0) * query.scales_L)
         return totals
 
@@ -302,7 +334,7 @@ class Shard:
         query; otherwise of the vectors decoded to float32.
         """
         if self.on_grid:
-            return self._scan(Q_LD, pids, deadline_s, precise=True)
+            return self._scan(Q_LD, pids, deadline_s)
         totals = np.zeros(len(pids), np.float32)
         for i, pid in enumerate(pids):
             if i % BATCH == 0:

@@ -38,6 +38,8 @@ class CentroidTable:
             "scales_C must lie in [0, 1e6]",
         )
         self.codes_CD, self.scales_C = codes_CD, scales_C
+        squares_C = np.sum(codes_CD.astype(np.float64) ** 2, axis=1)
+        self.longest = float((np.sqrt(squares_C) * scales_C).max())
 
     def probe(self, Q_LD: F32, nprobe: int, threads: int = 1) -> tuple[I32, F32]:
         """The best centroids of every query token.

@@ -150,9 +150,9 @@ def test_a_passed_deadline_names_its_stage(isa: str) -> None:
     ids_LP, scores_LP = table.probe(Q_LD, 2)
     past = time.monotonic() - 1
     with pytest.raises(TimeoutError, match="candidates"):
-        shard.search(Q_LD, ids_LP, scores_LP, 3, 10, None, past)
-    with pytest.raises(TimeoutError, match="scan"):
-        shard.search(Q_LD, ids_LP, scores_LP, 3, 100, None, past)
+        shard.search(Q_LD, ids_LP, scores_LP, 3, 5, None, past)
+    with pytest.raises(TimeoutError, match="centroid"):
+        shard.search(Q_LD, ids_LP, scores_LP, 3, 50, None, past)
     with pytest.raises(TimeoutError, match="precise"):
         shard.exhaustive(Q_LD, 3, None, past)
     ahead = time.monotonic() + 60

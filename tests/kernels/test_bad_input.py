@@ -203,8 +203,8 @@ def test_corrupt_data_is_named_and_harmless(
 ) -> None:
     table, shard = make(WORLD.but(**changes), twin)
     ids_LP, scores_LP = table.probe(Q_LD, 20)
-    # Where postings are wrong the candidates find it, elsewhere the scan of all passages does.
-    candidates = 10 if "posting" in min(changes) else 60
+    # Where postings are wrong the candidates find it, elsewhere the scoring of all passages does.
+    candidates = 5 if "posting" in min(changes) else 60
     with pytest.raises(RuntimeError, match=rf"{names}.*tartan index verify"):
         shard.search(Q_LD, ids_LP, scores_LP, 3, candidates)
     if candidates == 60:
@@ -219,10 +219,10 @@ def test_a_shard_works_on_after_an_error(isa: str) -> None:
     broken = WORLD.but(**with_list(unused, [1, 29, 2]))
     _, shard = broken.native()
     with pytest.raises(RuntimeError, match="name passage 61"):
-        shard.search(Q_LD, ids_LP, scores_LP, 3, 10)
+        shard.search(Q_LD, ids_LP, scores_LP, 3, 5)
     first = (ids_LP[:, :4].copy(), scores_LP[:, :4].copy())
-    expected = WORLD.native()[1].search(Q_LD, *first, 3, 10)
-    for ours, theirs in zip(shard.search(Q_LD, *first, 3, 10), expected, strict=True):
+    expected = WORLD.native()[1].search(Q_LD, *first, 3, 5)
+    for ours, theirs in zip(shard.search(Q_LD, *first, 3, 5), expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
