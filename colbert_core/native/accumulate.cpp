@@ -87,7 +87,7 @@ void Shard::accumulate(const Probes& probes, Allowed allowed, Scratch& scratch) 
   const uint32_t tokens = static_cast<uint32_t>(probes.ids_LP.size() / per_token);
   const uint32_t first_stamp = scratch.totals.begin(passages(), tokens);
   const float factor = addend_factor(probes);
-  scratch.postings.grow(passages() + kAhead);
+  scratch.postings.grow(passages() + PostingLists::kRoom + kAhead);
   scratch.touched.grow(passages() + 1);
   scratch.touched_count = 0;
   for (uint32_t token = 0; token < tokens; ++token) {
