@@ -83,6 +83,8 @@ def decode_list(data: U8, start: int, end: int, passages: int) -> I64:
     low_end = head + (count * width + 7) // 8
     if low_end > len(data):
         raise ValueError("are cut short")
+    if len(data) - low_end > (count + (passages >> width) + 7) // 8:
+        raise ValueError("are too long")
     low = np.unpackbits(data[head:low_end], bitorder="little", count=count * width)
     low_E = low.reshape(count, width) @ (np.int64(1) << np.arange(width))
     ones_E = np.flatnonzero(np.unpackbits(data[low_end:], bitorder="little"))

@@ -24,36 +24,45 @@ float addend_factor(const Probes& probes) {
   return widest >= kSmallestRange ? static_cast<float>(kFinestAddend) / widest : 0.0f;
 }
 
-// Keeps the `count` largest keys. A histogram of the leading bits of the totals finds the bucket in
-// which the cut lies; only that bucket is ordered.
-void keep_best_totals(std::vector<uint64_t>& keys, size_t count, std::vector<uint32_t>& histogram) {
-  if (keys.size() <= 4 * count + 1024) return keep_best(keys, count);
-  uint64_t largest = 0;
-  for (const uint64_t key : keys) largest = std::max(largest, key);
-  const int width = 64 - std::countl_zero(largest);
-  const int shift = std::max(32, width - kHistogramBits);
-  histogram.assign((largest >> shift) + 1, 0);
-  for (const uint64_t key : keys) ++histogram[key >> shift];
-  size_t bucket = histogram.size() - 1;
-  for (size_t above = histogram[bucket]; above < count; above += histogram[--bucket]) {
+// Leaves the keys of the `count` best touched passages in scratch.keys. A histogram of the totals'
+// leading bits finds where the cut lies; what is above is ordered no further than to make the cut.
+void keep_best_totals(Scratch& scratch, size_t count) {
+  const size_t touched = scratch.touched_count;
+  const uint64_t largest = uint64_t{scratch.query.tokens()} * (kFinestAddend + 1);
+  const int shift = 32 + std::max(0, static_cast<int>(std::bit_width(largest)) - kHistogramBits);
+  scratch.histogram.assign((rank_key(static_cast<uint32_t>(largest), 0) >> shift) + 1, 0);
+  const auto* const slots = scratch.totals.data();
+  const uint32_t* const pids = scratch.touched.data();
+  uint64_t* const keys = scratch.touched_keys.grow(touched);
+  uint32_t* const histogram = scratch.histogram.data();
+  for (size_t i = 0; i < touched; ++i) {
+    const uint64_t key = rank_key(slots[pids[i]].value, pids[i]);
+    keys[i] = key;
+    ++histogram[key >> shift];
   }
+  size_t bucket = scratch.histogram.size();
+  size_t above = 0;
+  while (above < std::min(count, touched)) above += histogram[--bucket];
   const uint64_t least = static_cast<uint64_t>(bucket) << shift;
-  size_t kept = 0;
-  for (const uint64_t key : keys) {
-    keys[kept] = key;
-    kept += key >= least;
+  scratch.keys.resize(above + 1);
+  uint64_t* kept = scratch.keys.data();
+  for (size_t i = 0; i < touched; ++i) {
+    *kept = keys[i];
+    kept += keys[i] >= least;
   }
-  keys.resize(kept);
-  keep_best(keys, count);
+  scratch.keys.resize(above);
+  keep_best(scratch.keys, count);
 }
 
 }  // namespace
 
-// Asks for the next posting list, and for where the one after it begins.
+// Asks for the posting list after next, and for where later ones begin.
 void Shard::prefetch_lists(const Probes& probes, size_t probe) const {
-  if (probe + 2 >= probes.ids_LP.size()) return;
-  arrays_.postings.prefetch_offset(static_cast<size_t>(probes.ids_LP[probe + 2]));
-  arrays_.postings.prefetch_list(static_cast<size_t>(probes.ids_LP[probe + 1]));
+  const auto centroid = [&](size_t ahead) {
+    return static_cast<size_t>(probes.ids_LP[std::min(probe + ahead, probes.ids_LP.size() - 1)]);
+  };
+  arrays_.postings.prefetch_offset(centroid(8));
+  arrays_.postings.prefetch_list(centroid(2));
 }
 
 // Counts `addend` for every passage of a list that the query token of `stamp` has not met before.
@@ -87,7 +96,7 @@ void Shard::accumulate(const Probes& probes, Allowed allowed, Scratch& scratch) 
   const uint32_t tokens = static_cast<uint32_t>(probes.ids_LP.size() / per_token);
   const uint32_t first_stamp = scratch.totals.begin(passages(), tokens);
   const float factor = addend_factor(probes);
-  scratch.postings.grow(passages() + kAhead);
+  scratch.postings.grow(passages() + PostingLists::kRoom + kAhead);
   scratch.touched.grow(passages() + 1);
   scratch.touched_count = 0;
   for (uint32_t token = 0; token < tokens; ++token) {
@@ -117,13 +126,7 @@ size_t Shard::find_candidates(const Probes& given, size_t wanted, size_t candida
     table_.probe(scratch.query, wider, 1, scratch.probe_ids.data(), scratch.probe_scores.data());
     probes = {scratch.probe_ids, scratch.probe_scores, wider};
   }
-  scratch.keys.clear();
-  const auto* const slots = scratch.totals.data();
-  for (size_t i = 0; i < scratch.touched_count; ++i) {
-    const uint32_t pid = scratch.touched.data()[i];
-    scratch.keys.push_back(rank_key(slots[pid].value, pid));
-  }
-  keep_best_totals(scratch.keys, candidates, scratch.histogram);
+  keep_best_totals(scratch, candidates);
   scratch.pids.clear();
   for (const uint64_t key : scratch.keys) scratch.pids.push_back(key_id(key));
   std::sort(scratch.pids.begin(), scratch.pids.end());

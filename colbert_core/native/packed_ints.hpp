@@ -3,7 +3,6 @@
 
 #include <bit>
 #include <span>
-#include <string>
 
 #include "common.hpp"
 
@@ -16,14 +15,7 @@ class PackedInts {
   PackedInts() = default;
 
   // `size` values up to `largest`. Throws std::invalid_argument naming an array of the wrong size.
-  PackedInts(const char* name, std::span<const uint8_t> bytes, size_t size, uint64_t largest)
-      : bytes_(bytes.data()), size_(size), width_(largest == 0 ? 1 : std::bit_width(largest)) {
-    require(width_ <= 57, std::string(name) + " would need more than 57 bits a value");
-    mask_ = (uint64_t{1} << width_) - 1;
-    const size_t expected = (size * width_ + 7) / 8 + kSlack;
-    require(bytes.size() == expected, std::string(name) + " has " + std::to_string(bytes.size()) +
-                                          " bytes, expected " + std::to_string(expected));
-  }
+  PackedInts(const char* name, std::span<const uint8_t> bytes, size_t size, uint64_t largest);
 
   size_t size() const { return size_; }
 
@@ -35,14 +27,7 @@ class PackedInts {
   }
 
   // out[i] = value begin + i; values of more than 32 bits are cut.
-  void unpack(size_t begin, size_t end, uint32_t* out) const {
-    size_t bit = begin * width_;
-    for (size_t i = begin; i < end; ++i, bit += width_) {
-      uint64_t word;
-      std::memcpy(&word, bytes_ + bit / 8, sizeof(word));
-      *out++ = static_cast<uint32_t>(word >> (bit % 8) & mask_);
-    }
-  }
+  void unpack(size_t begin, size_t end, uint32_t* out) const { unpack_(*this, begin, end, out); }
 
   // Asks for the values from `begin` to `end`.
   void prefetch(size_t begin, size_t end) const {
@@ -54,10 +39,18 @@ class PackedInts {
   }
 
  private:
+  using Unpack = void(const PackedInts&, size_t begin, size_t end, uint32_t* out);
+
+  static Unpack unpack_any;
+  template <size_t kWidth>
+  static Unpack unpack_width;
+  static Unpack* unpack_of(size_t width);
+
   const uint8_t* bytes_ = nullptr;
   size_t size_ = 0;
   size_t width_ = 1;
   uint64_t mask_ = 1;
+  Unpack* unpack_ = unpack_any;
 };
 
 static_assert(std::endian::native == std::endian::little, "index files are little-endian");

@@ -14,8 +14,10 @@ class PostingLists {
   PostingLists(std::span<const uint8_t> offsets, std::span<const uint8_t> bytes, size_t centroids,
                size_t passages);
 
-  // Writes the passages of a list to `out`, which has room for all passages; how many there are.
-  // Throws CorruptShard.
+  static constexpr size_t kRoom = 16;  // what `decode` may write behind the passages
+
+  // Writes the passages of a list to `out`, which has room for all passages and kRoom more; how
+  // many there are. Throws CorruptShard.
   size_t decode(size_t centroid, uint32_t* out) const;
 
   // Asks for what says where a list is; later, for where it begins.

@@ -48,6 +48,7 @@ struct Scratch {
   AlignedBuffer<uint32_t> postings;  // one list
   AlignedBuffer<uint32_t> touched;   // passages met, in the order of their first meeting
   size_t touched_count = 0;
+  AlignedBuffer<uint64_t> touched_keys;
   std::vector<uint64_t> keys;
   std::vector<uint32_t> histogram;
   std::vector<int32_t> probe_ids;  // of a wider probe

@@ -62,6 +62,12 @@ def test_every_width_and_dimension(isa: str, dim: int, bits: int) -> None:
     assert_equal_on_everything(world, make_query(9, dim))
 
 
+@pytest.mark.parametrize("centroids", [1, 2, 3, 16, 17, 255, 1000, 20_000, 70_000])
+def test_codes_of_every_width(isa: str, centroids: int) -> None:
+    world = make_world(dim=8, centroids=centroids, passages=60, seed=centroids)
+    assert_equal_on_everything(world, make_query(5, 8), candidates=40)
+
+
 @pytest.mark.parametrize("tokens", [1, 15, 16, 17, 31, 32, 33, 64])
 def test_every_shape_of_a_query(isa: str, tokens: int) -> None:
     assert_equal_on_everything(make_world(seed=tokens), make_query(tokens, 128))
