@@ -35,7 +35,9 @@ class XtrWarpEngine(Engine):
 
     def search(self, query: torch.Tensor, k: int, setting: dict[str, Any]) -> list[int]:
         """Settings: `nprobe`, `bound`, `t_prime`, …; none: chosen by the library from k."""
-        found = self.engine.search(query, top_k=k, num_threads=1, show_progress=False, **setting)
+        found = self.engine.search(
+            query, top_k=k, num_threads=self.threads, show_progress=False, **setting
+        )
         return [pid for pid, _ in found[0]]
 
 
