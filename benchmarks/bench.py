@@ -17,21 +17,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks" / "peers"))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 
-from adapter import Vectors  # noqa: E402
-from collection import read_collection  # noqa: E402
-from engines import ENGINES, EngineSpec  # noqa: E402
-from launch import Bench, label_of  # noqa: E402
-from machine import busy, machine, versions  # noqa: E402
-from measure import Measurements, Row  # noqa: E402
-from report.claims import claims  # noqa: E402
-from report.plots import plot  # noqa: E402
-from report.tables import markdown  # noqa: E402
-from report.write import SCHEMA, write  # noqa: E402
-from truth import exact_top  # noqa: E402
-from vectors import make_vectors  # noqa: E402
+from adapter import Vectors
+from collection import read_collection
+from engines import ENGINES, EngineSpec
+from launch import Bench, label_of
+from machine import busy, machine, versions
+from measure import Measurements, Row
+from report.claims import claims
+from report.plots import plot
+from report.tables import markdown
+from report.write import SCHEMA, write
+from truth import exact_top
+from vectors import make_vectors
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:

@@ -37,13 +37,13 @@ FLOAT_NOISE = 1e-9  # 1 − 0.98 is a little more than 0.02
 def claims(document: dict[str, Any]) -> list[Claim]:
     """Every claim that the document has the figures for."""
     ks = document["about"]["ks"]
-    lines = [claim for k in ks for claim in _latency(document, k)]
-    lines += [claim for k in ks for claim in _tail(document, k)]
+    lines = [line for k in ks for line in _latency(document, k)]
+    lines += [line for k in ks for line in _tail(document, k)]
     return lines + _quality(document) + _bytes(document) + _building(document) + _recall(document)
 
 
-def _claim(group: str, line: str, peer: str, us: str, measured: float, bound: str) -> Claim:
-    """`bound` is "≥ x" or "≤ x"."""
+def claim(group: str, line: str, peer: str, us: str, measured: float, bound: str) -> Claim:
+    """One line; `bound` is "≥ x" or "≤ x"."""
     over = measured - float(bound[1:])
     holds = over >= -FLOAT_NOISE if bound[0] == "≥" else over <= FLOAT_NOISE
     return {
@@ -82,7 +82,7 @@ def _faster(line: str, peer: Row, us: list[Row], ratio: float, *, equal: bool = 
     best = fastest(able)
     speedup = peer["p50_ms"] / best["p50_ms"] if best else 0.0
     shown = _timed(best) if best else "none finds as much"
-    return _claim("latency", line, _timed(peer), shown, speedup, f"≥ {ratio:g}")
+    return claim("latency", line, _timed(peer), shown, speedup, f"≥ {ratio:g}")
 
 
 def _timed(row: Row) -> str:
@@ -92,7 +92,7 @@ def _timed(row: Row) -> str:
 def _tail(document: dict[str, Any], k: int) -> list[Claim]:
     """p95 beside p50 of our default, for each width."""
     return [
-        _claim(
+        claim(
             "tail",
             f"k = {k}: p95 / p50",
             "",
@@ -111,7 +111,7 @@ def _quality(document: dict[str, Any]) -> list[Claim]:
     keeps = {row["bits"]: row["overlap"] for row in ours(exact)}
     paper = {row["bits"]: row["overlap"] for row in ours(exact, "colbertv2")}
     lines = [
-        _claim(
+        claim(
             "quality per byte",
             f"overlap@10 of our {bits} bits above the colbertv2 codec's {theirs}",
             f"{paper[theirs]:.3f}",
@@ -126,7 +126,7 @@ def _quality(document: dict[str, Any]) -> list[Claim]:
         shown = f"{keeps[4]:.3f}"
         bound = f"≥ {FOUR_BIT_OVERLAP}"
         line = "overlap@10 of our 4 bits"
-        lines.append(_claim("quality per byte", line, "", shown, keeps[4], bound))
+        lines.append(claim("quality per byte", line, "", shown, keeps[4], bound))
     return lines
 
 
@@ -145,7 +145,7 @@ def _bytes(document: dict[str, Any]) -> list[Claim]:
             smallest["bytes_per_token"] / peer["bytes_once_per_token"] if smallest else float("inf")
         )
         lines.append(
-            _claim(
+            claim(
                 "quality per byte",
                 f"bytes a token, at overlap@10 {peer['best']:.3f} and more",
                 f"{name(peer)}: {peer['bytes_once_per_token']:.1f}",
@@ -155,7 +155,7 @@ def _bytes(document: dict[str, Any]) -> list[Claim]:
             )
         )
     lines += [
-        _claim(
+        claim(
             "quality per byte",
             "1 bit: times smaller than fp16 vectors",
             "",
@@ -185,7 +185,7 @@ def _building(document: dict[str, Any]) -> list[Claim]:
     ):
         peer = max(theirs, key=lambda row: float(row[key]))
         lines += [
-            _claim(
+            claim(
                 "building",
                 what,
                 f"{name(peer)}: {peer[key]:,.0f}",
@@ -197,7 +197,7 @@ def _building(document: dict[str, Any]) -> list[Claim]:
         ]
     peer = max(theirs, key=lambda row: float(row["build_tokens_per_cpu_s"]))
     lines += [
-        _claim(
+        claim(
             "building",
             "peak memory, share of the fastest peer's",
             f"{name(peer)}: {peer['build_peak_bytes'] / 2**20:,.0f} MiB",
@@ -223,5 +223,5 @@ def _recall(document: dict[str, Any]) -> list[Claim]:
             kept = ", ".join(f"{row['kept']:.3f} ({row['bits']} bits)" for row in rows)
             off = abs(worst["kept"] - recall)
             line = f"recall {recall:g} asked: farthest from it"
-            lines.append(_claim("recall", line, "", kept, off, f"≤ {RECALL_TOLERANCE}"))
+            lines.append(claim("recall", line, "", kept, off, f"≤ {RECALL_TOLERANCE}"))
     return lines

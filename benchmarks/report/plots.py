@@ -94,6 +94,29 @@ def latency_and_quality(document: dict[str, Any]) -> Figure:
     return figure
 
 
+def plot_growth(document: dict[str, Any], folder: Path, stem: str) -> str:
+    """Latency against passages, both logarithmic, beside the square root; the file's name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = document["rows"]
+    sizes = [row["passages"] for row in rows]
+    first = rows[0]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.8))
+        axes = figure.subplots()
+        red = COLOURS["tartan"]
+        axes.plot(sizes, [r["p50_ms"] for r in rows], "o-", color=red, label="p50")
+        axes.plot(sizes, [r["p95_ms"] for r in rows], "o:", color=red, label="p95")
+        axes.plot(sizes, [r["probe_ms"] for r in rows], ".--", color="#999999", label="centroids")
+        root = [first["p50_ms"] * (size / first["passages"]) ** 0.5 for size in sizes]
+        axes.plot(sizes, root, color="#cccccc", label="square root")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel(f"passages of {document['about']['length']} tokens")
+        axes.set_ylabel("ms a query, one thread")
+        axes.legend(frameon=False)
+        return save(figure, folder, f"{stem}-latency")
+
+
 def _curve(axes: Axes, name: str, rows: list[Row]) -> None:
     colour = COLOURS[name]
     axes.plot(
