@@ -22,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 
-from adapter import Vectors, memory
+from adapter import PrivatePeak, Vectors
 
 from colbert_core import Index
 
@@ -104,8 +104,9 @@ def main() -> None:
     parser.add_argument("--bits", type=int, default=2)
     args = parser.parse_args()
     passages = GrownPassages(Vectors.load(args.vectors), args.passages, length=args.length)
-    wall, cpu = time.perf_counter(), time.process_time()
-    Index.build(args.out, passages, bits=args.bits, overwrite=True)
+    with PrivatePeak() as private:
+        wall, cpu = time.perf_counter(), time.process_time()
+        Index.build(args.out, passages, bits=args.bits, overwrite=True)
     print(
         json.dumps(
             {
@@ -113,7 +114,7 @@ def main() -> None:
                 "tokens": args.passages * args.length,
                 "build_seconds": time.perf_counter() - wall,
                 "build_cpu_seconds": time.process_time() - cpu,
-                "build_peak_bytes": memory()["peak"],
+                "build_peak_private_bytes": private.bytes,
             }
         )
     )

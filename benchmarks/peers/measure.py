@@ -82,6 +82,8 @@ class Measurements:
             "build_tokens_per_s": tokens / built["seconds"],
             "build_tokens_per_cpu_s": tokens / built["cpu_seconds"],
             "build_peak_bytes": built["memory"]["peak"],
+            "build_peak_private_bytes": built.get("private_peak"),
+            "build_note": built.get("note"),
             "build_load": [built["load_before"], built["load_after"]],
             "open_seconds": answer["open_seconds"],
             # After the default at the smallest k alone: later settings touch more of the index.
@@ -120,6 +122,7 @@ class Measurements:
             "mean_ms": float(np.mean(run["latency_ms"])),
             "cpu_p50_ms": float(np.median(run["cpu_ms"])),
             "queries": len(top),
+            "hits": float(np.mean([len(hits[:k]) for hits in top])),
             "passes": run["passes"],
             "cpu_per_wall": run["cpu_per_wall"],
             "overlap": overlap(top, self.exact, k),

@@ -31,6 +31,7 @@ MEMORY_SHARE = 0.5
 FOUR_BIT_OVERLAP = 0.96
 RECALL_TOLERANCE = 0.02
 RECALLS = (0.8, 0.99)
+ENOUGH_HITS = 0.99  # a setting that gives fewer than k hits is no answer to k
 FLOAT_NOISE = 1e-9  # 1 − 0.98 is a little more than 0.02
 
 
@@ -66,7 +67,8 @@ def _latency(document: dict[str, Any], k: int) -> list[Claim]:
     default = fastest(row for row in theirs if row["default"])
     if default:
         lines.append(_faster(f"k = {k}: the fastest peer's default", default, us, LATENCY_RATIO))
-    for row in reversed(frontier(theirs, lambda row: float(row["p50_ms"]), "overlap")):
+    answering = [row for row in theirs if row["default"] or row["hits"] >= ENOUGH_HITS * k]
+    for row in reversed(frontier(answering, lambda row: float(row["p50_ms"]), "overlap")):
         line = f"k = {k}: the fastest peer from overlap {row['overlap']:.3f} on"
         lines.append(_faster(line, row, us, LATENCY_RATIO, equal=True))
     plaid = fastest(row for row in theirs if row["default"] and row["engine"] == "fast-plaid")
@@ -196,16 +198,23 @@ def _building(document: dict[str, Any]) -> list[Claim]:
             for row in ours(document["indexes"])
         ]
     peer = max(theirs, key=lambda row: float(row["build_tokens_per_cpu_s"]))
+    us = ours(document["indexes"])
+    private = all(row["build_peak_private_bytes"] for row in (peer, *us))
+    key, what = (
+        ("build_peak_private_bytes", "peak private memory")
+        if private
+        else ("build_peak_bytes", "peak memory")
+    )
     lines += [
         claim(
             "building",
-            "peak memory, share of the fastest peer's",
-            f"{name(peer)}: {peer['build_peak_bytes'] / 2**20:,.0f} MiB",
-            f"{name(row)}: {row['build_peak_bytes'] / 2**20:,.0f} MiB",
-            row["build_peak_bytes"] / peer["build_peak_bytes"],
+            f"{what}, share of the fastest peer's",
+            f"{name(peer)}: {peer[key] / 2**20:,.0f} MiB",
+            f"{name(row)}: {row[key] / 2**20:,.0f} MiB",
+            row[key] / peer[key],
             f"≤ {MEMORY_SHARE}",
         )
-        for row in ours(document["indexes"])
+        for row in us
     ]
     return lines
 

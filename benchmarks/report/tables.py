@@ -62,8 +62,8 @@ def search_table(k: int, rows: list[Row]) -> list[str]:
     """Latency beside overlap and nDCG."""
     lines = [
         "| engine | index | setting | threads | p50 ms | p95 ms | p99 ms | processor ms "
-        f"| overlap@{k} | kept | nDCG@10 | busy |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        f"| hits | overlap@{k} | kept | nDCG@10 | busy |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for c in at(rows, k):
         kept = "" if c["kept"] is None else f"{c['kept']:.3f}"
@@ -71,7 +71,7 @@ def search_table(k: int, rows: list[Row]) -> list[str]:
         lines.append(
             f"| {c['engine']} | {c['index']} | {c['setting']} | {c['threads']} "
             f"| {c['p50_ms']:.2f} | {c['p95_ms']:.2f} | {c['p99_ms']:.2f} | {c['cpu_p50_ms']:.2f} "
-            f"| {c['overlap']:.3f} | {kept} | {c['ndcg_at_10']:.4f} | {busy} |"
+            f"| {c['hits']:.0f} | {c['overlap']:.3f} | {kept} | {c['ndcg_at_10']:.4f} | {busy} |"
         )
     return lines
 
@@ -113,15 +113,18 @@ def build_table(rows: list[Row]) -> list[str]:
     """Time by stage, speed, memory."""
     lines = [
         "| engine | index | seconds | of it processor | stages | tokens a second "
-        "| a processor second | peak MiB | load |",
-        "|---|---|--:|--:|---|--:|--:|--:|---|",
+        "| a processor second | peak MiB | of it private, at most | load |",
+        "|---|---|--:|--:|---|--:|--:|--:|--:|---|",
     ]
     for c in rows:
+        private = c["build_peak_private_bytes"]
         stages = ", ".join(f"{stage} {s:.1f}" for stage, s in c["build_stages"].items())
         lines.append(
             f"| {c['engine']} | {c['index']} | {c['build_seconds']:.0f} "
             f"| {c['build_cpu_seconds']:.0f} | {stages} | {c['build_tokens_per_s']:,.0f} "
             f"| {c['build_tokens_per_cpu_s']:,.0f} | {c['build_peak_bytes'] / MIB:,.0f} "
+            f"| {f'{private / MIB:,.0f}' if private else ''} "
             f"| {c['build_load'][0]} → {c['build_load'][1]} |"
         )
-    return lines
+    notes = {c["build_note"]: f"{c['engine']} {c['index']}" for c in rows if c["build_note"]}
+    return lines + [line for note, name in notes.items() for line in ("", f"{name}: {note}.")]

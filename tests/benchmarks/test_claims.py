@@ -21,6 +21,7 @@ def search(engine: str, p50: float, overlap: float, **more: Any) -> Row:
         "knobs": {},
         "default": True,
         "k": 10,
+        "hits": 10.0,
         "threads": 1,
         "p50_ms": p50,
         "p95_ms": 1.5 * p50,
@@ -42,6 +43,7 @@ def index(engine: str, size: float, speed: float, **more: Any) -> Row:
         "build_tokens_per_s": speed,
         "build_tokens_per_cpu_s": speed,
         "build_peak_bytes": 2**30,
+        "build_peak_private_bytes": None,
     }
     return row | more
 
@@ -83,6 +85,15 @@ def test_every_overlap_that_a_peer_reaches() -> None:
     assert holding(unable, "the fastest peer from overlap") == [True, False]
 
 
+def test_fewer_hits_than_asked_for_are_no_answer_unless_they_are_the_default() -> None:
+    short = [search("a", 1.0, 0.2, hits=5), search("a", 1.0, 0.2, hits=5, default=False)]
+    ours = search("tartan", 0.5, 0.9)
+    assert holding(claims(document([short[0], ours], [])), "from overlap 0.200") == [False]
+    full = search("a", 10.0, 0.5, default=False)
+    lines = claims(document([short[1], full, ours], []))
+    assert holding(lines, "from overlap") == [True]
+
+
 def test_fast_plaid_is_named() -> None:
     plaid = search("fast-plaid", 99.0, 0.5)
     lines = claims(document([plaid, search("tartan", 1.0, 0.6)], []))
@@ -114,6 +125,11 @@ def test_building() -> None:
     lines = claims(document([search("tartan", 1, 0.9)], [*peers, index("tartan", 24, 1000.0)]))
     assert holding(lines, "tokens a second") == [True]
     assert holding(lines, "peak memory") == [False]  # the same, not half
+    for row in peers:
+        row["build_peak_private_bytes"] = 2**30
+    own = index("tartan", 24, 1000.0, build_peak_private_bytes=2**29)
+    lines = claims(document([search("tartan", 1, 0.9)], [*peers, own]))
+    assert holding(lines, "peak private memory") == [True]
 
 
 def test_recall_is_held_at_its_farthest() -> None:
