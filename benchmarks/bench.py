@@ -90,9 +90,9 @@ def measure(
         for build in spec.builds:
             if args.bits and build.options["bits"] not in (*args.bits, 32):
                 continue
-            if args.built and not measured.bench.is_built(spec, build.options):
+            rebuild = spec.name in args.rebuild
+            if args.built and not rebuild and not measured.bench.is_built(spec, build.options):
                 continue
-            rebuild = spec.name in args.rebuild and not args.built
             name = {"engine": spec.name, "index": label_of(build.options)}
             try:
                 index, searches, throughput = measured.of(spec, build, rebuild=rebuild)
@@ -137,9 +137,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="minilm-untrained")
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "bench")
-    parser.add_argument("--rebuild", nargs="*", choices=names, default=["tartan"])
+    own = [spec.name for spec in ENGINES if spec.environment is None]
+    parser.add_argument("--rebuild", nargs="*", choices=names, default=own)
     parser.add_argument(
-        "--built", action="store_true", help="only indexes that are there; no builds"
+        "--built", action="store_true", help="build nothing but what --rebuild names"
     )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--theme", default="peers")

@@ -102,7 +102,7 @@ TARTAN_DEFAULT = Setting("default (recall .95)", {})
 TARTAN_EXACT = Setting(EXACT, {"exact": True}, head=True)
 TARTAN = (
     TARTAN_DEFAULT,
-    *(Setting(f"recall .{percent}", {"recall": percent / 100}) for percent in (70, 80, 85, 90)),
+    *(Setting(f"recall .{percent}", {"recall": percent / 100}) for percent in (80, 85, 90)),
     *(Setting(f"recall .{percent}", {"recall": percent / 100}) for percent in (98, 99)),
     _raw(2, 3),
     _raw(4, 3),
