@@ -10,6 +10,7 @@ from typing import Any
 
 from report.select import (
     Row,
+    answers,
     at,
     best_overlap,
     fastest,
@@ -31,7 +32,6 @@ MEMORY_SHARE = 0.5
 FOUR_BIT_OVERLAP = 0.96
 RECALL_TOLERANCE = 0.02
 RECALLS = (0.8, 0.99)
-ENOUGH_HITS = 0.99  # a setting that gives fewer than k hits is no answer to k
 FLOAT_NOISE = 1e-9  # 1 − 0.98 is a little more than 0.02
 
 
@@ -67,8 +67,9 @@ def _latency(document: dict[str, Any], k: int) -> list[Claim]:
     default = fastest(row for row in theirs if row["default"])
     if default:
         lines.append(_faster(f"k = {k}: the fastest peer's default", default, us, LATENCY_RATIO))
-    answering = [row for row in theirs if row["default"] or row["hits"] >= ENOUGH_HITS * k]
-    for row in reversed(frontier(answering, lambda row: float(row["p50_ms"]), "overlap")):
+    for row in reversed(
+        frontier(filter(answers, theirs), lambda row: float(row["p50_ms"]), "overlap")
+    ):
         line = f"k = {k}: the fastest peer from overlap {row['overlap']:.3f} on"
         lines.append(_faster(line, row, us, LATENCY_RATIO, equal=True))
     plaid = fastest(row for row in theirs if row["default"] and row["engine"] == "fast-plaid")

@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from report.select import Row, at, best_overlap, frontier, searches
+from report.select import Row, answers, at, best_overlap, frontier, searches
 
 mpl.use("Agg")
 # The same figures give the same file.
@@ -54,7 +54,7 @@ def save(figure: Figure, folder: Path, stem: str) -> str:
 
 def size_and_quality(document: dict[str, Any]) -> Figure:
     """Bytes a token against the overlap@10 that the best setting of each index has."""
-    figure = Figure(figsize=(6.4, 4.2))
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
     series: defaultdict[str, list[tuple[float, float, int]]] = defaultdict(list)
     for row in document["indexes"]:
@@ -75,13 +75,13 @@ def size_and_quality(document: dict[str, Any]) -> Figure:
 
 
 def latency_and_quality(document: dict[str, Any]) -> Figure:
-    """For each k: every search as a point, and each engine's frontier as a line."""
+    """For each k: every search with k hits as a point, and each engine's frontier as a line."""
     ks = document["about"]["ks"]
-    figure = Figure(figsize=(3.6 * len(ks), 4.0))
+    figure = Figure(figsize=(3.6 * len(ks), 4.0), layout="constrained")
     for number, k in enumerate(ks):
         axes: Axes = figure.add_subplot(1, len(ks), number + 1)
         series: defaultdict[str, list[Row]] = defaultdict(list)
-        for row in at(searches(document), k):
+        for row in filter(answers, at(searches(document), k)):
             series[_series(row)].append(row)
         for name, rows in series.items():
             _curve(axes, name, rows)
@@ -90,7 +90,6 @@ def latency_and_quality(document: dict[str, Any]) -> Figure:
         axes.set_ylabel(f"overlap@{k}")
         if number == 0:
             axes.legend(loc="lower right", frameon=False, fontsize=7)
-    figure.tight_layout()
     return figure
 
 
@@ -101,7 +100,7 @@ def plot_growth(document: dict[str, Any], folder: Path, stem: str) -> str:
     sizes = [row["passages"] for row in rows]
     first = rows[0]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.2, 3.8))
+        figure = Figure(figsize=(5.2, 3.8), layout="constrained")
         axes = figure.subplots()
         red = COLOURS["tartan"]
         axes.plot(sizes, [r["p50_ms"] for r in rows], "o-", color=red, label="p50")

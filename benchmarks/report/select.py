@@ -8,6 +8,7 @@ from typing import Any
 Row = dict[str, Any]
 OURS = "tartan"
 NO_ENGINE = "exhaustive"
+ENOUGH_HITS = 0.99
 
 
 def searches(document: dict[str, Any]) -> list[Row]:
@@ -28,6 +29,11 @@ def peers(rows: Iterable[Row]) -> list[Row]:
 def at(rows: Iterable[Row], k: int) -> list[Row]:
     """Searches for k hits."""
     return [row for row in rows if row["k"] == k]
+
+
+def answers(row: Row) -> bool:
+    """Whether a search gives the k hits that were asked for, or is its engine's default."""
+    return bool(row["default"] or row["hits"] >= ENOUGH_HITS * row["k"])
 
 
 def fastest(rows: Iterable[Row]) -> Row | None:
