@@ -58,6 +58,8 @@ def measure_collection(folder: Path, args: argparse.Namespace) -> dict[str, Any]
     load_before = busy()
     measured = Measurements(bench, collection, vectors, exact, sorted(args.k), args.threads)
     rows = measure(measured, chosen, args)
+    if not rows["searches"]:
+        raise SystemExit(f"{collection.name}: nothing was measured; see above, or `--help`")
     made = json.loads((work / "about.json").read_text(encoding="utf-8"))
     about = {
         "theme": args.theme,
