@@ -121,7 +121,7 @@ int main() {
 #endif
   std::printf("}, \"bytes_per_s\": {");
   comma = "";
-  for (const size_t bytes : {size_t{1} << 20, size_t{8} << 20, size_t{256} << 20}) {
+  for (size_t bytes = size_t{1} << 20; bytes <= size_t{256} << 20; bytes *= 4) {
     std::printf("%s\"%zu\": %.4g", comma, bytes, reading(bytes));
     comma = ", ";
   }

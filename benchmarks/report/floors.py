@@ -42,9 +42,9 @@ class Work:
 
 
 def bandwidth(peaks: dict[str, Any], working_set: float) -> float:
-    """Bytes a second: of the smallest measured size that holds the working set."""
+    """Bytes a second: of the largest measured size within the working set, so never too few."""
     sizes = sorted((int(size), float(rate)) for size, rate in peaks["bytes_per_s"].items())
-    return next((rate for size, rate in sizes if size >= working_set), sizes[-1][1])
+    return max(sizes[:1] + [one for one in sizes if one[0] <= working_set])[1]
 
 
 def floors(works: list[list[Work]], peaks: dict[str, Any]) -> list[dict[str, Any]]:
