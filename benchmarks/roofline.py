@@ -5,8 +5,8 @@
 The floor of a stage is the larger of its int8 operations over the measured peak and the bytes it
 must read over the measured bandwidth of a working set of that size; `report/floors.py` says what is
 counted, `peak.cpp` measures the two. Times are of one thread, each the least of several repeats,
-median over queries; where a kernel does several stages they are told apart by calling it with more
-candidates and by scoring the same passages alone.
+median over queries; the stages that one kernel does are told apart by calling it with nothing to
+scan, and by scoring the same passages alone.
 """
 
 from __future__ import annotations
@@ -107,15 +107,15 @@ class Stages:
         args, shard = self.args, self.shard
         rotated = self.codec.rotate(Q_LD)
         probes = self.codec.centroid_table.probe(rotated, args.nprobe)
-        many = min(4 * args.candidates, shard.passages - 1)
-        few_pids = shard.search(rotated, *probes, args.candidates, args.candidates)[0]
-        many_pids = shard.search(rotated, *probes, many, many)[0]
-        precise = np.sort(few_pids[: args.k + max(16, args.k // 4)])
-        few, more = (int(self.doclens_N[pids].sum()) for pids in (few_pids, many_pids))
+        pids = shard.search(rotated, *probes, args.candidates, args.candidates)[0]
+        scanned = int(self.doclens_N[pids].sum())
+        precise = np.sort(pids[: args.k + max(16, args.k // 4)])
         search_ms = least_ms(lambda: shard.search(rotated, *probes, args.k, args.candidates))
-        wider_ms = least_ms(lambda: shard.search(rotated, *probes, args.k, many))
-        scan_ms = (wider_ms - search_ms) / max(1, more - few) * few
         precise_ms = least_ms(lambda: shard.score(rotated, precise))
+        # With no more candidates than hits there is nothing to scan.
+        least = np.sort(pids[: args.k])
+        postings_ms = least_ms(lambda: shard.search(rotated, *probes, args.k, args.k))
+        postings_ms -= least_ms(lambda: shard.score(rotated, least))
         rotate_ms = least_ms(lambda: self.codec.rotate(Q_LD))
         probe_ms = least_ms(lambda: self.codec.centroid_table.probe(rotated, args.nprobe))
         total_ms = least_ms(
@@ -133,12 +133,18 @@ class Stages:
             Work("centroids", probe_ms, self.centroids * product, table_bytes, table_bytes),
             Work(
                 "postings, selection",
-                search_ms - scan_ms - precise_ms,
+                postings_ms,
                 0,
                 postings * (self.posting_bytes + 8),
                 self.postings_bytes,
             ),
-            Work("scan", scan_ms, few * product, few * self.token_bytes, shard_bytes),
+            Work(
+                "scan",
+                search_ms - postings_ms - precise_ms,
+                scanned * product,
+                scanned * self.token_bytes,
+                shard_bytes,
+            ),
             Work(
                 "precise",
                 precise_ms,
