@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 NATIVE := $(shell find colbert_core/native -type f) CMakeLists.txt
-# Any folder in BEIR's layout: what `make bench` measures on.
+# Folders in BEIR's layout: what `make bench` and `make bench-peers` measure on.
 DATA ?= ../shared/data/cranfield
 PIP := $(BIN)/pip --disable-pip-version-check
 export HF_HUB_OFFLINE ?= 1
@@ -18,7 +18,7 @@ venv: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -q -c constraints.txt scikit-build-core nanobind cmake ninja
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev,bench]'
 	touch $(STAMP)
 
 demo: venv
@@ -55,7 +55,7 @@ asan: venv
 	./tests/kernels/run_asan.sh
 
 bench: venv
-	$(BIN)/python benchmarks/bench_peers.py --data $(DATA) --engines tartan exhaustive --theme tartan
+	$(BIN)/python benchmarks/bench.py --data $(DATA) --engines tartan exhaustive --theme tartan
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache

@@ -14,4 +14,4 @@ peer-fixtures: peers
 		$(CURDIR)/tests/fixtures/codec_parity
 
 bench-peers: venv peers
-	$(BIN)/python benchmarks/bench_peers.py
+	$(BIN)/python benchmarks/bench.py --data $(DATA)

@@ -12,9 +12,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,14 +59,22 @@ class Vectors:
 
 
 class Engine(ABC):
-    """One engine, as its adapter presents it. Passages are named by their ordinals."""
+    """One engine, as its adapter presents it. Passages are named by their ordinals.
+
+    Attributes:
+        threads: that one query may use.
+    """
+
+    threads = 1
 
     def import_builder(self) -> None:  # noqa: B027 - optional
         """Import what only building needs; not timed, as no engine's imports are."""
 
     @abstractmethod
-    def build(self, vectors: Vectors, index: Path, options: dict[str, Any]) -> None:
-        """Write an index of all of `vectors` to `index`."""
+    def build(
+        self, vectors: Vectors, index: Path, options: dict[str, Any]
+    ) -> dict[str, float] | None:
+        """Write an index of all of `vectors` to `index`; seconds by stage, where it knows them."""
 
     @abstractmethod
     def open(self, index: Path) -> None:
@@ -78,12 +88,20 @@ class Engine(ABC):
     def search(self, query: Any, k: int, setting: dict[str, Any]) -> list[int]:
         """At most `k` passages, best first; timed."""
 
+    def search_many(
+        self, queries: Sequence[Any], k: int, setting: dict[str, Any], threads: int
+    ) -> None:
+        """All queries, `threads` of them at a time; timed."""
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda query: self.search(query, k, setting), queries))
+
 
 def run(make_engine: Callable[[], Engine]) -> None:
     """Answer the request named on the command line."""
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     set_torch_threads(request["threads"])
     engine = make_engine()
+    engine.threads = request["threads"]
     index = Path(request["index"])
     vectors = Vectors.load(Path(request["vectors"]))
     baseline = memory()
@@ -100,23 +118,29 @@ def run(make_engine: Callable[[], Engine]) -> None:
 def timed_build(
     engine: Engine, vectors: Vectors, index: Path, options: dict[str, Any]
 ) -> dict[str, Any]:
-    """Build once; wall and processor seconds."""
+    """Build once; wall and processor seconds, and wall seconds by stage."""
     engine.import_builder()
-    wall, cpu = time.perf_counter(), time.process_time()
-    engine.build(vectors, index, options)
-    return {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+    with PrivatePeak() as private:
+        wall, cpu = time.perf_counter(), time.process_time()
+        stages = engine.build(vectors, index, options)
+        taken = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+    return taken | {"stages": stages or {}, "private_peak": private.bytes}
 
 
 def timed_searches(
     engine: Engine, vectors: Vectors, index: Path, request: dict[str, Any]
 ) -> dict[str, Any]:
-    """Open once, then every (setting, k) that was asked for."""
+    """Open once, then every (setting, k) that was asked for, then many queries at a time."""
     start = time.perf_counter()
     engine.open(index)
     opened = time.perf_counter() - start
     queries = [engine.prepare(query) for query in vectors.queries]
     runs = [one_run(engine, queries, run["setting"], run["k"], request) for run in request["runs"]]
-    return {"open_seconds": opened, "runs": runs}
+    together = [
+        many_at_once(engine, queries, run["setting"], run["k"], run["threads"], request)
+        for run in request["together"]
+    ]
+    return {"open_seconds": opened, "runs": runs, "together": together}
 
 
 def one_run(
@@ -128,8 +152,7 @@ def one_run(
     over the passes per query: wall time, and processor time of all threads, which a busy machine
     hardly changes. `cpu_per_wall` shows both hidden threads (> 1) and a busy machine (< 1).
     """
-    for query in queries[: request["warmup"]]:
-        engine.search(query, k, setting)
+    warm_up(engine, queries, setting, k, request)
     passes: list[list[tuple[float, float]]] = []
     top: list[list[int]] = []
     wall, cpu = time.perf_counter(), time.process_time()
@@ -146,14 +169,45 @@ def one_run(
     spent = time.perf_counter() - wall
     latency_ms, cpu_ms = 1e3 * np.median(np.array(passes), axis=0).T
     return {
-        "setting": setting,
-        "k": k,
         "passes": len(passes),
         "latency_ms": latency_ms.tolist(),
         "cpu_ms": cpu_ms.tolist(),
         "cpu_per_wall": (time.process_time() - cpu) / spent,
+        "memory": memory(),
         "top": top,
     }
+
+
+def warm_up(
+    engine: Engine, queries: list[Any], setting: dict[str, Any], k: int, request: dict[str, Any]
+) -> None:
+    """The first `warmup` queries, but no longer than a tenth of `max_seconds`."""
+    start = time.perf_counter()
+    for query in queries[: request["warmup"]]:
+        engine.search(query, k, setting)
+        if time.perf_counter() - start > request["max_seconds"] / 10:
+            break
+
+
+def many_at_once(
+    engine: Engine,
+    queries: list[Any],
+    setting: dict[str, Any],
+    k: int,
+    threads: int,
+    request: dict[str, Any],
+) -> dict[str, Any]:
+    """Queries a second with `threads` of them at a time: the best of several passes."""
+    warm_up(engine, queries, setting, k, request)
+    rates: list[float] = []
+    begun = time.perf_counter()
+    while len(rates) < request["passes"]:
+        start = time.perf_counter()
+        engine.search_many(queries, k, setting, threads)
+        rates.append(len(queries) / (time.perf_counter() - start))
+        if time.perf_counter() - begun > request["max_seconds"]:
+            break
+    return {"queries_per_s": max(rates), "passes": len(rates)}
 
 
 def memory() -> dict[str, int]:
@@ -167,6 +221,29 @@ def memory() -> dict[str, int]:
         if key in ("VmHWM", "VmRSS", "RssAnon"):
             fields[key] = int(value.split()[0]) * 1024
     return {"peak": fields["VmHWM"], "resident": fields["VmRSS"], "anonymous": fields["RssAnon"]}
+
+
+class PrivatePeak:
+    """The most anonymous memory that was resident, looked at twenty times a second.
+
+    The peak that the system keeps (VmHWM) counts pages of mapped files as well: here the vectors,
+    which every engine reads and which cost nothing when memory is short.
+    """
+
+    def __enter__(self) -> PrivatePeak:
+        self.bytes = memory()["anonymous"]
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.05):
+            self.bytes = max(self.bytes, memory()["anonymous"])
 
 
 def set_torch_threads(threads: int) -> None:

@@ -5,6 +5,9 @@ Its answers carry string ids, which are looked up within the measured time.
 
 from __future__ import annotations
 
+import time
+from collections import defaultdict
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,22 @@ class Passages:
         return self.vectors.passage(pid)
 
 
+class StageClock:
+    """Seconds by stage, from `on_progress`: time belongs to the stage that reports at its end.
+
+    What follows the last report is writing: postings, ids, checksums, the manifest.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._last = time.perf_counter()
+
+    def __call__(self, stage: str, _done: int, _total: int) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] += now - self._last
+        self._last = now
+
+
 class Tartan(Engine):
     """See `adapter.Engine`."""
 
@@ -37,10 +56,13 @@ class Tartan(Engine):
         """k-means imports torch; searching never does."""
         import_module("colbert_core.codec.kmeans")
 
-    def build(self, vectors: Vectors, index: Path, options: dict[str, Any]) -> None:
+    def build(self, vectors: Vectors, index: Path, options: dict[str, Any]) -> dict[str, float]:
         """Options: `bits`, `codec`."""
+        clock = StageClock()
         # The fp16 rounding that all engines get moves lengths by up to 5e-4.
-        Index.build(index, Passages(vectors), normalize=True, **options)
+        Index.build(index, Passages(vectors), normalize=True, on_progress=clock, **options)
+        clock("write", 1, 1)
+        return dict(clock.seconds)
 
     def open(self, index: Path) -> None:
         """Map the index."""
@@ -51,8 +73,21 @@ class Tartan(Engine):
         return np.ascontiguousarray(query_LD, dtype=np.float32)
 
     def search(self, query: np.ndarray, k: int, setting: dict[str, Any]) -> list[int]:
-        """Settings: `recall`, or `nprobe` and `candidates`; none: the default recall."""
-        return [int(hit.id) for hit in self.index.search(query, k=k, **setting)]
+        """Settings: `recall`, `exact`, or `nprobe` and `candidates_per_hit`; none: the default."""
+        return [int(hit.id) for hit in self.index.search(query, k=k, **_knobs(setting, k))]
+
+    def search_many(
+        self, queries: Sequence[np.ndarray], k: int, setting: dict[str, Any], threads: int
+    ) -> None:
+        """`Index.search_many`."""
+        self.index.search_many(queries, k=k, threads=threads, **_knobs(setting, k))
+
+
+def _knobs(setting: dict[str, Any], k: int) -> dict[str, Any]:
+    knobs = dict(setting)
+    if "candidates_per_hit" in knobs:
+        knobs["candidates"] = k * knobs.pop("candidates_per_hit")
+    return knobs
 
 
 if __name__ == "__main__":

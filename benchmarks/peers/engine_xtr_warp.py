@@ -6,6 +6,7 @@ overlap beside its nDCG.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,17 @@ class XtrWarpEngine(Engine):
 
     def search(self, query: torch.Tensor, k: int, setting: dict[str, Any]) -> list[int]:
         """Settings: `nprobe`, `bound`, `t_prime`, …; none: chosen by the library from k."""
-        found = self.engine.search(query, top_k=k, num_threads=1, show_progress=False, **setting)
+        found = self.engine.search(
+            query, top_k=k, num_threads=self.threads, show_progress=False, **setting
+        )
         return [pid for pid, _ in found[0]]
+
+    def search_many(
+        self, queries: Sequence[torch.Tensor], k: int, setting: dict[str, Any], threads: int
+    ) -> None:
+        """Its own batches, which it pads: it cannot be called from a second thread."""
+        batch = [query[0] for query in queries]
+        self.engine.search(batch, top_k=k, num_threads=threads, show_progress=False, **setting)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from engines import EngineSpec
+from engines import EngineSpec, Run
 from machine import busy
 
 THREAD_VARIABLES = (
@@ -22,7 +22,7 @@ THREAD_VARIABLES = (
     "RAYON_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
-ADAPTER_LIMIT_S = 3600
+LIMIT_S = {"build": 4 * 3600, "search": 2 * 3600}
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Bench:
     Attributes:
         root: the repository.
         work: the cache folder of this collection; indexes are built in it.
-        threads: for building and searching.
+        threads: for building.
         warmup: queries before each measured run.
         passes: over all queries; a query's latency is its median over them.
         max_seconds: after which a run makes no further pass.
@@ -63,33 +63,44 @@ class Bench:
             return dict(json.loads(record.read_text(encoding="utf-8")))
         record.unlink(missing_ok=True)
         shutil.rmtree(index, ignore_errors=True)
-        answer = self._adapter(spec, {"action": "build", "options": options}, index)
+        request = {"action": "build", "options": options}
+        answer = self._adapter(spec, request, index, self.threads)
         record.write_text(json.dumps(answer), encoding="utf-8")
         return answer
 
-    def search(self, spec: EngineSpec, options: dict[str, Any], ks: list[int]) -> dict[str, Any]:
-        """Every setting at every k, in one fresh process; `labels` names the runs."""
-        runs = [(label, setting, k) for label, setting in spec.settings for k in ks]
+    def search(
+        self,
+        spec: EngineSpec,
+        options: dict[str, Any],
+        runs: list[Run],
+        *,
+        threads: int,
+        together: list[tuple[Run, int]],
+    ) -> dict[str, Any]:
+        """All `runs` in one fresh process, a query on `threads` threads; then `together`, many
+        queries at a time, each with how many."""
         request = {
             "action": "search",
-            "runs": [{"setting": setting, "k": k} for _, setting, k in runs],
+            "runs": [_asked(run) for run in runs],
+            "together": [_asked(run) | {"threads": at_once} for run, at_once in together],
             "warmup": self.warmup,
             "passes": self.passes,
             "max_seconds": self.max_seconds,
         }
-        answer = self._adapter(spec, request, self.index(spec, options))
-        return answer | {"labels": [label for label, _, _ in runs]}
+        return self._adapter(spec, request, self.index(spec, options), threads)
 
     def _record(self, index: Path) -> Path:
         return self.work / f"{index.name}.build.json"
 
-    def _adapter(self, spec: EngineSpec, request: dict[str, Any], index: Path) -> dict[str, Any]:
-        """Raises RuntimeError with the end of its output when the adapter fails."""
+    def _adapter(
+        self, spec: EngineSpec, request: dict[str, Any], index: Path, threads: int
+    ) -> dict[str, Any]:
+        """Raises RuntimeError with the end of its output when the adapter fails or takes hours."""
         stem = f"{index.name}.{request['action']}"
         asked, answered = self.work / f"{stem}.request.json", self.work / f"{stem}.answer.json"
         answered.unlink(missing_ok=True)
         request = request | {
-            "threads": self.threads,
+            "threads": threads,
             "vectors": str(self.work),
             "index": str(index),
         }
@@ -98,25 +109,34 @@ class Bench:
         script = self.root / "benchmarks" / "peers" / spec.script
         load = busy()
         print(f"{request['action']} {index.name} …", flush=True)
-        done = subprocess.run(
-            [str(python), str(script), str(asked), str(answered)],
-            env=self._environment(spec, python),
-            cwd=self.work,
-            capture_output=True,
-            text=True,
-            timeout=ADAPTER_LIMIT_S,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [str(python), str(script), str(asked), str(answered)],
+                env=self._environment(spec, python, threads),
+                cwd=self.work,
+                capture_output=True,
+                text=True,
+                timeout=LIMIT_S[request["action"]],
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RuntimeError(f"not done after {error.timeout:,.0f} s") from error
         if done.returncode != 0 or not answered.exists():
             raise RuntimeError(f"exit {done.returncode}: {(done.stdout + done.stderr)[-2000:]}")
         answer = dict(json.loads(answered.read_text(encoding="utf-8")))
         return answer | {"load_before": load, "load_after": busy()}
 
-    def _environment(self, spec: EngineSpec, python: Path) -> dict[str, str]:
-        settings = {name: str(self.threads) for name in THREAD_VARIABLES}
+    def _environment(self, spec: EngineSpec, python: Path, threads: int) -> dict[str, str]:
+        settings = {name: str(threads) for name in THREAD_VARIABLES}
         settings["BENCH_IMPORTS"] = "torch" if spec.uses_torch else ""
         settings["PATH"] = f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        if spec.environment is None:
+            settings["PYTHONPATH"] = str(self.root)  # what lies here is what is measured
         return os.environ | settings
+
+
+def _asked(run: Run) -> dict[str, Any]:
+    return {"setting": run.setting.knobs, "k": run.k}
 
 
 def interpreter(root: Path, spec: EngineSpec) -> Path:
@@ -139,13 +159,18 @@ def label_of(options: dict[str, Any]) -> str:
     return f"{codec}{options['bits']}-bit"
 
 
-def index_bytes(index: Path, kept_twice: tuple[str, ...]) -> dict[str, int]:
-    """Bytes of all files, and without those that hold what another file holds too."""
+def index_bytes(index: Path, spec: EngineSpec) -> dict[str, int]:
+    """Bytes of an index's files.
+
+    `total` is all of it but stored texts, `once` that without the files that hold what another
+    file holds too, `texts` the stored texts.
+    """
     sizes = {path: path.stat().st_size for path in index.rglob("*") if path.is_file()}
-    twice = sum(
-        size
-        for path, size in sizes.items()
-        if any(fnmatch(path.name, pattern) for pattern in kept_twice)
-    )
-    total = sum(sizes.values())
-    return {"total": total, "once": total - twice}
+
+    def of(patterns: tuple[str, ...]) -> int:
+        named = [path for path in sizes if any(fnmatch(path.name, one) for one in patterns)]
+        return sum(sizes[path] for path in named)
+
+    texts = of(spec.texts)
+    total = sum(sizes.values()) - texts
+    return {"total": total, "once": total - of(spec.kept_twice), "texts": texts}

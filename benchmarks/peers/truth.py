@@ -18,8 +18,8 @@ def exact_top(vectors: Vectors, k: int, cache: Path) -> np.ndarray:
     k = min(k, len(vectors))
     if cache.exists() and cache.stat().st_mtime > _changed(cache.parent):
         known = np.load(cache)
-        if known.shape == (len(vectors.queries), k):
-            return known
+        if len(known) == len(vectors.queries) and known.shape[1] >= k:
+            return known[:, :k]
     scores = _exact_scores(vectors)
     top = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     np.save(cache, top)
@@ -28,11 +28,12 @@ def exact_top(vectors: Vectors, k: int, cache: Path) -> np.ndarray:
 
 def overlap(found: list[list[int]], exact: np.ndarray, k: int) -> float:
     """Mean share of the exact top k among the first k found."""
-    k = min(k, exact.shape[1])
-    shares = [
-        len(set(top[:k]) & set(best[:k].tolist())) / k
-        for top, best in zip(found, exact, strict=True)
-    ]
+    return overlap_between(found, exact.tolist(), k)
+
+
+def overlap_between(found: list[list[int]], best: list[list[int]], k: int) -> float:
+    """Mean share of the first k of `best` among the first k of `found`."""
+    shares = [len(set(a[:k]) & set(b[:k])) / len(b[:k]) for a, b in zip(found, best, strict=True)]
     return float(np.mean(shares))
 
 

@@ -1,0 +1,1 @@
+"""From the figures of a run to claims, tables and plots: pure functions of its JSON document."""
