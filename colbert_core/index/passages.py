@@ -80,12 +80,48 @@ class PassageWriter:
             self.close()
 
 
+class _Strings:
+    """One string column of a record batch, read straight from its mapped buffers.
+
+    Arrow's own way to one value makes a batch, a column and a scalar of it: 15 µs a passage.
+    """
+
+    def __init__(self, column: pa.StringArray) -> None:
+        valid, offsets, data = column.buffers()
+        self._offsets = memoryview(offsets).cast("i")
+        self._data = memoryview(data) if data is not None else memoryview(b"")
+        self._valid = column.is_valid().to_pylist() if valid is not None else None
+
+    def __getitem__(self, row: int) -> str | None:
+        if self._valid is not None and not self._valid[row]:
+            return None
+        return str(self._data[self._offsets[row] : self._offsets[row + 1]], "utf-8")
+
+
+class _Columns:
+    """The string columns of a file, batch by batch as they are asked for; safe between threads."""
+
+    def __init__(self, file: pa.RecordBatchFileReader) -> None:
+        self._file = file
+        self._batches: dict[int, list[_Strings]] = {}
+
+    def row(self, pid: int) -> list[str | None]:
+        """The values of all columns for one passage."""
+        number, row = divmod(pid, BATCH)
+        columns = self._batches.get(number)
+        if columns is None:
+            batch = self._file.get_batch(number)
+            columns = self._batches[number] = [_Strings(column) for column in batch.columns]
+        return [column[row] for column in columns]
+
+
 class PassageReader:
     """Reads passages by ordinal from the mapped files; safe to share between threads."""
 
     def __init__(self, folder: Path) -> None:
         self._ids = _open(folder / "ids.arrow", _IDS)
-        self._texts = _open(folder / "texts.arrow", _TEXTS)
+        self._id_of = _Columns(self._ids)
+        self._texts_of = _Columns(_open(folder / "texts.arrow", _TEXTS))
 
     def __len__(self) -> int:
         batches = self._ids.num_record_batches
@@ -96,8 +132,7 @@ class PassageReader:
 
     def id(self, pid: int) -> str:
         """The user's id of passage `pid`."""
-        batch, row = divmod(pid, BATCH)
-        return str(self._ids.get_batch(batch).column(0)[row].as_py())
+        return self._id_of.row(pid)[0] or ""
 
     def ids(self) -> list[str]:
         """All ids, in order."""
@@ -108,9 +143,7 @@ class PassageReader:
 
     def stored(self, pid: int) -> StoredRow:
         """What was stored of passage `pid`, as it was stored."""
-        batch, row = divmod(pid, BATCH)
-        texts = self._texts.get_batch(batch)
-        text, metadata = (texts.column(column)[row].as_py() for column in (0, 1))
+        text, metadata = self._texts_of.row(pid)
         return StoredRow(self.id(pid), text, metadata)
 
 

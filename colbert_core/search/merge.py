@@ -18,6 +18,10 @@ def merge(parts: Sequence[ShardTopK | None], k: int) -> list[tuple[int, int, flo
     answered = [(index, part) for index, part in enumerate(parts) if part and len(part.pids_K)]
     if not answered:
         return []
+    if len(answered) == 1:
+        index, part = answered[0]
+        best = zip(part.pids_K[:k].tolist(), part.scores_K[:k].tolist(), strict=True)
+        return [(index, pid, score) for pid, score in best]
     shards = np.concatenate([np.full(len(part.pids_K), index) for index, part in answered])
     pids = np.concatenate([part.pids_K for _, part in answered])
     scores = np.concatenate([part.scores_K for _, part in answered])
