@@ -95,7 +95,15 @@ void offer_amx(const CentroidRows& centroids, const uint32_t* runs, size_t count
 }  // namespace
 
 const BuildLeaf& build_leaf_amx() {
-  static const BuildLeaf leaf{"amx", leaf_amx().enter, leaf_amx().leave, 0, offer_amx};
+  static const BuildLeaf leaf = [] {
+    BuildLeaf amx = build_leaf_avx512();
+    amx.name = "amx";
+    amx.enter = leaf_amx().enter;
+    amx.leave = leaf_amx().leave;
+    amx.flip = 0;
+    amx.offer = offer_amx;
+    return amx;
+  }();
   return leaf;
 }
 

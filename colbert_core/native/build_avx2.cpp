@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include "build_offer.hpp"
+#include "build_quantise.hpp"
 
 namespace tartan {
 namespace {
@@ -59,7 +60,7 @@ struct BuildAvx2 {
 }  // namespace
 
 const BuildLeaf& build_leaf_avx2() {
-  static constexpr BuildLeaf leaf{"avx2", nullptr, nullptr, 0, offer<BuildAvx2>};
+  static constexpr BuildLeaf leaf = make_build_leaf<32>("avx2", 0, offer<BuildAvx2>);
   return leaf;
 }
 

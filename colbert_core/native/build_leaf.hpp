@@ -40,6 +40,33 @@ struct CentroidRows {
   size_t stride = 0;  // S, a multiple of kDepth
 };
 
+// Float vectors [T][D] with the centroid of each; what quantising fills has as many rows.
+struct QuantiseTokens {
+  const float* vectors;    // [count][D]
+  const int32_t* codes;    // [count]
+  const float* centroids;  // [C][D]
+  size_t count;
+  size_t dim;
+  uint8_t* packed;  // out: [count][D · bits / 8], planes as in codec/packing.py
+  uint8_t* scales;  // out: [count]
+};
+
+struct TartanTables {
+  int bits;
+  const float* levels;         // [2^bits]
+  const float* cutoffs;        // [2^bits − 1]
+  const float* alpha_borders;  // [15], between the 16 values of alpha
+  const float* beta_borders;   // [15]
+};
+
+struct ColbertTables {
+  int bits;
+  const float* levels;   // [2^bits]
+  const float* cutoffs;  // [2^bits − 1]
+  float lowest;          // inverse norm of scale byte 0
+  float steps;           // scale bytes per unit of inverse norm
+};
+
 struct BuildLeaf {
   const char* name;
   // What a thread must do before and after it calls `offer`; null for nothing.
@@ -51,6 +78,13 @@ struct BuildLeaf {
   // first one stays.
   void (*offer)(const CentroidRows&, const uint32_t* runs, size_t count, const int8_t* tile,
                 NearestSoFar&);
+  // Float vectors [count][D] as int8 with a scale each, the largest magnitude at 127.
+  void (*to_int8)(const float* vectors, size_t count, size_t dim, int8_t* values, float* scales);
+  // Adds every row whose code lies in [begin, end), times its scale, to sums[code − begin].
+  void (*add_rows)(const int8_t* values, const float* scales, const int32_t* codes, size_t count,
+                   size_t dim, int32_t begin, int32_t end, float* sums);
+  void (*quantise_tartan)(const QuantiseTokens&, const TartanTables&);
+  void (*quantise_colbertv2)(const QuantiseTokens&, const ColbertTables&);
 };
 
 // The one that belongs to the path in use (cpu.hpp).

@@ -2,6 +2,7 @@
 // quad is split into even and odd bytes, widened to int16: a product is at most 127 · 127 and two
 // of them still fit, so a quad costs two multiplications before it is widened again.
 #include "build_offer.hpp"
+#include "build_quantise.hpp"
 
 namespace tartan {
 namespace {
@@ -54,7 +55,7 @@ struct BuildPortable {
 }  // namespace
 
 const BuildLeaf& build_leaf_portable() {
-  static constexpr BuildLeaf leaf{"portable", nullptr, nullptr, 0, offer<BuildPortable>};
+  static constexpr BuildLeaf leaf = make_build_leaf<16>("portable", 0, offer<BuildPortable>);
   return leaf;
 }
 

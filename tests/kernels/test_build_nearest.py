@@ -1,16 +1,22 @@
-"""Native assignment of tokens to centroids: the integer argmax of plain numpy, on every path."""
+"""Assignment of tokens to centroids: the integer argmax of plain numpy, on every path."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
-from colbert_core import _native
+from colbert_core import _native, reference
 from colbert_core.types import I8, I32
 
 pytestmark = pytest.mark.usefixtures("isa")
+
+
+@pytest.fixture(params=[_native, reference], ids=["native", "reference"])
+def twin(request: pytest.FixtureRequest) -> Any:
+    return request.param
 
 
 def int8(rng: np.random.Generator, rows: int, dim: int, spread: float = 40) -> I8:
@@ -26,10 +32,10 @@ def nearest(tokens_TD: I8, codes_CD: I8) -> I32:
 
 @pytest.mark.parametrize("dim", [8, 24, 128, 192, 1024])
 @pytest.mark.parametrize("centroids", [1, 3, 31, 32, 33, 1000])
-def test_the_first_centroid_of_the_largest_product(dim: int, centroids: int) -> None:
+def test_the_first_centroid_of_the_largest_product(dim: int, centroids: int, twin: Any) -> None:
     rng = np.random.default_rng([dim, centroids])
     codes_CD = int8(rng, centroids, dim)
-    table = _native.NearestCentroid(codes_CD)
+    table = twin.NearestCentroid(codes_CD)
     assert (table.centroids, table.dim) == (centroids, dim)
     for tokens in (0, 1, 31, 33, 300):
         tokens_TD = int8(rng, tokens, dim)
@@ -52,9 +58,9 @@ EXTREMES: dict[str, Callable[[np.random.Generator], tuple[I8, I8]]] = {
 
 
 @pytest.mark.parametrize("case", EXTREMES)
-def test_ties_and_extremes(case: str) -> None:
+def test_ties_and_extremes(case: str, twin: Any) -> None:
     tokens_TD, codes_CD = EXTREMES[case](np.random.default_rng(5))
-    found_T = _native.NearestCentroid(codes_CD).assign(tokens_TD, 1)
+    found_T = twin.NearestCentroid(codes_CD).assign(tokens_TD, 1)
     assert np.array_equal(found_T, nearest(tokens_TD, codes_CD))
 
 
@@ -69,9 +75,9 @@ def test_more_tokens_than_a_block_on_any_number_of_threads() -> None:
 
 @pytest.mark.parametrize("dim", [24, 128])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_groups_look_at_their_runs_alone(dim: int, threads: int) -> None:
+def test_groups_look_at_their_runs_alone(dim: int, threads: int, twin: Any) -> None:
     rng = np.random.default_rng(dim)
-    run = _native.RUN
+    run = twin.RUN
     tokens_TD, codes_CD = int8(rng, 1000, dim), int8(rng, 10 * run - 5, dim)
     groups = 7
     group_T = rng.integers(0, groups - 1, len(tokens_TD))  # the last group is empty
@@ -79,7 +85,7 @@ def test_groups_look_at_their_runs_alone(dim: int, threads: int) -> None:
     starts_G1 = np.searchsorted(group_T[order_T], np.arange(groups + 1)).astype(np.int64)
     runs_GM = np.sort([rng.choice(10, 3, replace=False) for _ in range(groups)]).astype(np.int32)
 
-    table = _native.NearestCentroid(codes_CD)
+    table = twin.NearestCentroid(codes_CD)
     found_T = table.assign_among(tokens_TD, order_T, starts_G1, runs_GM, threads)
 
     looked_GC = np.zeros((groups, 10), bool)
@@ -105,9 +111,9 @@ TOKENS_TD = np.ones((3, 16), np.int8)
         (np.ones((16, 40), np.int8).T, "codes_CD must be a C-contiguous int8"),
     ],
 )
-def test_centroids_that_cannot_be_are_refused(codes_CD: I8, message: str) -> None:
+def test_centroids_that_cannot_be_are_refused(codes_CD: I8, message: str, twin: Any) -> None:
     with pytest.raises(ValueError, match=message):
-        _native.NearestCentroid(codes_CD)
+        twin.NearestCentroid(codes_CD)
 
 
 @pytest.mark.parametrize(
@@ -118,9 +124,11 @@ def test_centroids_that_cannot_be_are_refused(codes_CD: I8, message: str) -> Non
         (TOKENS_TD, 0, "threads 0 must be at least 1"),
     ],
 )
-def test_tokens_that_cannot_be_are_refused(tokens_TD: I8, threads: int, message: str) -> None:
+def test_tokens_that_cannot_be_are_refused(
+    tokens_TD: I8, threads: int, message: str, twin: Any
+) -> None:
     with pytest.raises(ValueError, match=message):
-        _native.NearestCentroid(CODES_CD).assign(tokens_TD, threads)
+        twin.NearestCentroid(CODES_CD).assign(tokens_TD, threads)
 
 
 @pytest.mark.parametrize(
@@ -139,9 +147,9 @@ def test_tokens_that_cannot_be_are_refused(tokens_TD: I8, threads: int, message:
     ],
 )
 def test_groups_that_cannot_be_are_refused(
-    order_T: list[int], starts_G1: list[int], runs_GM: list[list[int]], message: str
+    order_T: list[int], starts_G1: list[int], runs_GM: list[list[int]], message: str, twin: Any
 ) -> None:
-    table = _native.NearestCentroid(CODES_CD)
+    table = twin.NearestCentroid(CODES_CD)
     with pytest.raises(ValueError, match=message):
         table.assign_among(
             TOKENS_TD,
