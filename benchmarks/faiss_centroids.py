@@ -25,7 +25,9 @@ sys.path.insert(0, str(ROOT / "benchmarks" / "peers"))
 from adapter import Vectors  # noqa: E402
 
 from colbert_core import kernels  # noqa: E402
-from colbert_core.codec.kmeans import ITERATIONS, NearestCentroid, spherical_kmeans  # noqa: E402
+from colbert_core.codec.assign import Assigner  # noqa: E402
+from colbert_core.codec.kmeans import ITERATIONS, spherical_kmeans  # noqa: E402
+from colbert_core.codec.rows import Rows  # noqa: E402
 
 NPROBE = 16
 Probe = Callable[[np.ndarray], np.ndarray]
@@ -154,7 +156,7 @@ WAYS: dict[str, Callable[[np.ndarray], tuple[Probe, int]]] = {
 def clustering(sample_SD: np.ndarray, count: int) -> None:
     """Time and mean cosine with the nearest centroid, after the same number of iterations."""
     start = time.process_time()
-    mine = spherical_kmeans(sample_SD, count, seed=0)
+    mine = spherical_kmeans(Rows.of(sample_SD), count, seed=0)
     seconds = time.process_time() - start
     print(f"| ours | {ITERATIONS} | {seconds:.1f} | {cosine(sample_SD, mine):.4f} |")
     start = time.process_time()
@@ -169,7 +171,7 @@ def clustering(sample_SD: np.ndarray, count: int) -> None:
 def cosine(sample_SD: np.ndarray, centroids_CD: np.ndarray) -> float:
     """Mean inner product of each vector with its centroid."""
     centroids_CD = np.ascontiguousarray(centroids_CD, dtype=np.float32)
-    codes_S = NearestCentroid(centroids_CD)(sample_SD)
+    codes_S = Assigner(centroids_CD)(Rows.of(sample_SD))
     return float((sample_SD * centroids_CD[codes_S]).sum(axis=1).mean())
 
 

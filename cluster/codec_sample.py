@@ -27,22 +27,17 @@ class KeptVectors:
     units: tuple[int, ...]
     tokens: int
 
-    def load(self, projection: F32 | None) -> F32:
-        """All of them, projected and normalised, float32 [S, D]."""
-        sample_SD: F32 | None = None
-        filled = 0
+    def projected(self, projection: F32 | None) -> Iterator[F32]:
+        """Unit by unit, projected and normalised, float32 [T, D]."""
+        read = 0
         for vectors_TD in self.parts():
-            part_TD = project(vectors_TD, projection)
-            if sample_SD is None:  # filled part by part: never twice in memory
-                sample_SD = np.empty((self.tokens, part_TD.shape[1]), np.float32)
-            sample_SD[filled : filled + len(part_TD)] = part_TD
-            filled += len(part_TD)
-        if sample_SD is None or filled != self.tokens:
+            read += len(vectors_TD)
+            yield project(vectors_TD, projection)
+        if read != self.tokens:
             raise JobFailed(
-                f"{self.staging.folder}: the sample has {filled:,} vectors and {self.tokens:,} "
+                f"{self.staging.folder}: the sample has {read:,} vectors and {self.tokens:,} "
                 "were written; something else changes the staging folder"
             )
-        return sample_SD
 
     def parts(self) -> Iterator[F16]:
         """Unit by unit, float16 [T, D] as the model gave them."""

@@ -196,7 +196,7 @@ class _Job:
         estimates = [estimate_tokens(unit, identity.doc_maxlen) for unit in corpus.units]
         centroids = self.settings.centroids or default_centroids(sum(estimates))
         dim = self.settings.kept_dim(identity)
-        target = min(centroids * SAMPLE_PER_CENTROID, SAMPLE_BYTES // (4 * dim))
+        target = min(centroids * SAMPLE_PER_CENTROID, SAMPLE_BYTES // dim)
         chosen = [
             corpus.units[index] for index in choose_sample(estimates, target, self.settings.seed)
         ]
@@ -216,7 +216,7 @@ class _Job:
         with self.stage("train", ITERATIONS, "iterations"):
             projection = fit_projection(kept, settings.kept_dim(identity), settings.seed)
             codec = train_codec(
-                kept.load(projection),
+                kept.projected(projection),
                 name=settings.codec,
                 bits=settings.bits,
                 centroids=settings.centroids,

@@ -55,3 +55,43 @@ class Shard:
 def isa() -> str: ...
 def isas() -> list[str]: ...
 def use_isa(name: str) -> None: ...
+
+RUN: int
+
+class NearestCentroid:
+    def __init__(self, codes_CD: I8) -> None: ...
+    @property
+    def centroids(self) -> int: ...
+    @property
+    def dim(self) -> int: ...
+    def assign(self, tokens_TD: I8, threads: int = 1) -> I32: ...
+    def assign_among(
+        self, tokens_TD: I8, order_T: I32, starts_G1: I64, runs_GM: I32, threads: int = 1
+    ) -> I32: ...
+
+def to_int8(vectors_TD: F32, threads: int = 1) -> tuple[I8, F32]: ...
+def sum_rows(
+    values_SD: I8, scales_S: F32, codes_S: I32, centroids: int, threads: int = 1
+) -> F32: ...
+def quantise_tartan(
+    vectors_TD: F32,
+    codes_T: I32,
+    centroids_CD: F32,
+    bits: int,
+    levels: F32,
+    cutoffs: F32,
+    alpha_borders: F32,
+    beta_borders: F32,
+    threads: int = 1,
+) -> tuple[U8, U8]: ...
+def quantise_colbertv2(
+    vectors_TD: F32,
+    codes_T: I32,
+    centroids_CD: F32,
+    bits: int,
+    levels: F32,
+    cutoffs: F32,
+    lowest: float,
+    steps: float,
+    threads: int = 1,
+) -> tuple[U8, U8]: ...

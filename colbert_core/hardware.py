@@ -1,9 +1,35 @@
-"""What this machine's processor does natively."""
+"""What this machine's processor does, and how much of it this process may use."""
 
 from __future__ import annotations
 
+import os
+import sys
 from functools import cache
 from pathlib import Path
+
+
+def threads() -> int:
+    """Threads for work on many vectors: what torch may use, and what it would use by default.
+
+    Torch is asked where it is loaded, so that `torch.set_num_threads` counts; it is not imported
+    for the question.
+    """
+    if torch := sys.modules.get("torch"):
+        return int(torch.get_num_threads())
+    wish = os.environ.get("OMP_NUM_THREADS", "")
+    if wish.isdecimal() and int(wish) > 0:
+        return int(wish)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def has_cuda() -> bool:
+    """Whether torch can compute on a GPU; it is imported only where there is a driver for one."""
+    if "torch" not in sys.modules and not Path("/dev/nvidiactl").exists():
+        return False
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @cache

@@ -9,7 +9,20 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-__all__ = ["IMPLEMENTATION", "CentroidTable", "Shard", "isa", "isas", "use_isa"]
+__all__ = [
+    "IMPLEMENTATION",
+    "RUN",
+    "CentroidTable",
+    "NearestCentroid",
+    "Shard",
+    "isa",
+    "isas",
+    "quantise_colbertv2",
+    "quantise_tartan",
+    "sum_rows",
+    "to_int8",
+    "use_isa",
+]
 
 
 def _why_not_native() -> str | None:
@@ -31,11 +44,32 @@ def _why_not_native() -> str | None:
 _REASON = _why_not_native()
 
 if TYPE_CHECKING or _REASON is None:
-    from colbert_core._native import CentroidTable, Shard, isa, isas, use_isa
+    from colbert_core._native import (
+        RUN,
+        CentroidTable,
+        NearestCentroid,
+        Shard,
+        isa,
+        isas,
+        quantise_colbertv2,
+        quantise_tartan,
+        sum_rows,
+        to_int8,
+        use_isa,
+    )
 
     IMPLEMENTATION = f"native ({isa()})"
 else:
-    from colbert_core.reference import CentroidTable, Shard
+    from colbert_core.reference import (
+        RUN,
+        CentroidTable,
+        NearestCentroid,
+        Shard,
+        quantise_colbertv2,
+        quantise_tartan,
+        sum_rows,
+        to_int8,
+    )
 
     IMPLEMENTATION = f"reference: {_REASON}"
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
 F16 = npt.NDArray[np.float16]
 I8 = npt.NDArray[np.int8]
 I32 = npt.NDArray[np.int32]

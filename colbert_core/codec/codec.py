@@ -15,26 +15,27 @@ is rotated once (`rotate`) before anything is compared with it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from colbert_core import kernels
 from colbert_core.codec import colbertv2, tartan
-from colbert_core.codec.packing import PLANES, pack_planes, packed_bytes, unpack_planes
+from colbert_core.codec.assign import Assigner
+from colbert_core.codec.kmeans import default_centroids, spherical_kmeans
+from colbert_core.codec.packing import PLANES, packed_bytes, unpack_planes
+from colbert_core.codec.rows import Rows
 from colbert_core.codec.tables import Tables
 from colbert_core.errors import IndexCorrupt, InvalidInput
 from colbert_core.types import F32, I8, I32, MAX_DIM, U8
 
-if TYPE_CHECKING:
-    from colbert_core.codec.kmeans import NearestCentroid
-
 CODECS = {"tartan": tartan, "colbertv2": colbertv2}
 _ARRAYS = ("levels", "cutoffs", "alpha", "beta")
+_TABLE_TOKENS = 20_000
+"""Sample tokens that the levels and scales are trained on."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,8 @@ class Codec:
         return tartan.quantise_centroids(self.centroids_CD)
 
     @cached_property
-    def _nearest(self) -> NearestCentroid:
-        from colbert_core.codec.kmeans import NearestCentroid  # torch: only where one builds
-
-        return NearestCentroid(self.centroids_CD)
+    def _assigner(self) -> Assigner:
+        return Assigner(self.centroids_CD)
 
     def rotate(self, vectors_LD: F32) -> F32:
         """Float32 [L, D] in the model's space → contiguous float32 [L, D] as kernels take it."""
@@ -106,15 +105,17 @@ class Codec:
         return np.ascontiguousarray(rotated, np.float32)
 
     def compress(self, vectors_TD: F32) -> Compressed:
-        """Float32 [T, D] unit vectors → compressed tokens. Needs torch (nearest centroids)."""
+        """Float32 [T, D] unit vectors → compressed tokens."""
         if not len(vectors_TD):
             empty = np.zeros((0, self.token_bytes), np.uint8)
             return Compressed(np.zeros(0, np.int32), empty, np.zeros(0, np.uint8))
         rotated_TD = self.rotate(vectors_TD)
-        codes_T = self._nearest(rotated_TD)
+        codes_T = self._assigner(Rows.of(rotated_TD))
         quantise = CODECS[self.name].quantise
-        indices_TD, scales_T = quantise(self.tables, rotated_TD, self.centroids_CD[codes_T])
-        return Compressed(codes_T, pack_planes(indices_TD, self.bits), scales_T)
+        packed_TB, scales_T = quantise(
+            self.tables, rotated_TD, codes_T, self.centroids_CD, self.bits
+        )
+        return Compressed(codes_T, packed_TB, scales_T)
 
     def decode(self, tokens: Compressed) -> F32:
         """Compressed tokens → float32 [T, D] in the model's space, for tests and export."""
@@ -170,7 +171,7 @@ class Codec:
 
 
 def train_codec(
-    sample_SD: F32,
+    sample: F32 | Iterable[F32],
     *,
     name: str = "tartan",
     bits: int = 2,
@@ -182,7 +183,9 @@ def train_codec(
     """Train a codec on a sample of token vectors.
 
     Args:
-        sample_SD: float32 [S, D], unit vectors.
+        sample: float32 [S, D], unit vectors; or such arrays one after the other, so that no more
+            than one of them is in memory. `kmeans.SAMPLE_PER_CENTROID` vectors a centroid are
+            enough, and all that are given are used.
         name: "tartan" or "colbertv2".
         bits: residual bits per dimension, 1 to 4.
         centroids: how many; by default the paper's 2^⌊log2(16·√total_tokens)⌋.
@@ -193,20 +196,33 @@ def train_codec(
     Raises:
         InvalidInput: an argument is outside what the codec can do.
     """
-    from colbert_core.codec.kmeans import default_centroids, spherical_kmeans
-
-    check_settings(name=name, bits=bits, dim=sample_SD.shape[1])
-    if not len(sample_SD):
-        raise InvalidInput("there are no token vectors to train centroids on; give at least one")
     if centroids is not None and centroids < 1:
         raise InvalidInput(f"centroids is {centroids}; give 1 or more, or leave it out")
-    count = min(centroids or default_centroids(total_tokens), len(sample_SD))
-    rotation_DD = CODECS[name].rotation(sample_SD.shape[1], seed)
-    rotated_SD = sample_SD if rotation_DD is None else sample_SD @ rotation_DD
-    means_CD = spherical_kmeans(rotated_SD, count, seed=seed, on_iteration=on_iteration)
+    parts = [sample] if isinstance(sample, np.ndarray) else sample
+    rows, rotation_DD = _read_sample(parts, name, bits, seed)
+    count = min(centroids or default_centroids(total_tokens), len(rows))
+    means_CD = spherical_kmeans(rows, count, seed=seed, on_iteration=on_iteration)
     exact_CD = CODECS[name].storable(means_CD)
-    tables = CODECS[name].train_tables(rotated_SD, exact_CD, bits=bits, seed=seed)
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(len(rows), min(_TABLE_TOKENS, len(rows)), replace=False)
+    rows = rows[np.sort(chosen)]
+    nearest_SD = exact_CD[Assigner(exact_CD)(rows)]
+    tables = CODECS[name].train_tables(rows.floats(), nearest_SD, bits=bits)
     return Codec(name, bits, rotation_DD, exact_CD, tables)
+
+
+def _read_sample(parts: Iterable[F32], name: str, bits: int, seed: int) -> tuple[Rows, F32 | None]:
+    """The sample in the codec's space, and what turns vectors into it."""
+    rotation_DD: F32 | None = None
+    read: list[Rows] = []
+    for part_SD in parts:
+        if not read:
+            check_settings(name=name, bits=bits, dim=part_SD.shape[1])
+            rotation_DD = CODECS[name].rotation(part_SD.shape[1], seed)
+        read.append(Rows.of(part_SD if rotation_DD is None else part_SD @ rotation_DD))
+    if not any(map(len, read)):
+        raise InvalidInput("there are no token vectors to train centroids on; give at least one")
+    return Rows.gather(read), rotation_DD
 
 
 def check_settings(*, name: str, bits: int, dim: int) -> None:

@@ -1,6 +1,6 @@
 """The codec of the ColBERTv2 paper (Santhanam et al. 2022), as colbert-ai's `ResidualCodec` has it.
 
-Shapes: T tokens, S sample tokens, D dimensions, C centroids.
+Shapes: T tokens, S sample tokens, D dimensions, C centroids, B packed bytes of a token.
 
 The centroids are kept in fp16. Every component of a residual falls into one of 2^b buckets, whose
 borders are the quantiles j/2^b of all residual components and whose values are the quantiles
@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from colbert_core import hardware, kernels
 from colbert_core.codec.tables import Tables
-from colbert_core.types import F32, U8
+from colbert_core.types import F32, I32, U8
 
-_TRAIN_TOKENS = 20_000
 _SCALE_RANGE = (0.5, 2.5)
 
 
@@ -30,15 +30,9 @@ def storable(centroids_CD: F32) -> F32:
     return centroids_CD.astype(np.float16).astype(np.float32)
 
 
-def train_tables(sample_SD: F32, centroids_CD: F32, *, bits: int, seed: int) -> Tables:
-    """Bucket borders and values from the residuals of a sample."""
-    from colbert_core.codec.kmeans import NearestCentroid
-
-    rng = np.random.default_rng(seed)
-    if len(sample_SD) > _TRAIN_TOKENS:
-        sample_SD = sample_SD[np.sort(rng.choice(len(sample_SD), _TRAIN_TOKENS, replace=False))]
-    residuals_SD = sample_SD - centroids_CD[NearestCentroid(centroids_CD)(sample_SD)]
-    return tables_from(*buckets_from(residuals_SD, bits))
+def train_tables(vectors_SD: F32, centroids_SD: F32, *, bits: int) -> Tables:
+    """Bucket borders and values from the residuals of a sample, given the centroid of each."""
+    return tables_from(*buckets_from(vectors_SD - centroids_SD, bits))
 
 
 def buckets_from(residuals_SD: F32, bits: int) -> tuple[F32, F32]:
@@ -56,17 +50,19 @@ def tables_from(borders: F32, values: F32) -> Tables:
     return Tables(values, borders, scales, scales)
 
 
-def quantise(tables: Tables, vectors_TD: F32, centroids_TD: F32) -> tuple[U8, U8]:
-    """Vectors and the centroid of each → (indices uint8 [T, D], scale bytes uint8 [T])."""
-    residuals_TD = vectors_TD - centroids_TD
-    indices_TD = bucketise(tables, residuals_TD)
-    decoded_TD = centroids_TD + tables.levels[indices_TD]
-    inverse_T = 1.0 / np.maximum(np.linalg.norm(decoded_TD, axis=1), 1e-6)
+def quantise(
+    tables: Tables, vectors_TD: F32, codes_T: I32, centroids_CD: F32, bits: int
+) -> tuple[U8, U8]:
+    """Vectors and their codes → (packed indices uint8 [T, B], scale bytes uint8 [T])."""
     low, high = _SCALE_RANGE
-    steps_T = np.rint((inverse_T - low) * (255 / (high - low)))
-    return indices_TD, np.clip(steps_T, 0, 255).astype(np.uint8)
-
-
-def bucketise(tables: Tables, residuals_TD: F32) -> U8:
-    """The bucket of every component: as many borders as lie below it (torch.bucketize)."""
-    return np.searchsorted(tables.cutoffs, residuals_TD, side="left").astype(np.uint8)
+    return kernels.quantise_colbertv2(
+        vectors_TD,
+        codes_T,
+        centroids_CD,
+        bits,
+        tables.levels,
+        tables.cutoffs,
+        low,
+        255 / (high - low),
+        hardware.threads(),
+    )

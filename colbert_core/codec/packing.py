@@ -15,35 +15,22 @@ from __future__ import annotations
 
 import numpy as np
 
+from colbert_core.reference.residuals import PLANES, pack_planes
 from colbert_core.types import U8
 
-PLANES: dict[int, tuple[tuple[int, int], ...]] = {
-    1: ((1, 0),),
-    2: ((2, 0),),
-    3: ((2, 0), (1, 2)),
-    4: ((4, 0),),
-}
-"""bits → ((width of the plane, position of its lowest bit in the index), …)"""
+__all__ = [
+    "PLANES",
+    "pack_planes",
+    "pack_stanford",
+    "packed_bytes",
+    "unpack_planes",
+    "unpack_stanford",
+]
 
 
 def packed_bytes(dim: int, bits: int) -> int:
     """Bytes of one token's packed residual."""
     return dim * bits // 8
-
-
-def pack_planes(indices_TD: U8, bits: int) -> U8:
-    """uint8 [T, D] indices below 2^bits → uint8 [T, B]."""
-    tokens, dim = indices_TD.shape
-    planes = []
-    for width, shift in PLANES[bits]:
-        fields = 8 // width
-        values = (indices_TD >> shift) & ((1 << width) - 1)
-        byte_fields = values.reshape(tokens, fields, dim // fields)
-        plane = np.zeros((tokens, dim // fields), np.uint8)
-        for j in range(fields):
-            plane |= byte_fields[:, j] << (j * width)
-        planes.append(plane)
-    return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=1)
 
 
 def unpack_planes(packed_TB: U8, bits: int, dim: int) -> U8:

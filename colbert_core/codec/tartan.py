@@ -1,6 +1,6 @@
 """Tartan's own codec: rotation, optimal scalar levels, and one scale byte per token.
 
-Shapes: T tokens, S sample tokens, D dimensions, C centroids.
+Shapes: T tokens, S sample tokens, D dimensions, C centroids, B packed bytes of a token.
 
 A random rotation makes the residual's components alike and nearly Gaussian, so that one set of
 Lloyd–Max levels (Lloyd 1982) is right for all of them; a least-squares scale per token absorbs how
@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from colbert_core import hardware, kernels
 from colbert_core.codec.tables import Tables
-from colbert_core.types import F32, I8, U8, AnyArray
+from colbert_core.reference.residuals import fit_tartan
+from colbert_core.types import F32, F64, I8, I32, U8
 
-_TRAIN_TOKENS = 20_000
 _LLOYD_ROUNDS = 60
-_REQUANTISE_ROUNDS = 2
 _SCALE_STEPS = 16
-_ROWS = 8192
 
 
 def rotation(dim: int, seed: int) -> F32:
@@ -44,101 +43,71 @@ def storable(centroids_CD: F32) -> F32:
     return exact_CD
 
 
-def train_tables(sample_SD: F32, centroids_CD: F32, *, bits: int, seed: int) -> Tables:
-    """Levels from the residuals of a sample, then the two scale tables from its scales."""
-    from colbert_core.codec.kmeans import NearestCentroid
-
-    rng = np.random.default_rng(seed)
-    if len(sample_SD) > _TRAIN_TOKENS:
-        sample_SD = sample_SD[np.sort(rng.choice(len(sample_SD), _TRAIN_TOKENS, replace=False))]
-    nearest_SD = centroids_CD[NearestCentroid(centroids_CD)(sample_SD)]
-    residuals_SD = sample_SD - nearest_SD
-    levels = lloyd_max(residuals_SD / _rms(residuals_SD), bits)
+def train_tables(vectors_SD: F32, centroids_SD: F32, *, bits: int) -> Tables:
+    """Levels from the residuals of a sample (its vectors, the centroid of each), then the two scale
+    tables from its scales."""
+    residuals_SD = vectors_SD - centroids_SD
+    lengths_S1 = np.sqrt(np.mean(residuals_SD * residuals_SD, axis=1, keepdims=True))
+    levels = lloyd_max(residuals_SD / np.maximum(lengths_S1, 1e-6), bits)
     cutoffs = ((levels[1:] + levels[:-1]) / 2).astype(np.float32)
-    _, alpha_S, beta_S = _fit(levels, cutoffs, sample_SD, nearest_SD)
-    steps_alpha, steps_beta = (_steps(scales_S) for scales_S in (alpha_S, beta_S))
+    _, alpha_S, beta_S = fit_tartan(levels, cutoffs, vectors_SD, centroids_SD)
     return Tables(
         levels=levels,
         cutoffs=cutoffs,
-        alpha=np.tile(steps_alpha, _SCALE_STEPS),
-        beta=np.repeat(steps_beta, _SCALE_STEPS),
+        alpha=np.tile(_lloyd_steps(alpha_S), _SCALE_STEPS),
+        beta=np.repeat(_lloyd_steps(beta_S), _SCALE_STEPS),
     )
 
 
 def lloyd_max(components: F32, bits: int) -> F32:
     """The 2^bits symmetric levels of least squared error, on an int8 grid, ascending."""
-    magnitudes = np.abs(components).ravel()
     half = 1 << (bits - 1)
-    levels = np.quantile(magnitudes, (np.arange(half) + 0.5) / half)
-    for _ in range(_LLOYD_ROUNDS):
-        levels = _cell_means(magnitudes, levels)
-    levels = np.maximum(levels, 1e-6)
+    levels = np.maximum(_lloyd(np.abs(components).ravel(), half), 1e-6)
     step = levels[-1] / 127
     grid = np.rint(np.concatenate([-levels[::-1], levels]) / step)
     symmetric: F32 = (grid * step).astype(np.float32)
     return symmetric
 
 
-def quantise(tables: Tables, vectors_TD: F32, centroids_TD: F32) -> tuple[U8, U8]:
-    """Rotated vectors and the centroid of each → (indices uint8 [T, D], scale bytes uint8 [T])."""
-    indices_TD = np.empty(vectors_TD.shape, np.uint8)
-    scales_T = np.empty(len(vectors_TD), np.uint8)
-    alpha_steps = tables.alpha[:_SCALE_STEPS]
-    beta_steps = tables.beta[::_SCALE_STEPS]
-    for start in range(0, len(vectors_TD), _ROWS):
-        rows = slice(start, start + _ROWS)
-        indices_TD[rows], alpha_T, beta_T = _fit(
-            tables.levels, tables.cutoffs, vectors_TD[rows], centroids_TD[rows]
-        )
-        low = _nearest_step(alpha_steps, alpha_T)
-        high = _nearest_step(beta_steps, beta_T)
-        scales_T[rows] = low | (high << 4)
-    return indices_TD, scales_T
+def quantise(
+    tables: Tables, vectors_TD: F32, codes_T: I32, centroids_CD: F32, bits: int
+) -> tuple[U8, U8]:
+    """Rotated vectors and their codes → (packed indices uint8 [T, B], scale bytes uint8 [T])."""
+    return kernels.quantise_tartan(
+        vectors_TD,
+        codes_T,
+        centroids_CD,
+        bits,
+        tables.levels,
+        tables.cutoffs,
+        _borders(tables.alpha[:_SCALE_STEPS]),
+        _borders(tables.beta[::_SCALE_STEPS]),
+        hardware.threads(),
+    )
 
 
-def _fit(
-    levels: F32, cutoffs: F32, vectors_TD: F32, centroids_TD: F32
-) -> tuple[U8, AnyArray, AnyArray]:
-    """Indices [T, D], and the alpha [T] and beta [T] that make the decoded vector fit best."""
-    residuals_TD = vectors_TD - centroids_TD
-    scale_T1 = _rms(residuals_TD)
-    for _ in range(1 + _REQUANTISE_ROUNDS):
-        indices_TD = np.searchsorted(cutoffs, residuals_TD / scale_T1).astype(np.uint8)
-        chosen_TD = levels[indices_TD]
-        fit_T1 = _dot(residuals_TD, chosen_TD) / np.maximum(_dot(chosen_TD, chosen_TD), 1e-12)
-        scale_T1 = np.maximum(fit_T1, 1e-6).astype(np.float32)
-    decoded_TD = centroids_TD + scale_T1 * chosen_TD
-    alpha_T = 1.0 / np.maximum(np.linalg.norm(decoded_TD, axis=1), 1e-6)
-    return indices_TD, alpha_T, alpha_T * scale_T1[:, 0]
+def _lloyd(values: F32, count: int) -> F64:
+    """The `count` levels of least squared error, ascending: Lloyd's algorithm in one dimension.
 
-
-def _rms(residuals_TD: F32) -> F32:
-    mean_T1 = np.sqrt(np.mean(residuals_TD * residuals_TD, axis=1, keepdims=True))
-    floor_T1: F32 = np.maximum(mean_T1, 1e-6).astype(np.float32)
-    return floor_T1
-
-
-def _dot(a_TD: F32, b_TD: F32) -> AnyArray:
-    products_T1: AnyArray = np.einsum("td,td->t", a_TD, b_TD)[:, None]
-    return products_T1
-
-
-def _steps(scales_S: AnyArray) -> F32:
-    """The 16 values of least squared error for a scale, ascending."""
-    steps = np.quantile(scales_S, (np.arange(_SCALE_STEPS) + 0.5) / _SCALE_STEPS)
+    On sorted values a cell is a slice, so a round costs no more than finding its borders.
+    """
+    ordered = np.sort(values, axis=None)
+    total = np.concatenate([[0.0], np.cumsum(ordered, dtype=np.float64)])
+    levels: F64 = np.quantile(ordered, (np.arange(count) + 0.5) / count)
     for _ in range(_LLOYD_ROUNDS):
-        steps = _cell_means(scales_S, steps)
-    return steps.astype(np.float32)
+        inner = np.searchsorted(ordered, (levels[1:] + levels[:-1]) / 2, side="right")
+        ends = np.concatenate([[0], inner, [len(ordered)]])
+        counts = np.diff(ends)
+        means = np.diff(total[ends]) / np.maximum(counts, 1)
+        levels = np.where(counts > 0, means, levels)  # an empty cell keeps its level
+    return levels
 
 
-def _cell_means(values: AnyArray, levels: AnyArray) -> AnyArray:
-    """One round of Lloyd's algorithm in one dimension; an empty cell keeps its level."""
-    cells = np.searchsorted((levels[1:] + levels[:-1]) / 2, values)
-    counts = np.bincount(cells, minlength=len(levels))
-    sums = np.bincount(cells, weights=values, minlength=len(levels))
-    means: AnyArray = np.where(counts, sums / np.maximum(counts, 1), levels)
-    return means
+def _lloyd_steps(scales_S: F32) -> F32:
+    steps: F32 = _lloyd(scales_S, _SCALE_STEPS).astype(np.float32)
+    return steps
 
 
-def _nearest_step(steps: F32, values_T: AnyArray) -> U8:
-    return np.searchsorted((steps[1:] + steps[:-1]) / 2, values_T).astype(np.uint8)
+def _borders(steps: F32) -> F32:
+    borders: F32 = (steps[1:] + steps[:-1]) / np.float32(2)
+    return borders

@@ -1,54 +1,21 @@
-// The one file that knows Python: checks arrays, keeps them alive, releases the GIL, returns
-// arrays.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
+// Search for Python: checks arrays, keeps them alive, releases the GIL, returns arrays.
 #include <nanobind/stl/optional.h>
-#include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include "arrays.hpp"
 #include "cpu.hpp"
 #include "shard.hpp"
 #include "table.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
+using namespace tartan::python;
 using tartan::require;
 
 namespace {
 
-using Array = nb::ndarray<nb::ro, nb::device::cpu>;
-
 // ---------------------------------------------------------------- arrays in
-
-bool is_contiguous(const Array& array) {
-  int64_t expected = 1;
-  if (array.size() == 0) return true;
-  for (size_t i = array.ndim(); i-- > 0;) {
-    if (array.shape(i) != 1 && array.stride(i) != expected) return false;
-    expected *= static_cast<int64_t>(array.shape(i));
-  }
-  return true;
-}
-
-template <class T>
-bool holds(const Array& array) {
-  return array.dtype() == nb::dtype<T>();
-}
-
-void require_layout(const char* name, const Array& array, size_t ndim, bool dtype_fits,
-                    const char* dtypes, size_t alignment) {
-  require(dtype_fits && array.ndim() == ndim && is_contiguous(array) &&
-              reinterpret_cast<uintptr_t>(array.data()) % alignment == 0,
-          std::string(name) + " must be a C-contiguous " + dtypes + " array of " +
-              std::to_string(ndim) + " dimension(s)");
-}
-
-template <class T>
-std::span<const T> view(const char* name, const Array& array, size_t ndim, const char* dtype) {
-  require_layout(name, array, ndim, holds<T>(array), dtype, alignof(T));
-  return {static_cast<const T*>(array.data()), array.size()};
-}
 
 std::span<const uint8_t> view_bytes(const char* name, const Array& array) {
   return view<uint8_t>(name, array, 1, "uint8");
@@ -62,39 +29,12 @@ std::span<const float> view_query(const Array& Q_LD, size_t dim) {
   return query;
 }
 
-size_t positive(const char* name, int64_t value) {
-  require(value >= 1, std::string(name) + " " + std::to_string(value) + " must be at least 1");
-  return static_cast<size_t>(value);
-}
-
 tartan::Shard::Allowed view_allowed(const std::optional<Array>& allowed_N) {
   if (!allowed_N) return std::nullopt;
   return view<uint8_t>("allowed_N", *allowed_N, 1, "uint8");
 }
 
 // ---------------------------------------------------------------- arrays out
-
-template <class T>
-using Vector = nb::ndarray<nb::numpy, T, nb::ndim<1>>;
-template <class T>
-using Matrix = nb::ndarray<nb::numpy, T, nb::ndim<2>>;
-
-template <class T>
-nb::capsule owner_of(T* data) {
-  return nb::capsule(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
-}
-
-template <class T>
-Vector<T> new_vector(size_t size) {
-  T* const data = new T[size]();
-  return Vector<T>(data, {size}, owner_of(data));
-}
-
-template <class T>
-Matrix<T> new_matrix(size_t rows, size_t columns) {
-  T* const data = new T[rows * columns]();
-  return Matrix<T>(data, {rows, columns}, owner_of(data));
-}
 
 using HitArrays = std::tuple<Vector<int64_t>, Vector<float>, size_t, size_t>;
 
@@ -107,12 +47,6 @@ HitArrays to_arrays(const tartan::Hits& hits) {
 }
 
 // ---------------------------------------------------------------- classes
-
-template <class Call>
-auto without_gil(const Call& call) {
-  const nb::gil_scoped_release released;
-  return call();
-}
 
 class Table {
  public:
@@ -293,6 +227,8 @@ NB_MODULE(_native, module) {
       .def_prop_ro("passages", [](const PyShard& self) { return self.core().passages(); })
       .def_prop_ro("tokens", [](const PyShard& self) { return self.core().tokens(); })
       .def_prop_ro("dim", [](const PyShard& self) { return self.core().dim(); });
+
+  bind_build(module);
 
   module.def("isa", [] { return std::string(tartan::active_leaf().name); });
   module.def("isas", &tartan::available_isas);

@@ -12,12 +12,25 @@ Everything here happens in the codec's rotated space; a query arrives rotated.
     arithmetic.py  quantising, unpacking, dot products and sums: the definitions
     table.py       the global centroids and the best of them per query token
     shard.py       one shard: candidates, scan, precise scoring
+    nearest.py     building: int8 rows, their nearest centroids, and their sums
+    residuals.py   building: what a codec stores of a token
     checks.py      what is refused, and in which words
 """
 
 from __future__ import annotations
 
+from colbert_core.reference.nearest import RUN, NearestCentroid, sum_rows, to_int8
+from colbert_core.reference.residuals import quantise_colbertv2, quantise_tartan
 from colbert_core.reference.shard import Shard
 from colbert_core.reference.table import CentroidTable
 
-__all__ = ["CentroidTable", "Shard"]
+__all__ = [
+    "RUN",
+    "CentroidTable",
+    "NearestCentroid",
+    "Shard",
+    "quantise_colbertv2",
+    "quantise_tartan",
+    "sum_rows",
+    "to_int8",
+]

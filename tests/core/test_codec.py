@@ -10,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from colbert_core.codec import Codec, check_settings, colbertv2, tartan, train_codec
-from colbert_core.codec.kmeans import NearestCentroid, default_centroids, spherical_kmeans
+from colbert_core.codec.assign import Assigner
+from colbert_core.codec.kmeans import default_centroids, spherical_kmeans
 from colbert_core.codec.packing import pack_planes, pack_stanford, unpack_planes, unpack_stanford
+from colbert_core.codec.rows import Rows
 from colbert_core.errors import IndexCorrupt, InvalidInput
+from colbert_core.reference.residuals import cells_of
 from colbert_core.types import F32
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "codec_parity"
@@ -52,10 +55,10 @@ def test_the_papers_codec_agrees_with_colbert_ai(bits: int) -> None:
     centroids = colbertv2.storable(want["centroids"])
     tables = colbertv2.tables_from(want["bucket_cutoffs"], want["bucket_weights"])
     codec = Codec("colbertv2", bits, None, centroids, tables)
-    codes = NearestCentroid(centroids)(want["vectors"])
+    codes = Assigner(centroids)(Rows.of(want["vectors"]))
     agree = codes == want["codes"]
-    assert agree.mean() > 0.98  # bf16 may turn a near tie
-    indices = colbertv2.bucketise(tables, want["vectors"] - centroids[want["codes"]])
+    assert agree.mean() > 0.98  # eight bits may turn a near tie
+    indices = cells_of(want["vectors"] - centroids[want["codes"]], tables.cutoffs)
     assert np.array_equal(pack_stanford(indices, bits), want["residuals"])
     compressed = codec.compress(want["vectors"])
     np.testing.assert_allclose(codec.decode(compressed)[agree], want["decoded"][agree], atol=2e-3)
@@ -131,16 +134,16 @@ def test_levels_are_an_int8_grid_and_the_rotation_is_orthonormal() -> None:
 
 def test_kmeans_takes_duplicates_and_more_centroids_than_vectors() -> None:
     same = np.repeat(unit(1, 8), 50, axis=0)
-    centroids = spherical_kmeans(same, 4, seed=0)
+    centroids = spherical_kmeans(Rows.of(same), 4, seed=0)
     assert np.isfinite(centroids).all()
-    assert len(spherical_kmeans(unit(3, 8), 10, seed=0)) == 3
+    assert len(spherical_kmeans(Rows.of(unit(3, 8)), 10, seed=0)) == 3
 
 
 def test_kmeans_finds_the_clusters_that_are_there() -> None:
     centres = np.eye(8, dtype=np.float32)[:4]
     noisy = np.repeat(centres, 200, axis=0) + 0.02 * unit(800, 8)
     noisy /= np.linalg.norm(noisy, axis=1, keepdims=True)
-    found = spherical_kmeans(noisy, 16, seed=1)
+    found = spherical_kmeans(Rows.of(noisy), 16, seed=1)
     assert ((found @ centres.T).max(axis=0) > 0.99).all()
 
 
@@ -167,10 +170,10 @@ def test_impossible_settings_are_refused(settings: dict[str, object], message: s
 @pytest.mark.parametrize("centroids", [1, 3, 128, 129, 1000])
 def test_nearest_centroids_are_those_of_plain_numpy(centroids: int) -> None:
     table, vectors = unit(centroids, 32, seed=2), unit(1500, 32, seed=3)
-    codes = NearestCentroid(table)(vectors)
+    codes = Assigner(table)(Rows.of(vectors))
     products = vectors @ table.T
     chosen = products[np.arange(1500), codes]
     assert codes.max() < centroids
-    np.testing.assert_allclose(chosen, products.max(axis=1), atol=0.01)  # bf16 turns near ties
-    exact = NearestCentroid(table)(table)
+    np.testing.assert_allclose(chosen, products.max(axis=1), atol=0.01)  # eight bits turn near ties
+    exact = Assigner(table)(Rows.of(table))
     assert np.array_equal(exact, np.arange(centroids))

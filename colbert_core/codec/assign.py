@@ -1,0 +1,104 @@
+"""The nearest centroid of every vector.
+
+Shapes: T vectors, D dimensions, C centroids, G groups, M runs.
+
+On the processor an integer kernel compares int8 vectors with int8 centroids; on a GPU torch does,
+in bf16.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from colbert_core import hardware, kernels
+from colbert_core.codec.rows import Rows
+from colbert_core.types import F32, I8, I32, I64
+
+if TYPE_CHECKING:
+    import torch
+
+NEAR_RUNS = 16
+"""Runs of `kernels.RUN` centroids that `again` looks at."""
+_GROUPS_AT_ONCE = 1024
+_GPU_ROWS = 1 << 14
+_GPU_OFFSET = 1.05
+"""Above every inner product of unit vectors, rounding included."""
+
+
+class Assigner:
+    """Assigns unit vectors to unit centroids by the largest inner product.
+
+    Args:
+        centroids_CD: float32 [C, D].
+    """
+
+    def __init__(self, centroids_CD: F32) -> None:
+        self._centroids_CD = centroids_CD
+
+    def __call__(self, rows: Rows) -> I32:
+        """Int32 [T], the code of each vector."""
+        if hardware.has_cuda():
+            return _on_gpu(rows, self._centroids_CD)
+        return self._kernel.assign(rows.values_TD, hardware.threads())
+
+    def again(self, rows: Rows, codes_T: I32) -> I32:
+        """The same, given codes that were right for similar centroids.
+
+        A vector looks at the centroids around its present one alone. That is worth it where
+        centroids with near codes lie near each other (`order.by_likeness`).
+        """
+        groups = -(-len(self._centroids_CD) // kernels.RUN)
+        if groups < 4 * NEAR_RUNS or hardware.has_cuda():
+            return self(rows)
+        group_T = (codes_T // kernels.RUN).astype(np.uint16 if groups < 1 << 16 else np.uint32)
+        order_T = np.argsort(group_T, kind="stable").astype(np.int32)
+        starts_G1: I64 = np.zeros(groups + 1, np.int64)
+        np.cumsum(np.bincount(group_T, minlength=groups), out=starts_G1[1:])
+        return self._kernel.assign_among(
+            rows.values_TD, order_T, starts_G1, self._near_runs(groups), hardware.threads()
+        )
+
+    def _near_runs(self, groups: int) -> I32:
+        """Int32 [G, M]: the runs whose mean is nearest to that of each run, ascending."""
+        starts = np.arange(groups) * kernels.RUN
+        means_GD = np.add.reduceat(self._centroids_CD, starts, axis=0)
+        means_GD /= np.maximum(np.linalg.norm(means_GD, axis=1, keepdims=True), 1e-12)
+        near_GM = np.empty((groups, NEAR_RUNS), np.int32)
+        for start in range(0, groups, _GROUPS_AT_ONCE):
+            rows = slice(start, start + _GROUPS_AT_ONCE)
+            distance_GG = -(means_GD[rows] @ means_GD.T)
+            near_GM[rows] = np.argpartition(distance_GG, NEAR_RUNS - 1, axis=1)[:, :NEAR_RUNS]
+        near_GM.sort(axis=1)
+        return near_GM
+
+    @cached_property
+    def _kernel(self) -> kernels.NearestCentroid:
+        return kernels.NearestCentroid(one_scale(self._centroids_CD))
+
+
+def one_scale(centroids_CD: F32) -> I8:
+    """Int8 [C, D] of one scale, so that integer products of different centroids compare."""
+    peak = np.maximum(np.abs(centroids_CD).max(), np.float32(1e-30))
+    codes_CD: I8 = np.rint(centroids_CD * (np.float32(127) / peak)).astype(np.int8)
+    return codes_CD
+
+
+def _on_gpu(rows: Rows, centroids_CD: F32) -> I32:
+    """The offset is taken off before a product is rounded: the best are near 0 then, and keep
+    their digits in bf16."""
+    import torch
+
+    def place(array: torch.Tensor) -> torch.Tensor:
+        return array.to("cuda", torch.bfloat16)
+
+    centroids = place(torch.from_numpy(centroids_CD))
+    bias = place(torch.full((len(centroids_CD),), -_GPU_OFFSET))
+    codes_T = np.empty(len(rows), np.int32)
+    for start in range(0, len(rows), _GPU_ROWS):
+        x_TD = place(torch.from_numpy(rows[start : start + _GPU_ROWS].floats()))
+        products_TC = torch.nn.functional.linear(x_TD, centroids, bias)
+        codes_T[start : start + _GPU_ROWS] = products_TC.argmax(dim=1).cpu().numpy()
+    return codes_T

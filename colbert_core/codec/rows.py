@@ -1,0 +1,59 @@
+"""Vectors as int8, as k-means and assignment take them.
+
+Shapes: T (or S, of a sample) vectors, D dimensions, C centroids.
+
+A vector is eight bits a component with a scale of its own. Which centroid is nearest does not
+depend on the scale, so assignment multiplies integers: exact, the same on every processor, and as
+good as fp32 (docs/decisions/building.md has the figures).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from colbert_core import hardware, kernels
+from colbert_core.types import F32, I8, I32, AnyArray
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Int8 vectors within ±127 [T, D], and the float32 [T] that each is multiplied by."""
+
+    values_TD: I8
+    scales_T: F32
+
+    @classmethod
+    def of(cls, vectors_TD: F32) -> Rows:
+        """Float32 [T, D] → int8, the largest magnitude of every vector at 127."""
+        return cls(*kernels.to_int8(np.ascontiguousarray(vectors_TD), hardware.threads()))
+
+    @classmethod
+    def gather(cls, parts: list[Rows]) -> Rows:
+        """All rows of at least one part. The list is emptied, so that nothing is there twice."""
+        values_TD = np.empty((sum(map(len, parts)), parts[0].values_TD.shape[1]), np.int8)
+        scales_T = np.empty(len(values_TD), np.float32)
+        end = len(values_TD)
+        while parts:
+            part = parts.pop()
+            start = end - len(part)
+            values_TD[start:end] = part.values_TD
+            scales_T[start:end] = part.scales_T
+            end = start
+        return cls(values_TD, scales_T)
+
+    def __len__(self) -> int:
+        return len(self.scales_T)
+
+    def __getitem__(self, which: slice | AnyArray) -> Rows:
+        return Rows(self.values_TD[which], self.scales_T[which])
+
+    def floats(self) -> F32:
+        """Float32 [T, D]."""
+        return self.values_TD * self.scales_T[:, None]
+
+    def sums(self, codes_T: I32, centroids: int) -> F32:
+        """Float32 [C, D]: the sum of the vectors of each code."""
+        threads = hardware.threads()
+        return kernels.sum_rows(self.values_TD, self.scales_T, codes_T, centroids, threads)

@@ -1,0 +1,187 @@
+// Building an index, for Python.
+#include <nanobind/stl/tuple.h>
+
+#include "arrays.hpp"
+#include "build_nearest.hpp"
+#include "build_vectors.hpp"
+
+namespace tartan::python {
+
+namespace {
+
+using namespace nb::literals;
+
+class PyNearest {
+ public:
+  explicit PyNearest(const Array& codes_CD)
+      : core_([&] {
+          const auto codes = view<int8_t>("codes_CD", codes_CD, 2, "int8");
+          return NearestCentroid(codes, codes_CD.shape(1));
+        }()) {}
+
+  Vector<int32_t> assign(const Array& tokens_TD, int64_t threads) const {
+    const auto tokens = view_tokens(tokens_TD);
+    const size_t workers = positive("threads", threads);
+    auto codes = new_vector<int32_t>(tokens_TD.shape(0));
+    without_gil([&] { core_.assign(tokens, workers, codes.data()); });
+    return codes;
+  }
+
+  Vector<int32_t> assign_among(const Array& tokens_TD, const Array& order_T, const Array& starts_G1,
+                               const Array& runs_GM, int64_t threads) const {
+    const auto tokens = view_tokens(tokens_TD);
+    const TokenGroups groups{view<int32_t>("order_T", order_T, 1, "int32"),
+                             view<int64_t>("starts_G1", starts_G1, 1, "int64"),
+                             view<int32_t>("runs_GM", runs_GM, 2, "int32")};
+    require(runs_GM.shape(0) + 1 == starts_G1.shape(0),
+            "runs_GM must have one row for each group of starts_G1");
+    const size_t workers = positive("threads", threads);
+    auto codes = new_vector<int32_t>(tokens_TD.shape(0));
+    without_gil([&] { core_.assign_among(tokens, groups, workers, codes.data()); });
+    return codes;
+  }
+
+  const NearestCentroid& core() const { return core_; }
+
+ private:
+  std::span<const int8_t> view_tokens(const Array& tokens_TD) const {
+    const auto tokens = view<int8_t>("tokens_TD", tokens_TD, 2, "int8");
+    require(tokens_TD.shape(1) == core_.dim(),
+            "tokens_TD has dimension " + std::to_string(tokens_TD.shape(1)) +
+                ", the centroids have " + std::to_string(core_.dim()));
+    return tokens;
+  }
+
+  NearestCentroid core_;
+};
+
+using Rows = std::tuple<Matrix<int8_t>, Vector<float>>;
+using Residuals = std::tuple<Matrix<uint8_t>, Vector<uint8_t>>;
+
+size_t dimension(const Array& matrix) {
+  const size_t dim = matrix.shape(1);
+  require(dim >= 1 && dim <= kMaxDim,
+          "dimension " + std::to_string(dim) + " must lie between 1 and 1024");
+  return dim;
+}
+
+Rows to_int8_rows(const Array& vectors_TD, int64_t threads) {
+  const auto vectors = view<float>("vectors_TD", vectors_TD, 2, "float32");
+  const size_t workers = positive("threads", threads);
+  const size_t dim = dimension(vectors_TD);
+  auto values = new_matrix<int8_t>(vectors_TD.shape(0), dim);
+  auto scales = new_vector<float>(vectors_TD.shape(0));
+  without_gil([&] { to_int8(vectors, dim, workers, values.data(), scales.data()); });
+  return {values, scales};
+}
+
+Matrix<float> sums_of_rows(const Array& values_SD, const Array& scales_S, const Array& codes_S,
+                           int64_t centroids, int64_t threads) {
+  const auto values = view<int8_t>("values_SD", values_SD, 2, "int8");
+  const auto scales = view<float>("scales_S", scales_S, 1, "float32");
+  const auto codes = view<int32_t>("codes_S", codes_S, 1, "int32");
+  const size_t count = positive("centroids", centroids);
+  const size_t workers = positive("threads", threads);
+  const size_t dim = dimension(values_SD);
+  require(scales.size() == values_SD.shape(0) && codes.size() == values_SD.shape(0),
+          "scales_S and codes_S must have one entry for each row of values_SD");
+  auto sums = new_matrix<float>(count, dim);
+  without_gil([&] { sum_rows(values, scales, codes, dim, count, workers, sums.data()); });
+  return sums;
+}
+
+// The arrays of `quantise_*`, checked; what they return is allocated here.
+class Quantising {
+ public:
+  Quantising(const Array& vectors_TD, const Array& codes_T, const Array& centroids_CD, int bits,
+             const Array& levels, const Array& cutoffs)
+      : packed_(room_for(vectors_TD, bits)), scales_(new_vector<uint8_t>(vectors_TD.shape(0))) {
+    const auto vectors = view<float>("vectors_TD", vectors_TD, 2, "float32");
+    const auto codes = view<int32_t>("codes_T", codes_T, 1, "int32");
+    const auto centroids = view<float>("centroids_CD", centroids_CD, 2, "float32");
+    require(codes.size() == vectors_TD.shape(0), "codes_T must have one entry for each vector");
+    require(centroids_CD.shape(1) == vectors_TD.shape(1),
+            "vectors_TD and centroids_CD must have the same dimension");
+    levels_ = sized("levels", levels, size_t{1} << bits);
+    cutoffs_ = sized("cutoffs", cutoffs, (size_t{1} << bits) - 1);
+    tokens_ = {vectors.data(),      codes.data(),   centroids.data(), vectors_TD.shape(0),
+               vectors_TD.shape(1), packed_.data(), scales_.data()};
+    centroids_ = centroids_CD.shape(0);
+  }
+
+  static const float* sized(const char* name, const Array& array, size_t size) {
+    const auto values = view<float>(name, array, 1, "float32");
+    require(values.size() == size, std::string(name) + " has " + std::to_string(values.size()) +
+                                       " entries, expected " + std::to_string(size));
+    return values.data();
+  }
+  const float* levels() const { return levels_; }
+  const float* cutoffs() const { return cutoffs_; }
+
+  template <class Tables>
+  Residuals by(void (*kernel)(QuantiseTokens, size_t, const Tables&, size_t), const Tables& tables,
+               int64_t threads) {
+    const size_t workers = positive("threads", threads);
+    without_gil([&] { kernel(tokens_, centroids_, tables, workers); });
+    return {packed_, scales_};
+  }
+
+ private:
+  static Matrix<uint8_t> room_for(const Array& vectors_TD, int bits) {
+    view<float>("vectors_TD", vectors_TD, 2, "float32");
+    require(bits >= 1 && bits <= 4, "bits " + std::to_string(bits) + " must be 1, 2, 3 or 4");
+    const size_t width = vectors_TD.shape(1) * static_cast<size_t>(bits) / 8;
+    return new_matrix<uint8_t>(vectors_TD.shape(0), width);
+  }
+
+  Matrix<uint8_t> packed_;
+  Vector<uint8_t> scales_;
+  const float *levels_, *cutoffs_;
+  QuantiseTokens tokens_;
+  size_t centroids_;
+};
+
+Residuals tartan_residuals(const Array& vectors_TD, const Array& codes_T, const Array& centroids_CD,
+                           int bits, const Array& levels, const Array& cutoffs,
+                           const Array& alpha_borders, const Array& beta_borders, int64_t threads) {
+  Quantising work(vectors_TD, codes_T, centroids_CD, bits, levels, cutoffs);
+  const TartanTables tables{bits, work.levels(), work.cutoffs(),
+                            Quantising::sized("alpha_borders", alpha_borders, 15),
+                            Quantising::sized("beta_borders", beta_borders, 15)};
+  return work.by(quantise_tartan, tables, threads);
+}
+
+Residuals colbertv2_residuals(const Array& vectors_TD, const Array& codes_T,
+                              const Array& centroids_CD, int bits, const Array& levels,
+                              const Array& cutoffs, float lowest, float steps, int64_t threads) {
+  Quantising work(vectors_TD, codes_T, centroids_CD, bits, levels, cutoffs);
+  const ColbertTables tables{bits, work.levels(), work.cutoffs(), lowest, steps};
+  return work.by(quantise_colbertv2, tables, threads);
+}
+
+}  // namespace
+
+void bind_build(nb::module_& module) {
+  nb::class_<PyNearest>(module, "NearestCentroid")
+      .def(nb::init<const Array&>(), "codes_CD"_a.noconvert())
+      .def("assign", &PyNearest::assign, "tokens_TD"_a.noconvert(), "threads"_a = 1)
+      .def("assign_among", &PyNearest::assign_among, "tokens_TD"_a.noconvert(),
+           "order_T"_a.noconvert(), "starts_G1"_a.noconvert(), "runs_GM"_a.noconvert(),
+           "threads"_a = 1)
+      .def_prop_ro("centroids", [](const PyNearest& self) { return self.core().centroids(); })
+      .def_prop_ro("dim", [](const PyNearest& self) { return self.core().dim(); });
+  module.attr("RUN") = kRun;
+  module.def("to_int8", &to_int8_rows, "vectors_TD"_a.noconvert(), "threads"_a = 1);
+  module.def("sum_rows", &sums_of_rows, "values_SD"_a.noconvert(), "scales_S"_a.noconvert(),
+             "codes_S"_a.noconvert(), "centroids"_a, "threads"_a = 1);
+  module.def("quantise_tartan", &tartan_residuals, "vectors_TD"_a.noconvert(),
+             "codes_T"_a.noconvert(), "centroids_CD"_a.noconvert(), "bits"_a,
+             "levels"_a.noconvert(), "cutoffs"_a.noconvert(), "alpha_borders"_a.noconvert(),
+             "beta_borders"_a.noconvert(), "threads"_a = 1);
+  module.def("quantise_colbertv2", &colbertv2_residuals, "vectors_TD"_a.noconvert(),
+             "codes_T"_a.noconvert(), "centroids_CD"_a.noconvert(), "bits"_a,
+             "levels"_a.noconvert(), "cutoffs"_a.noconvert(), "lowest"_a, "steps"_a,
+             "threads"_a = 1);
+}
+
+}  // namespace tartan::python

@@ -1,0 +1,328 @@
+// Float vectors to bytes, for paths that hold 16 floats in one, two or four registers.
+//
+// Included by the sources of single paths only, with the bytes of a register as kBytes. Every sum
+// over dimensions is 16 strided parts (d mod 16), each by ascending d, added in halves: the order
+// in which colbert_core/codec/tartan.py sums. Products are rounded before they are added.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+#include "build_leaf.hpp"
+
+namespace tartan {
+namespace {
+
+constexpr size_t kLanes = 16;
+
+inline constexpr size_t whole_lanes(size_t dim) { return (dim + kLanes - 1) / kLanes * kLanes; }
+
+template <size_t kBytes>
+struct Floats {
+  typedef float Part __attribute__((vector_size(kBytes)));
+  typedef int32_t Ints __attribute__((vector_size(kBytes)));
+  typedef uint8_t Bytes __attribute__((vector_size(kBytes / sizeof(float))));
+  static constexpr size_t kParts = kLanes * sizeof(float) / kBytes;
+  static constexpr size_t kPartLanes = kBytes / sizeof(float);
+  Part parts[kParts];
+
+  static Floats load(const float* p) {
+    Floats value;
+    __builtin_memcpy(&value, p, sizeof value);
+    return value;
+  }
+  static Floats splat(float x) {
+    Floats value;
+    for (Part& part : value.parts) part = x - Part{};
+    return value;
+  }
+  void store(float* p) const { __builtin_memcpy(p, this, sizeof *this); }
+
+  template <class Op>
+  static Floats of(const Floats& a, const Floats& b, const Op& op) {
+    Floats value;
+    for (size_t i = 0; i < kParts; ++i) value.parts[i] = op(a.parts[i], b.parts[i]);
+    return value;
+  }
+  friend Floats operator+(const Floats& a, const Floats& b) {
+    return of(a, b, [](Part x, Part y) { return x + y; });
+  }
+  friend Floats operator-(const Floats& a, const Floats& b) {
+    return of(a, b, [](Part x, Part y) { return x - y; });
+  }
+  friend Floats operator*(const Floats& a, const Floats& b) {
+    return of(a, b, [](Part x, Part y) { return x * y; });
+  }
+
+  float sum() const {
+    float lanes[kLanes];
+    store(lanes);
+    for (size_t half = kLanes / 2; half > 0; half /= 2) {
+      for (size_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+    }
+    return lanes[0];
+  }
+};
+
+// The level that each value falls to, and which one: as many cutoffs as lie below the value.
+template <size_t kBytes, int kBits>
+struct Cells {
+  using F = Floats<kBytes>;
+  static constexpr size_t kCount = size_t{1} << kBits;
+  float levels[kCount];
+  float cutoffs[kCount];
+
+  Cells(const float* from_levels, const float* from_cutoffs) {
+    std::copy_n(from_levels, kCount, levels);
+    std::copy_n(from_cutoffs, kCount - 1, cutoffs);
+  }
+
+  F level_of(const F& values) const {
+    F found;
+    for (size_t i = 0; i < F::kParts; ++i) {
+      typename F::Part level = levels[0] - typename F::Part{};
+#pragma GCC unroll 16
+      for (size_t j = 0; j + 1 < kCount; ++j) {
+        level = values.parts[i] > cutoffs[j] ? levels[j + 1] - typename F::Part{} : level;
+      }
+      found.parts[i] = level;
+    }
+    return found;
+  }
+
+  void index_of(const F& values, uint8_t* indices) const {
+    for (size_t i = 0; i < F::kParts; ++i) {
+      typename F::Ints count{};
+#pragma GCC unroll 16
+      for (size_t j = 0; j + 1 < kCount; ++j) count -= values.parts[i] > cutoffs[j];
+      const auto bytes = __builtin_convertvector(count, typename F::Bytes);
+      __builtin_memcpy(indices + i * F::kPartLanes, &bytes, sizeof bytes);
+    }
+  }
+};
+
+// A plane of kWidth bits: byte i holds in field j the value of dimension i + j·n.
+template <int kWidth>
+inline void pack_plane(const uint8_t* indices, size_t dim, int shift, uint8_t* out) {
+  constexpr int kMask = (1 << kWidth) - 1;
+  const size_t n = dim * kWidth / 8;
+  for (size_t i = 0; i < n; ++i) {
+    int byte = 0;
+    for (size_t j = 0; j < 8 / kWidth; ++j) {
+      byte |= ((indices[i + j * n] >> shift) & kMask) << (j * kWidth);
+    }
+    out[i] = static_cast<uint8_t>(byte);
+  }
+}
+
+template <int kBits>
+inline void pack_planes(const uint8_t* indices, size_t dim, uint8_t* out) {
+  if constexpr (kBits == 3) {
+    pack_plane<2>(indices, dim, 0, out);
+    pack_plane<1>(indices, dim, 2, out + dim / 4);
+  } else {
+    pack_plane<kBits>(indices, dim, 0, out);
+  }
+}
+
+inline uint8_t steps_below(const float* borders, float value) {
+  uint8_t below = 0;
+  for (size_t i = 0; i < kLanes - 1; ++i) below += borders[i] < value;
+  return below;
+}
+
+// A token, its centroid and its residual, zero beyond the last dimension up to whole lanes.
+struct Padded {
+  alignas(64) float centroid[kMaxDim + kLanes];
+  alignas(64) float residual[kMaxDim + kLanes];
+  alignas(64) float chosen[kMaxDim + kLanes];
+  uint8_t indices[kMaxDim + kLanes];
+  size_t dim, lanes;
+
+  explicit Padded(size_t dimensions) : dim(dimensions), lanes(whole_lanes(dimensions)) {
+    std::fill(centroid + dim, centroid + lanes, 0.0f);
+    std::fill(residual + dim, residual + lanes, 0.0f);
+  }
+  void take(const QuantiseTokens& tokens, size_t t) {
+    const float* const row = tokens.centroids + static_cast<size_t>(tokens.codes[t]) * dim;
+    const float* const vector = tokens.vectors + t * dim;
+    for (size_t d = 0; d < dim; ++d) {
+      centroid[d] = row[d];
+      residual[d] = vector[d] - row[d];
+    }
+  }
+  // No level stands beyond the last dimension.
+  void clear_tail() { std::fill(chosen + dim, chosen + lanes, 0.0f); }
+};
+
+// The norm of centroid + scale · chosen, at least 1e-6.
+template <class F>
+inline float decoded_norm(const Padded& token, float scale) {
+  F squares = F::splat(0);
+  for (size_t d = 0; d < token.lanes; d += kLanes) {
+    const F decoded = F::load(token.centroid + d) + F::splat(scale) * F::load(token.chosen + d);
+    squares = squares + decoded * decoded;
+  }
+  return std::max(std::sqrt(squares.sum()), 1e-6f);
+}
+
+constexpr int kFits = 3;  // the first of the residual as it is, the others for the fitted scale
+
+template <size_t kBytes, int kBits>
+void quantise_tartan_bits(const QuantiseTokens& tokens, const TartanTables& tables) {
+  using F = Floats<kBytes>;
+  const Cells<kBytes, kBits> cells(tables.levels, tables.cutoffs);
+  Padded token(tokens.dim);
+  for (size_t t = 0; t < tokens.count; ++t) {
+    token.take(tokens, t);
+    F squares = F::splat(0);
+    for (size_t d = 0; d < token.lanes; d += kLanes) {
+      const F residual = F::load(token.residual + d);
+      squares = squares + residual * residual;
+    }
+    float scale = std::max(std::sqrt(squares.sum() / static_cast<float>(token.dim)), 1e-6f);
+    F inverse;
+    for (int fit = 0; fit < kFits; ++fit) {
+      inverse = F::splat(1.0f / scale);
+      for (size_t d = 0; d < token.lanes; d += kLanes) {
+        cells.level_of(F::load(token.residual + d) * inverse).store(token.chosen + d);
+      }
+      token.clear_tail();
+      F products = F::splat(0), lengths = F::splat(0);
+      for (size_t d = 0; d < token.lanes; d += kLanes) {
+        const F chosen = F::load(token.chosen + d);
+        products = products + F::load(token.residual + d) * chosen;
+        lengths = lengths + chosen * chosen;
+      }
+      scale = std::max(products.sum() / std::max(lengths.sum(), 1e-12f), 1e-6f);
+    }
+    for (size_t d = 0; d < token.lanes; d += kLanes) {
+      cells.index_of(F::load(token.residual + d) * inverse, token.indices + d);
+    }
+    const float alpha = 1.0f / decoded_norm<F>(token, scale);
+    const uint8_t low = steps_below(tables.alpha_borders, alpha);
+    const uint8_t high = steps_below(tables.beta_borders, alpha * scale);
+    pack_planes<kBits>(token.indices, token.dim, tokens.packed + t * token.dim * kBits / 8);
+    tokens.scales[t] = static_cast<uint8_t>(low | high << 4);
+  }
+}
+
+template <size_t kBytes, int kBits>
+void quantise_colbertv2_bits(const QuantiseTokens& tokens, const ColbertTables& tables) {
+  using F = Floats<kBytes>;
+  const Cells<kBytes, kBits> cells(tables.levels, tables.cutoffs);
+  Padded token(tokens.dim);
+  for (size_t t = 0; t < tokens.count; ++t) {
+    token.take(tokens, t);
+    for (size_t d = 0; d < token.lanes; d += kLanes) {
+      const F residual = F::load(token.residual + d);
+      cells.level_of(residual).store(token.chosen + d);
+      cells.index_of(residual, token.indices + d);
+    }
+    token.clear_tail();
+    const float inverse = 1.0f / decoded_norm<F>(token, 1.0f);
+    const float step = std::nearbyint((inverse - tables.lowest) * tables.steps);
+    pack_planes<kBits>(token.indices, token.dim, tokens.packed + t * token.dim * kBits / 8);
+    tokens.scales[t] = static_cast<uint8_t>(std::clamp(step, 0.0f, 255.0f));
+  }
+}
+
+template <size_t kBytes>
+void quantise_tartan(const QuantiseTokens& tokens, const TartanTables& tables) {
+  switch (tables.bits) {
+    case 1:
+      return quantise_tartan_bits<kBytes, 1>(tokens, tables);
+    case 2:
+      return quantise_tartan_bits<kBytes, 2>(tokens, tables);
+    case 3:
+      return quantise_tartan_bits<kBytes, 3>(tokens, tables);
+    default:
+      return quantise_tartan_bits<kBytes, 4>(tokens, tables);
+  }
+}
+
+template <size_t kBytes>
+void quantise_colbertv2(const QuantiseTokens& tokens, const ColbertTables& tables) {
+  switch (tables.bits) {
+    case 1:
+      return quantise_colbertv2_bits<kBytes, 1>(tokens, tables);
+    case 2:
+      return quantise_colbertv2_bits<kBytes, 2>(tokens, tables);
+    case 3:
+      return quantise_colbertv2_bits<kBytes, 3>(tokens, tables);
+    default:
+      return quantise_colbertv2_bits<kBytes, 4>(tokens, tables);
+  }
+}
+
+// The largest magnitude of a vector. NaN does not count.
+template <size_t kBytes>
+inline float peak_of(const float* vector, size_t dim) {
+  using F = Floats<kBytes>;
+  const auto larger = [](typename F::Part x, typename F::Part y) {
+    const typename F::Part magnitude = y < 0 ? -y : y;
+    return magnitude > x ? magnitude : x;
+  };
+  F peaks = F::splat(0);
+  size_t d = 0;
+  for (; d + kLanes <= dim; d += kLanes) peaks = F::of(peaks, F::load(vector + d), larger);
+  float lanes[kLanes];
+  peaks.store(lanes);
+  float peak = *std::max_element(lanes, lanes + kLanes);
+  for (; d < dim; ++d) peak = std::fabs(vector[d]) > peak ? std::fabs(vector[d]) : peak;
+  return peak;
+}
+
+// Rounds to the nearest integer, halves to even, for magnitudes below 2^22.
+inline float rounded(float value) { return (value + 12582912.0f) - 12582912.0f; }
+
+template <size_t kBytes>
+void to_int8(const float* vectors, size_t count, size_t dim, int8_t* values, float* scales) {
+  for (size_t t = 0; t < count; ++t) {
+    const float* const vector = vectors + t * dim;
+    int8_t* const row = values + t * dim;
+    const float peak = peak_of<kBytes>(vector, dim);
+    const bool empty = peak < kSmallestRange;
+    const float inverse = empty ? 0.0f : 127.0f / peak;
+    for (size_t d = 0; d < dim; ++d) {
+      // NaN becomes −127, because it is not greater: a conversion must not be undefined.
+      const float value = rounded(vector[d] * inverse);
+      const float above = value > -127.0f ? value : -127.0f;
+      row[d] = static_cast<int8_t>(above < 127.0f ? above : 127.0f);
+    }
+    scales[t] = empty ? 0.0f : peak / 127.0f;
+  }
+}
+
+void add_rows(const int8_t* values, const float* scales, const int32_t* codes, size_t count,
+              size_t dim, int32_t begin, int32_t end, float* sums) {
+  constexpr size_t kAhead = 8;  // rows whose sums are fetched meanwhile
+  for (size_t t = 0; t < count; ++t) {
+    if (t + kAhead < count && codes[t + kAhead] >= begin && codes[t + kAhead] < end) {
+      const float* const next = sums + static_cast<size_t>(codes[t + kAhead] - begin) * dim;
+      for (size_t d = 0; d < dim; d += kLanes) __builtin_prefetch(next + d, 1);
+    }
+    if (codes[t] < begin || codes[t] >= end) continue;
+    float* const sum = sums + static_cast<size_t>(codes[t] - begin) * dim;
+    const int8_t* const row = values + t * dim;
+    for (size_t d = 0; d < dim; ++d) sum[d] += scales[t] * static_cast<float>(row[d]);
+  }
+}
+
+// The leaf of a path whose registers have kBytes.
+template <size_t kBytes>
+constexpr BuildLeaf make_build_leaf(const char* name, uint8_t flip,
+                                    decltype(BuildLeaf::offer) offer) {
+  return {name,
+          nullptr,
+          nullptr,
+          flip,
+          offer,
+          to_int8<kBytes>,
+          add_rows,
+          quantise_tartan<kBytes>,
+          quantise_colbertv2<kBytes>};
+}
+
+}  // namespace
+}  // namespace tartan

@@ -1,0 +1,144 @@
+"""Assigning tokens to centroids, and the sums that k-means takes of them: the definitions.
+
+Shapes: T (or S, of a sample) tokens, C centroids, D dimensions, G groups, M runs of each group.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from colbert_core.reference.checks import check_array, require
+from colbert_core.types import F32, I8, I32, I64
+
+RUN = 32
+"""Centroids, one after the other, that `assign_among` looks at together."""
+
+_SMALLEST_PEAK = np.float32(1e-30)
+_ROWS = 2048
+
+
+class NearestCentroid:
+    """The centroid of the largest int8 product; of equal ones the first.
+
+    Args:
+        codes_CD: int8 [C, D] within ±127, C-contiguous.
+    """
+
+    def __init__(self, codes_CD: I8) -> None:
+        check_array("codes_CD", codes_CD, 2, "int8")
+        centroids, dim = codes_CD.shape
+        require(
+            8 <= dim <= 1024 and dim % 8 == 0,
+            f"dimension {dim} must be a multiple of 8 from 8 to 1024",
+        )
+        require(centroids >= 1, "codes_CD has no centroids; at least 1 is needed")
+        require(bool((codes_CD > -128).all()), "codes_CD holds -128; values must lie within ±127")
+        self._codes_CD = codes_CD.astype(np.float32)
+
+    @property
+    def centroids(self) -> int:
+        """C."""
+        return len(self._codes_CD)
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return int(self._codes_CD.shape[1])
+
+    def assign(self, tokens_TD: I8, threads: int = 1) -> I32:
+        """Int8 [T, D] → int32 [T]."""
+        self._check(tokens_TD, threads)
+        codes_T = np.empty(len(tokens_TD), np.int32)
+        for start in range(0, len(tokens_TD), _ROWS):
+            products_TC = _products(tokens_TD[start : start + _ROWS], self._codes_CD)
+            codes_T[start : start + _ROWS] = products_TC.argmax(axis=1)
+        return codes_T
+
+    def assign_among(
+        self, tokens_TD: I8, order_T: I32, starts_G1: I64, runs_GM: I32, threads: int = 1
+    ) -> I32:
+        """The same for tokens in groups, each of which looks at some runs of centroids alone.
+
+        Args:
+            tokens_TD: int8 [T, D].
+            order_T: int32 [T], the tokens, group after group.
+            starts_G1: int64 [G + 1], where in `order_T` each group starts, and the end.
+            runs_GM: int32 [G, M], the runs that a group looks at, ascending; M is at least 1.
+            threads: how many to use.
+        """
+        self._check(tokens_TD, threads)
+        check_array("order_T", order_T, 1, "int32")
+        check_array("starts_G1", starts_G1, 1, "int64")
+        check_array("runs_GM", runs_GM, 2, "int32")
+        tokens, runs = len(tokens_TD), -(-self.centroids // RUN)
+        require(len(order_T) == tokens, f"order_T has {len(order_T)} entries for {tokens} tokens")
+        require(
+            bool(((order_T >= 0) & (order_T < tokens)).all()),
+            f"order_T must lie below the number of tokens, {tokens}",
+        )
+        require(
+            len(starts_G1) > 0
+            and int(starts_G1[0]) == 0
+            and int(starts_G1[-1]) == tokens
+            and bool((np.diff(starts_G1) >= 0).all()),
+            f"starts_G1 must ascend from 0 to the number of tokens, {tokens}",
+        )
+        require(
+            len(runs_GM) + 1 == len(starts_G1),
+            "runs_GM must have one row for each group of starts_G1",
+        )
+        require(runs_GM.shape[1] > 0, f"runs_GM must have {len(runs_GM)} rows of at least one run")
+        require(
+            bool(((runs_GM >= 0) & (runs_GM < runs)).all()),
+            f"runs_GM must lie below the number of runs, {runs}",
+        )
+        codes_T = np.zeros(tokens, np.int32)
+        for group, runs_M in enumerate(runs_GM):
+            looked = (runs_M[:, None] * RUN + np.arange(RUN)).ravel()
+            looked = looked[looked < self.centroids]
+            members = order_T[starts_G1[group] : starts_G1[group + 1]]
+            products_TC = _products(tokens_TD[members], self._codes_CD[looked])
+            codes_T[members] = looked[products_TC.argmax(axis=1)]
+        return codes_T
+
+    def _check(self, tokens_TD: I8, threads: int) -> None:
+        check_array("tokens_TD", tokens_TD, 2, "int8")
+        dim = tokens_TD.shape[1]
+        require(dim == self.dim, f"tokens_TD has dimension {dim}, the centroids have {self.dim}")
+        require(threads >= 1, f"threads {threads} must be at least 1")
+
+
+def _products(tokens_TD: I8, codes_CD: F32) -> F32:
+    """Exact: |product| ≤ 128·127·1024 < 2^24."""
+    products_TC: F32 = tokens_TD.astype(np.float32) @ codes_CD.T
+    return products_TC
+
+
+def to_int8(vectors_TD: F32, threads: int = 1) -> tuple[I8, F32]:  # noqa: ARG001
+    """Float32 [T, D] → int8 [T, D] within ±127, and the float32 [T] that each is multiplied by.
+
+    The largest magnitude of a vector becomes 127. A vector of zeros has the scale 0.
+    """
+    check_array("vectors_TD", vectors_TD, 2, "float32")
+    peaks_T = np.abs(vectors_TD).max(axis=1)
+    empty_T = peaks_T < _SMALLEST_PEAK
+    divisors_T = np.where(empty_T, np.float32(1), peaks_T)
+    inverse_T = np.where(empty_T, np.float32(0), np.float32(127) / divisors_T)
+    values_TD = np.clip(np.rint(vectors_TD * inverse_T[:, None]), -127, 127)
+    scales_T: F32 = np.where(empty_T, np.float32(0), peaks_T / np.float32(127))
+    return values_TD.astype(np.int8), scales_T
+
+
+def sum_rows(
+    values_SD: I8,
+    scales_S: F32,
+    codes_S: I32,
+    centroids: int,
+    threads: int = 1,  # noqa: ARG001
+) -> F32:
+    """Float32 [C, D]: of each code the sum of its rows times their scales, by ascending row."""
+    sums_CD = np.zeros((centroids, values_SD.shape[1]), np.float32)
+    for start in range(0, len(values_SD), _ROWS):
+        rows = slice(start, start + _ROWS)
+        np.add.at(sums_CD, codes_S[rows], values_SD[rows] * scales_S[rows, None])
+    return sums_CD

@@ -1,0 +1,173 @@
+"""Residuals to packed indices and scale bytes: the definitions of what a codec stores.
+
+Shapes: T tokens, D dimensions, C centroids, B packed bytes of a token.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from colbert_core.reference.checks import check_array, require
+from colbert_core.types import F32, I32, U8
+
+PLANES: dict[int, tuple[tuple[int, int], ...]] = {
+    1: ((1, 0),),
+    2: ((2, 0),),
+    3: ((2, 0), (1, 2)),
+    4: ((4, 0),),
+}
+"""bits → ((width of the plane, position of its lowest bit in the index), …)"""
+
+_FITS = 3
+_ROWS = 8192
+
+
+def pack_planes(indices_TD: U8, bits: int) -> U8:
+    """uint8 [T, D] indices below 2^bits → uint8 [T, B]."""
+    tokens, dim = indices_TD.shape
+    planes = []
+    for width, shift in PLANES[bits]:
+        fields = 8 // width
+        values = (indices_TD >> shift) & ((1 << width) - 1)
+        byte_fields = values.reshape(tokens, fields, dim // fields)
+        plane = np.zeros((tokens, dim // fields), np.uint8)
+        for j in range(fields):
+            plane |= byte_fields[:, j] << (j * width)
+        planes.append(plane)
+    return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=1)
+
+
+def strided_sums(values_TD: F32) -> F32:
+    """float32 [T, 1]: sums over dimensions in 16 strided parts (d mod 16), each by ascending d,
+    which are then added in halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1."""
+    tokens, dim = values_TD.shape
+    padded_TD = np.zeros((tokens, -(-dim // 16) * 16), np.float32)
+    padded_TD[:, :dim] = values_TD
+    parts_TW = np.zeros((tokens, 16), np.float32)
+    for chunk_TW in padded_TD.reshape(tokens, -1, 16).transpose(1, 0, 2):
+        parts_TW = parts_TW + chunk_TW
+    for half in (8, 4, 2, 1):
+        parts_TW = parts_TW[:, :half] + parts_TW[:, half : 2 * half]
+    return parts_TW
+
+
+def cells_of(values: F32, cutoffs: F32) -> U8:
+    """The cell of every value: as many cutoffs as lie below it."""
+    cells: U8 = np.searchsorted(cutoffs, values, side="left").astype(np.uint8)
+    return cells
+
+
+def fit_tartan(
+    levels: F32, cutoffs: F32, vectors_TD: F32, centroids_TD: F32
+) -> tuple[U8, F32, F32]:
+    """Indices uint8 [T, D], and the alpha and beta float32 [T] with which a token decodes best.
+
+    Indices are chosen for a residual scaled by its root mean square; then for the scale of least
+    squared error with those indices, twice. The decoded vector has unit length.
+    """
+    residuals_TD = vectors_TD - centroids_TD
+    mean_T1 = strided_sums(residuals_TD * residuals_TD) / np.float32(vectors_TD.shape[1])
+    scale_T1 = np.maximum(np.sqrt(mean_T1), np.float32(1e-6))
+    for _ in range(_FITS):
+        indices_TD = cells_of(residuals_TD * (np.float32(1) / scale_T1), cutoffs)
+        chosen_TD = levels[indices_TD]
+        lengths_T1 = np.maximum(strided_sums(chosen_TD * chosen_TD), np.float32(1e-12))
+        fit_T1 = strided_sums(residuals_TD * chosen_TD) / lengths_T1
+        scale_T1 = np.maximum(fit_T1, np.float32(1e-6))
+    alpha_T1 = np.float32(1) / _norms(centroids_TD + scale_T1 * chosen_TD)
+    return indices_TD, alpha_T1[:, 0], (alpha_T1 * scale_T1)[:, 0]
+
+
+def _norms(vectors_TD: F32) -> F32:
+    return np.maximum(np.sqrt(strided_sums(vectors_TD * vectors_TD)), np.float32(1e-6))
+
+
+def quantise_tartan(
+    vectors_TD: F32,
+    codes_T: I32,
+    centroids_CD: F32,
+    bits: int,
+    levels: F32,
+    cutoffs: F32,
+    alpha_borders: F32,
+    beta_borders: F32,
+    threads: int = 1,
+) -> tuple[U8, U8]:
+    """Float32 [T, D] and their codes → packed indices uint8 [T, B], scale bytes uint8 [T].
+
+    The low four bits of a scale byte say how many of the 15 borders of alpha lie below the token's
+    alpha; the high four bits the same of beta.
+    """
+    _check(vectors_TD, codes_T, centroids_CD, bits, levels, cutoffs, threads)
+    packed_TB = np.empty((len(vectors_TD), vectors_TD.shape[1] * bits // 8), np.uint8)
+    scales_T = np.empty(len(vectors_TD), np.uint8)
+    for start in range(0, len(vectors_TD), _ROWS):
+        rows = slice(start, start + _ROWS)
+        indices_TD, alpha_T, beta_T = fit_tartan(
+            levels, cutoffs, vectors_TD[rows], centroids_CD[codes_T[rows]]
+        )
+        packed_TB[rows] = pack_planes(indices_TD, bits)
+        scales_T[rows] = cells_of(alpha_T, alpha_borders) | cells_of(beta_T, beta_borders) << 4
+    return packed_TB, scales_T
+
+
+def quantise_colbertv2(
+    vectors_TD: F32,
+    codes_T: I32,
+    centroids_CD: F32,
+    bits: int,
+    levels: F32,
+    cutoffs: F32,
+    lowest: float,
+    steps: float,
+    threads: int = 1,
+) -> tuple[U8, U8]:
+    """Float32 [T, D] and their codes → packed indices uint8 [T, B], scale bytes uint8 [T].
+
+    A scale byte is the inverse norm of the decoded vector: byte 0 is `lowest`, and a unit has
+    `steps` bytes.
+    """
+    _check(vectors_TD, codes_T, centroids_CD, bits, levels, cutoffs, threads)
+    packed_TB = np.empty((len(vectors_TD), vectors_TD.shape[1] * bits // 8), np.uint8)
+    scales_T = np.empty(len(vectors_TD), np.uint8)
+    for start in range(0, len(vectors_TD), _ROWS):
+        rows = slice(start, start + _ROWS)
+        centroids_TD = centroids_CD[codes_T[rows]]
+        indices_TD = cells_of(vectors_TD[rows] - centroids_TD, cutoffs)
+        inverse_T1 = np.float32(1) / _norms(centroids_TD + levels[indices_TD])
+        steps_T1 = np.rint((inverse_T1 - np.float32(lowest)) * np.float32(steps))
+        packed_TB[rows] = pack_planes(indices_TD, bits)
+        scales_T[rows] = np.clip(steps_T1[:, 0], 0, 255).astype(np.uint8)
+    return packed_TB, scales_T
+
+
+def _check(
+    vectors_TD: F32,
+    codes_T: I32,
+    centroids_CD: F32,
+    bits: int,
+    levels: F32,
+    cutoffs: F32,
+    threads: int,
+) -> None:
+    check_array("vectors_TD", vectors_TD, 2, "float32")
+    require(bits in PLANES, f"bits {bits} must be 1, 2, 3 or 4")
+    check_array("codes_T", codes_T, 1, "int32")
+    check_array("centroids_CD", centroids_CD, 2, "float32")
+    require(len(codes_T) == len(vectors_TD), "codes_T must have one entry for each vector")
+    dim = vectors_TD.shape[1]
+    require(
+        centroids_CD.shape[1] == dim, "vectors_TD and centroids_CD must have the same dimension"
+    )
+    for name, table, size in (("levels", levels, 1 << bits), ("cutoffs", cutoffs, (1 << bits) - 1)):
+        check_array(name, table, 1, "float32")
+        require(len(table) == size, f"{name} has {len(table)} entries, expected {size}")
+    require(threads >= 1, f"threads {threads} must be at least 1")
+    require(
+        8 <= dim <= 1024 and dim % 8 == 0,
+        f"dimension {dim} must be a multiple of 8 from 8 to 1024",
+    )
+    require(
+        bool(((codes_T >= 0) & (codes_T < len(centroids_CD))).all()),
+        f"codes must lie below the number of centroids, {len(centroids_CD)}",
+    )

@@ -1,0 +1,174 @@
+"""Vectors to bytes: native kernels give what the reference gives, bit for bit, on every path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from colbert_core import _native, reference
+from colbert_core.types import F32, I32
+
+pytestmark = pytest.mark.usefixtures("isa")
+
+DIMS = [8, 24, 128, 192, 1024]
+
+
+def vectors(rng: np.random.Generator, rows: int, dim: int) -> F32:
+    x = rng.standard_normal((rows, dim)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def tables(rng: np.random.Generator, bits: int) -> tuple[F32, F32]:
+    levels = np.sort(rng.standard_normal(1 << bits)).astype(np.float32)
+    return levels, (levels[1:] + levels[:-1]) / 2
+
+
+def borders(rng: np.random.Generator) -> F32:
+    return np.sort(rng.uniform(0.02, 1.5, 15)).astype(np.float32)
+
+
+def odd(rng: np.random.Generator, dim: int) -> F32:
+    """Zeros, one component alone, tiny and huge components, halves that round to even."""
+    rows = vectors(rng, 8, dim)
+    rows[0] = 0
+    rows[1] = 0
+    rows[1, dim // 2] = -1
+    rows[2] *= np.float32(1e-28)
+    rows[3] *= np.float32(1e-33)
+    rows[4] *= np.float32(1e15)
+    rows[5] = np.arange(dim) % 128 / np.float32(2)
+    rows[5, 0] = -127
+    rows[6] = -0.0
+    return rows
+
+
+@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_int8_rows(dim: int, threads: int) -> None:
+    rng = np.random.default_rng(dim)
+    for x_TD in (vectors(rng, 3000, dim), odd(rng, dim), vectors(rng, 0, dim)):
+        native, expected = _native.to_int8(x_TD, threads), reference.to_int8(x_TD)
+        assert np.array_equal(native[0], expected[0])
+        assert np.array_equal(native[1], expected[1])
+        assert native[0].min(initial=0) >= -127
+
+
+@pytest.mark.parametrize("dim", [8, 24, 128])
+@pytest.mark.parametrize("threads", [1, 3, 9])
+def test_sums_have_one_order_on_any_number_of_threads(dim: int, threads: int) -> None:
+    rng = np.random.default_rng(dim)
+    values_SD, scales_S = reference.to_int8(vectors(rng, 5000, dim))
+    for centroids in (1, 5, 700):
+        codes_S = (rng.integers(0, centroids, 5000) // 2).astype(np.int32)  # half are empty
+        found_CD = _native.sum_rows(values_SD, scales_S, codes_S, centroids, threads)
+        expected_CD = reference.sum_rows(values_SD, scales_S, codes_S, centroids)
+        assert np.array_equal(found_CD, expected_CD)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize("dim", DIMS)
+def test_residuals_are_the_references(bits: int, dim: int) -> None:
+    rng = np.random.default_rng([bits, dim])
+    centroids_CD = vectors(rng, 20, dim)
+    centroids_CD[3] = 0
+    codes_T = rng.integers(0, 20, 300).astype(np.int32)
+    near_TD = centroids_CD[codes_T] + 0.5 * vectors(rng, 300, dim)
+    near_TD[:40] = centroids_CD[codes_T[:40]]  # nothing is left of these
+    odd_TD = odd(rng, dim)
+    levels, cutoffs = tables(rng, bits)
+    near_TD[40:80] += cutoffs[0]  # some lie on a border of colbertv2's
+    alpha, beta = borders(rng), borders(rng)
+    for x_TD, codes in ((near_TD, codes_T), (odd_TD, codes_T[: len(odd_TD)])):
+        shared = (x_TD, codes, centroids_CD, bits, levels, cutoffs)
+        for threads in (1, 3):
+            found = _native.quantise_tartan(*shared, alpha, beta, threads)
+            expected = reference.quantise_tartan(*shared, alpha, beta)
+            assert np.array_equal(found[0], expected[0])
+            assert np.array_equal(found[1], expected[1])
+            found = _native.quantise_colbertv2(*shared, 0.5, 127.5, threads)
+            expected = reference.quantise_colbertv2(*shared, 0.5, 127.5)
+            assert np.array_equal(found[0], expected[0])
+            assert np.array_equal(found[1], expected[1])
+            assert found[0].shape == (len(x_TD), dim * bits // 8)
+
+
+def test_more_vectors_than_a_thread_takes_at_once() -> None:
+    rng = np.random.default_rng(0)
+    centroids_CD = vectors(rng, 50, 64)
+    codes_T = rng.integers(0, 50, 5000).astype(np.int32)
+    x_TD = vectors(rng, 5000, 64)
+    shared = (x_TD, codes_T, centroids_CD, 2, *tables(rng, 2), borders(rng), borders(rng))
+    expected = reference.quantise_tartan(*shared)
+    for threads in (1, 2, 8):
+        found = _native.quantise_tartan(*shared, threads)
+        assert np.array_equal(found[0], expected[0])
+        assert np.array_equal(found[1], expected[1])
+
+
+X_TD = np.ones((3, 16), np.float32)
+CODES_T: I32 = np.zeros(3, np.int32)
+CENTROIDS_CD = np.ones((4, 16), np.float32)
+LEVELS, CUTOFFS = np.zeros(4, np.float32), np.zeros(3, np.float32)
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"vectors_TD": X_TD.astype(np.float64)}, "vectors_TD must be a C-contiguous float32"),
+    ({"vectors_TD": X_TD[0]}, "vectors_TD must be a C-contiguous float32"),
+    ({"vectors_TD": X_TD[:, ::2]}, "vectors_TD must be a C-contiguous float32"),
+    ({"vectors_TD": X_TD[:, :8].copy()}, "the same dimension"),
+    ({"codes_T": CODES_T[:2]}, "one entry for each vector"),
+    ({"codes_T": CODES_T + 4}, "below the number of centroids, 4"),
+    ({"codes_T": CODES_T - 1}, "below the number of centroids, 4"),
+    ({"bits": 0}, "bits 0 must be 1, 2, 3 or 4"),
+    ({"bits": 5}, "bits 5 must be 1, 2, 3 or 4"),
+    ({"levels": LEVELS[:3]}, "levels has 3 entries, expected 4"),
+    ({"cutoffs": LEVELS}, "cutoffs has 4 entries, expected 3"),
+    ({"threads": 0}, "threads 0 must be at least 1"),
+    (
+        {
+            "vectors_TD": np.ones((3, 12), np.float32),
+            "centroids_CD": np.ones((4, 12), np.float32),
+        },
+        "dimension 12 must be a multiple of 8",
+    ),
+]
+
+
+@pytest.mark.parametrize("twin", [_native, reference])
+@pytest.mark.parametrize(("changed", "message"), WRONG)
+def test_what_cannot_be_is_refused(changed: dict[str, Any], message: str, twin: Any) -> None:
+    arguments = {
+        "vectors_TD": X_TD,
+        "codes_T": CODES_T,
+        "centroids_CD": CENTROIDS_CD,
+        "bits": 2,
+        "levels": LEVELS,
+        "cutoffs": CUTOFFS,
+        "threads": 1,
+    } | changed
+    fifteen = np.zeros(15, np.float32)
+    calls: list[Callable[[], Any]] = [
+        lambda: twin.quantise_tartan(**arguments, alpha_borders=fifteen, beta_borders=fifteen),
+        lambda: twin.quantise_colbertv2(**arguments, lowest=0.5, steps=127.5),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("scales_S", "codes_S", "centroids", "message"),
+    [
+        (np.ones(2, np.float32), np.zeros(3, np.int32), 4, "one entry for each row"),
+        (np.ones(3, np.float32), np.zeros(2, np.int32), 4, "one entry for each row"),
+        (np.ones(3, np.float32), np.full(3, 4, np.int32), 4, "below the number of centroids, 4"),
+        (np.ones(3, np.float32), np.full(3, -1, np.int32), 4, "below the number of centroids, 4"),
+        (np.ones(3, np.float32), np.zeros(3, np.int32), 0, "centroids 0 must be at least 1"),
+    ],
+)
+def test_sums_that_cannot_be_are_refused(
+    scales_S: F32, codes_S: I32, centroids: int, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        _native.sum_rows(np.ones((3, 16), np.int8), scales_S, codes_S, centroids, 1)
