@@ -190,6 +190,7 @@ CORRUPT: list[tuple[dict[str, Any], str]] = [
     (with_list(7, [61, *[255] * 20]), "centroid 7 count 61 of 60 passages"),
     (with_list(7, [255, 255, 255, 255, 15]), "count 4294967295 of 60 passages"),
     (with_list(7, [20, 0, 0]), "centroid 7 are cut short"),
+    (with_list(7, [1, 0, 1, 0]), "centroid 7 are too long"),
     (with_list(7, [1, 0]), "centroid 7 are 0 and not the 1 counted"),
     (with_list(7, [1, 0, 3]), "centroid 7 are 2 and not the 1 counted"),
     (with_list(7, [60, *[255] * 9]), "centroid 7 are (64|72) and not the 60 counted"),
