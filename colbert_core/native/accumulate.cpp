@@ -123,7 +123,8 @@ size_t Shard::find_candidates(const Probes& given, size_t wanted, size_t candida
     const size_t entries = scratch.query.tokens() * wider;
     scratch.probe_ids.resize(entries);
     scratch.probe_scores.resize(entries);
-    table_.probe(scratch.query, wider, 1, scratch.probe_ids.data(), scratch.probe_scores.data());
+    table_.probe(scratch.query, wider, 1, false, scratch.probe_ids.data(),
+                 scratch.probe_scores.data());
     probes = {scratch.probe_ids, scratch.probe_scores, wider};
   }
   keep_best_totals(scratch, candidates);

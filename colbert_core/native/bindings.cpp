@@ -56,7 +56,7 @@ class Table {
   const tartan::CentroidTable& core() const { return table_; }
 
   std::tuple<Matrix<int32_t>, Matrix<float>> probe(const Array& Q_LD, int64_t nprobe,
-                                                   int64_t threads) const {
+                                                   int64_t threads, bool keep_rows) const {
     const auto values = view_query(Q_LD, table_.dim());
     const size_t wanted = positive("nprobe", nprobe);
     const size_t workers = positive("threads", threads);
@@ -67,7 +67,7 @@ class Table {
     auto scores = new_matrix<float>(pack->tokens(), kept);
     {
       const nb::gil_scoped_release released;
-      table_.probe(*pack, wanted, workers, ids.data(), scores.data());
+      table_.probe(*pack, wanted, workers, keep_rows, ids.data(), scores.data());
     }
     return {ids, scores};
   }
@@ -203,7 +203,8 @@ NB_MODULE(_native, module) {
   nb::class_<Table>(module, "CentroidTable")
       .def(nb::init<const Array&, const Array&>(), "codes_CD"_a.noconvert(),
            "scales_C"_a.noconvert())
-      .def("probe", &Table::probe, "Q_LD"_a.noconvert(), "nprobe"_a, "threads"_a = 1)
+      .def("probe", &Table::probe, "Q_LD"_a.noconvert(), "nprobe"_a, "threads"_a = 1,
+           "keep_rows"_a = false)
       .def_prop_ro("centroids", [](const Table& self) { return self.core().centroids(); })
       .def_prop_ro("dim", [](const Table& self) { return self.core().dim(); });
 

@@ -2,8 +2,8 @@
 // centroid.
 //
 // The score of every centroid for every query token is an int16, so that a row of 32 is one cache
-// line and a passage costs one load and one maximum a token. Rows are computed as tokens ask for
-// them, or all at once where the candidates have so many tokens that most will be asked for.
+// line and a passage costs one load and one maximum a token. In the process that probed they are at
+// hand; elsewhere they are computed as tokens ask for them, or all at once.
 #include <algorithm>
 #include <cmath>
 
@@ -16,39 +16,34 @@ namespace tartan {
 
 namespace {
 
-constexpr float kLargestRow = 32000.0f;  // of an int16, with room for rounding
-
-}  // namespace
-
-// gains[lane]: what a dot · c_scale is multiplied by to use the range of an int16; 0 for no token.
-// steps[lane]: what a score in such units is worth.
-void Shard::find_gains(const QueryBlock& block, float* gains, float* steps) const {
+// What a score in int16 units is worth, per lane.
+void find_steps(const QueryBlock& block, const float* gains, float* steps) {
   for (int lane = 0; lane < block.lanes(); ++lane) {
-    const double longest = std::sqrt(static_cast<double>(block.squares[lane])) * table_.longest();
-    const bool used = lane < block.tokens && longest > 0;
-    gains[lane] = used ? kLargestRow / static_cast<float>(longest) : 0.0f;
-    steps[lane] = used ? block.scales[lane] / gains[lane] : 0.0f;
+    steps[lane] = gains[lane] > 0 ? block.scales[lane] / gains[lane] : 0.0f;
   }
 }
 
+}  // namespace
+
 void Shard::interact_batch(size_t first, size_t count, const QueryBlock& block, const float* gains,
-                           const float* steps, bool all_rows, Scratch& scratch) const {
+                           const float* steps, const int16_t* rows, Scratch& scratch) const {
   const LeafScope leaf;
   const size_t lanes = static_cast<size_t>(block.lanes());
   find_spans(std::span(scratch.pids).subspan(first, count), scratch);
   find_codes(scratch);
-  if (!all_rows) {
+  if (rows == nullptr) {
     const size_t known = scratch.rows;
     assign_rows(scratch);
     scratch.rows_i16.grow(scratch.rows * lanes);
     leaf->centroid_rows(table_.view(), scratch.missing.data(), scratch.rows - known, block, gains,
                         scratch.rows_i16.data() + known * lanes);
+    rows = scratch.rows_i16.data();
   }
   const uint32_t* row = scratch.token_codes.data();
   for (size_t i = 0; i < count; ++i) {
     const size_t tokens = scratch.spans[i].end - scratch.spans[i].begin;
     alignas(64) int16_t best[kBlock];
-    leaf->largest_row(scratch.rows_i16.data(), row, tokens, block.lanes(), best);
+    leaf->largest_row(rows, row, tokens, block.lanes(), best);
     row += tokens;
     float total = scratch.scores[first + i];
     for (int lane = 0; lane < block.tokens; ++lane) {
@@ -58,33 +53,43 @@ void Shard::interact_batch(size_t first, size_t count, const QueryBlock& block, 
   }
 }
 
-// Cuts scratch.pids to the `kept` best by their centroids, in ascending order.
-void Shard::interact(size_t kept, Deadline deadline, Scratch& scratch) const {
+// The rows of all centroids for one block: what probing left, or computed now where the candidates
+// have so many tokens that most will be asked for; else null.
+const int16_t* Shard::all_rows(const QueryBlock& block, const float* gains,
+                               Scratch& scratch) const {
+  const size_t centroids = table_.centroids();
+  if (scratch.kept_rows) return scratch.kept_rows->of(static_cast<size_t>(block.first), centroids);
   size_t tokens = 0;
   for (const uint32_t pid : scratch.pids) {
     const Range span = passage_span(pid);
     tokens += span.end - span.begin;
   }
-  const bool all_rows = tokens >= table_.centroids();
+  if (tokens < centroids) return nullptr;
+  const LeafScope leaf;
+  int16_t* const rows = scratch.rows_i16.grow(centroids * static_cast<size_t>(block.lanes()));
+  leaf->centroid_rows(table_.view(), nullptr, centroids, block, gains, rows);
+  return rows;
+}
+
+// Cuts scratch.pids to the `kept` best by their centroids, in ascending order.
+void Shard::interact(size_t kept, Deadline deadline, Scratch& scratch) const {
+  deadline.check("centroid interaction");
   scratch.scores.assign(scratch.pids.size(), 0.0f);
+  scratch.kept_rows = table_.kept_rows(scratch.query);
   for (const QueryBlock& block : scratch.query.blocks()) {
     alignas(64) float gains[kBlock], steps[kBlock];
-    find_gains(block, gains, steps);
+    table_.find_gains(block, gains);
+    find_steps(block, gains, steps);
     scratch.row_epoch = scratch.row_of.begin(table_.centroids(), 1);
     scratch.rows = 0;
-    if (all_rows) {
-      deadline.check("centroid scores");
-      const LeafScope leaf;
-      const size_t lanes = static_cast<size_t>(block.lanes());
-      leaf->centroid_rows(table_.view(), nullptr, table_.centroids(), block, gains,
-                          scratch.rows_i16.grow(table_.centroids() * lanes));
-    }
+    const int16_t* const rows = all_rows(block, gains, scratch);
     for (size_t first = 0; first < scratch.pids.size(); first += kBatch) {
       deadline.check("centroid interaction");
       const size_t count = std::min(kBatch, scratch.pids.size() - first);
-      interact_batch(first, count, block, gains, steps, all_rows, scratch);
+      interact_batch(first, count, block, gains, steps, rows, scratch);
     }
   }
+  scratch.kept_rows.reset();
   scratch.keys.clear();
   for (size_t i = 0; i < scratch.pids.size(); ++i) {
     scratch.keys.push_back(rank_key(scratch.scores[i], scratch.pids[i]));

@@ -78,7 +78,9 @@ struct ProbeLanes {
   size_t depth = 0;                                     // at least 1
   void (*full)(void* selector, size_t lane) = nullptr;  // makes room for another offer
   void* selector = nullptr;
-  size_t first_lane = 0;  // of the block, for `full`
+  size_t first_lane = 0;         // of the block, for `full`
+  const float* gains = nullptr;  // as of `centroid_rows`
+  int16_t* rows = nullptr;       // [C][lanes] of all centroids, written on the way; or null
 };
 
 struct Leaf {

@@ -189,6 +189,15 @@ void probe_amx(const CentroidView& table, uint32_t begin, uint32_t end, const Qu
     const uint32_t next = first + kPair;
     if (next < end) multiply_run<G>(table, next, end, query, copies, tiles[current ^ 1]);
     const Products<G, Planes::kHigh>& products = tiles[current];
+    if (lanes.rows != nullptr) {
+      for (int r = 0; r < tile_rows(end - first); ++r) {
+#pragma GCC unroll 2
+        for (int g = 0; g < G; ++g) {
+          store_row<Avx512, G>(table, first + static_cast<uint32_t>(r), g, products.of(r, g),
+                               lanes);
+        }
+      }
+    }
 #pragma GCC unroll 2
     for (int g = 0; g < G; ++g) {
       const __m512 q_scales = _mm512_loadu_ps(query.scales + g * kGroup);

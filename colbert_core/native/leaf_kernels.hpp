@@ -226,6 +226,15 @@ __attribute__((noinline)) void offer_rows(const Score& score, typename V::F larg
   if (!one_by_one) insert_best<V, G>(largest, group, lanes);
 }
 
+// One group's int16 scores of one centroid.
+template <class V, int G>
+TARTAN_INLINE void store_row(const CentroidView& table, uint32_t id, int group, typename V::F dots,
+                             const ProbeLanes& lanes) {
+  const typename V::F scale = V::splat(table.scales[id]);
+  const typename V::F both = V::mul(V::load(lanes.gains + group * kGroup), scale);
+  V::store_i16(lanes.rows + (static_cast<size_t>(id) * G + group) * kGroup, V::mul(dots, both));
+}
+
 template <class V, int G>
 void probe_groups(const CentroidView& table, uint32_t begin, uint32_t end, const QueryBlock& query,
                   const ProbeLanes& lanes) {
@@ -235,6 +244,11 @@ void probe_groups(const CentroidView& table, uint32_t begin, uint32_t end, const
     for (int r = 0; r < R; ++r) ids[r] = first + r < end ? first + r : end - 1;
     typename V::F scores[R][G], largest[G];
     dot_centroids<V, G, R, Planes::kHigh>(table, ids, query, scores);
+    if (lanes.rows != nullptr) {
+      for (int r = 0; r < R; ++r) {
+        for (int g = 0; g < G; ++g) store_row<V, G>(table, ids[r], g, scores[r][g], lanes);
+      }
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const typename V::F scale = V::splat(table.scales[ids[r]]);

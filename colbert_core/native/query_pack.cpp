@@ -55,8 +55,8 @@ void QueryPack::pack(std::span<const float> Q_LD, size_t dim) {
   require_query_tokens(tokens);
   tokens_ = tokens;
   blocks_.clear();
-  const size_t lanes = (tokens + kBlock - 1) / kBlock * kBlock;
-  const size_t padded = tile_dim(dim);
+  const size_t lanes = this->lanes();
+  const size_t padded = padded_dim_ = tile_dim(dim);
   high_.clear(lanes, padded);
   low_.clear(lanes, padded);
   high_.u8.grow(lanes * padded);

@@ -55,6 +55,10 @@ class QueryPack {
 
   const std::vector<QueryBlock>& blocks() const { return blocks_; }
   size_t tokens() const { return tokens_; }
+  // In all blocks, empty ones included.
+  size_t lanes() const { return (tokens_ + kBlock - 1) / kBlock * kBlock; }
+  // All bytes of the high plane.
+  std::span<const int8_t> high_plane() const { return {high_.i8.data(), lanes() * padded_dim_}; }
 
  private:
   // The memory of one plane of all blocks.
@@ -76,6 +80,7 @@ class QueryPack {
   AlignedBuffer<int32_t> squares_;
   AlignedBuffer<float> f32_;
   size_t tokens_ = 0;
+  size_t padded_dim_ = 0;
 };
 
 }  // namespace tartan

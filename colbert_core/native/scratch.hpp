@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "common.hpp"
@@ -59,7 +60,8 @@ struct Scratch {
   std::vector<float> scores;
   StampedArray<uint32_t> row_of;  // [C]
   uint32_t row_epoch = 0;
-  uint32_t rows = 0;                    // of the next two in use
+  uint32_t rows = 0;  // of the next two in use
+  std::shared_ptr<const CentroidRows> kept_rows;
   AlignedBuffer<int16_t> rows_i16;      // [rows][lanes] scores of centroids
   AlignedBuffer<float> kept;            // [rows][lanes] dots of centroids
   std::vector<Range> spans;             // tokens of every passage of a batch

@@ -99,8 +99,8 @@ class Shard {
   // interaction.cpp
   void interact(size_t kept, Deadline deadline, Scratch& scratch) const;
   void interact_batch(size_t first, size_t count, const QueryBlock& block, const float* gains,
-                      const float* steps, bool all_rows, Scratch& scratch) const;
-  void find_gains(const QueryBlock& block, float* gains, float* steps) const;
+                      const float* steps, const int16_t* rows, Scratch& scratch) const;
+  const int16_t* all_rows(const QueryBlock& block, const float* gains, Scratch& scratch) const;
   // scan.cpp
   void scan(std::span<const uint32_t> pids, Deadline deadline, float* totals,
             Scratch& scratch) const;

@@ -13,7 +13,7 @@ namespace tartan {
 
 namespace {
 
-constexpr uint32_t kChunk = 256;  // centroids that stay in the first cache while blocks pass by
+constexpr float kLargestRow = 32000.0f;  // of an int16, with room for rounding
 constexpr uint32_t kLeastPerThread = 8192;
 
 // Lanes without a query token are never offered anything.
@@ -102,26 +102,37 @@ CentroidTable::CentroidTable(std::span<const int8_t> codes_CD, size_t dim,
   }
 }
 
-void CentroidTable::select(const QueryPack& query, uint32_t begin, uint32_t end,
-                           ProbeSelector& selector) const {
-  const LeafScope leaf;
-  for (uint32_t first = begin; first < end; first += kChunk) {
-    const uint32_t last = std::min(end, first + kChunk);
-    for (const QueryBlock& block : query.blocks()) {
-      leaf->probe(view(), first, last, block, selector.lanes(block));
-    }
+void CentroidTable::find_gains(const QueryBlock& block, float* gains) const {
+  for (int lane = 0; lane < block.lanes(); ++lane) {
+    const double longest = std::sqrt(static_cast<double>(block.squares[lane])) * longest_;
+    const bool used = lane < block.tokens && longest > 0;
+    gains[lane] = used ? kLargestRow / static_cast<float>(longest) : 0.0f;
   }
 }
 
-void CentroidTable::probe(const QueryPack& query, size_t nprobe, size_t threads, int32_t* ids,
-                          float* scores) const {
+void CentroidTable::select(const QueryPack& query, uint32_t begin, uint32_t end,
+                           ProbeSelector& selector, CentroidRows* rows) const {
+  const LeafScope leaf;
+  for (const QueryBlock& block : query.blocks()) {
+    alignas(64) float gains[kBlock];
+    find_gains(block, gains);
+    ProbeLanes lanes = selector.lanes(block);
+    lanes.gains = gains;
+    if (rows != nullptr) lanes.rows = rows->values.data() + block.first * centroids();
+    leaf->probe(view(), begin, end, block, lanes);
+  }
+}
+
+void CentroidTable::probe(const QueryPack& query, size_t nprobe, size_t threads, bool keep_rows,
+                          int32_t* ids, float* scores) const {
   const uint32_t count = static_cast<uint32_t>(centroids());
   const size_t kept = std::min<size_t>(nprobe, count);
   auto selector = selectors_.borrow();
   selector->reset(query, kept, count);
+  const std::shared_ptr<CentroidRows> rows = keep_rows ? rows_.blank(query, count) : nullptr;
   threads = std::clamp<size_t>(count / kLeastPerThread, 1, threads);
   if (threads == 1) {
-    select(query, 0, count, *selector);
+    select(query, 0, count, *selector, rows.get());
   } else {
     // Each thread selects from its own range; offered range after range, ties stay by smaller id.
     std::vector<ProbeSelector> parts(threads);
@@ -133,7 +144,7 @@ void CentroidTable::probe(const QueryPack& query, size_t nprobe, size_t threads,
           try {
             parts[i].reset(query, kept, count);
             select(query, static_cast<uint32_t>(i * count / threads),
-                   static_cast<uint32_t>((i + 1) * count / threads), parts[i]);
+                   static_cast<uint32_t>((i + 1) * count / threads), parts[i], rows.get());
           } catch (...) {
             errors[i] = std::current_exception();
           }
@@ -151,6 +162,7 @@ void CentroidTable::probe(const QueryPack& query, size_t nprobe, size_t threads,
       }
     }
   }
+  if (rows) rows_.keep(rows);
   for (size_t token = 0; token < query.tokens(); ++token) {
     size_t at = token * kept;
     for (const uint64_t key : selector->finish(token)) {

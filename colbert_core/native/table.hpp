@@ -8,6 +8,7 @@
 #include "leaf.hpp"
 #include "pool.hpp"
 #include "query_pack.hpp"
+#include "row_cache.hpp"
 
 namespace tartan {
 
@@ -41,16 +42,25 @@ class CentroidTable {
 
   size_t centroids() const { return scales_.size(); }
   size_t dim() const { return dim_; }
-  // The length of the longest centroid.
-  double longest() const { return longest_; }
   CentroidView view() const { return {codes_.data(), scales_.data(), sums_.data(), dim_}; }
 
-  // Fills ids and scores, [L][min(nprobe, C)]: score descending, ties by smaller id.
-  void probe(const QueryPack& query, size_t nprobe, size_t threads, int32_t* ids,
+  // Fills ids and scores, [L][min(nprobe, C)]: score descending, ties by smaller id. keep_rows: the
+  // rows of all centroids are kept for the shards of this process.
+  void probe(const QueryPack& query, size_t nprobe, size_t threads, bool keep_rows, int32_t* ids,
              float* scores) const;
 
+  // gains[lane]: what a dot · c_scale is multiplied by to use the range of an int16; 0 for no
+  // token.
+  void find_gains(const QueryBlock& block, float* gains) const;
+  // What probing has left for this query, or null.
+  std::shared_ptr<const CentroidRows> kept_rows(const QueryPack& query) const {
+    return rows_.find(query);
+  }
+
  private:
-  void select(const QueryPack& query, uint32_t begin, uint32_t end, ProbeSelector& selector) const;
+  // rows: where those of all centroids go, or null.
+  void select(const QueryPack& query, uint32_t begin, uint32_t end, ProbeSelector& selector,
+              CentroidRows* rows) const;
 
   std::span<const int8_t> codes_;
   std::span<const float> scales_;
@@ -58,6 +68,7 @@ class CentroidTable {
   double longest_ = 0;
   size_t dim_;
   mutable Pool<ProbeSelector> selectors_;
+  mutable RowCache rows_;
 };
 
 }  // namespace tartan

@@ -41,13 +41,17 @@ class CentroidTable:
         squares_C = np.sum(codes_CD.astype(np.float64) ** 2, axis=1)
         self.longest = float((np.sqrt(squares_C) * scales_C).max())
 
-    def probe(self, Q_LD: F32, nprobe: int, threads: int = 1) -> tuple[I32, F32]:
+    def probe(
+        self, Q_LD: F32, nprobe: int, threads: int = 1, keep_rows: bool = False
+    ) -> tuple[I32, F32]:
         """The best centroids of every query token.
 
         Args:
             Q_LD: float32 [L, D], rotated; L from 1 to 1024, |values| ≤ 1e6.
             nprobe: centroids per query token, at least 1; capped at C.
             threads: at least 1; the native kernel splits the table, the result is the same.
+            keep_rows: the native kernel keeps every centroid's scores, for the shards of this
+                process to find; the result is the same.
 
         Returns:
             ids int32 [L, P] and scores float32 [L, P], P = min(nprobe, C): score descending, ties

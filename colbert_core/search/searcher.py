@@ -77,7 +77,11 @@ class Searcher:
         deadline_s = time.monotonic() + timeout_s if timeout_s else 0.0
         codec = self.generation.codec
         rotated_LD = codec.rotate(Q_LD)
-        probes = None if params.exact else codec.centroid_table.probe(rotated_LD, params.nprobe)
+        probes = (
+            None
+            if params.exact
+            else codec.centroid_table.probe(rotated_LD, params.nprobe, keep_rows=True)
+        )
         parts = [
             search_shard(
                 shard, rotated_LD, probes, params, allowed[i] if allowed else None, deadline_s

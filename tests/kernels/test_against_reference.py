@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,8 @@ def assert_equal_on_everything(
     assert_same(table.probe(Q_LD, nprobe), (ids_LP, scores_LP))
     found = ref_shard.search(Q_LD, ids_LP, scores_LP, k, candidates, allowed_N)
     assert_same(shard.search(Q_LD, ids_LP, scores_LP, k, candidates, allowed_N), found)
+    assert_same(table.probe(Q_LD, nprobe, 1, True), (ids_LP, scores_LP))  # keeps its rows
+    assert_same(shard.search(Q_LD, ids_LP, scores_LP, k, candidates, allowed_N), found)
     exact = ref_shard.exhaustive(Q_LD, k, allowed_N)
     assert_same(shard.exhaustive(Q_LD, k, allowed_N), exact)
     pids = np.arange(world.passages - 1, -1, -1)[:5]
@@ -53,6 +56,25 @@ def assert_equal_on_everything(
     some = min(9, shard.tokens)
     first = shard.tokens - some
     assert_same(shard.decode(first, some), ref_shard.decode(first, some))
+
+
+def test_kept_rows_are_found_again_only_by_their_query(isa: str) -> None:
+    """More queries than a table keeps rows of, from several threads, in an order of their own."""
+    world = make_world(passages=200)
+    (table, shard), (_, reference) = world.native(), world.reference()
+    queries = [make_query(tokens, 128, seed=tokens) for tokens in range(1, 40)]
+    probes = [table.probe(Q_LD, 4) for Q_LD in queries]
+    expected = [reference.search(Q, *probe, 3, 8) for Q, probe in zip(queries, probes, strict=True)]
+
+    def search(number: int) -> object:
+        i = number * 7 % len(queries)
+        table.probe(queries[i], 4, 1, True)
+        found = shard.search(queries[i], *probes[i], 3, 8)
+        assert_same(found, expected[i])
+        return None
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(search, range(160)))
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
