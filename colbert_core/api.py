@@ -56,11 +56,12 @@ class Index:
     def build(
         cls,
         path: str | os.PathLike[str],
-        embeddings: Iterable[AnyArray],
+        embeddings: Iterable[AnyArray] | AnyArray,
         ids: Sequence[str] | None = None,
         bits: int = 2,
         codec: str = "tartan",
         *,
+        doclens: Sequence[int] | AnyArray | None = None,
         texts: Sequence[str] | None = None,
         metadata: Sequence[Mapping[str, Any]] | None = None,
         centroids: int | None = None,
@@ -76,10 +77,12 @@ class Index:
             path: folder of the index; made where it is missing.
             embeddings: for each passage a float array [tokens, dim] of unit vectors; dim is a
                 multiple of 8 up to 1,024. An iterator is spooled to disk; anything that can be
-                iterated again is read in place.
+                iterated again is read in place. With `doclens`, one array [all tokens, dim], which
+                may be memory-mapped.
             ids: unique strings, one a passage; "0", "1", … by default.
             bits: residual bits per dimension, 1 to 4.
             codec: "tartan", or "colbertv2" for the paper's.
+            doclens: the tokens of each passage, where `embeddings` is one array of all of them.
             texts: stored and returned with hits.
             metadata: JSON objects, stored and returned with hits.
             centroids: how many; 2^⌊log2(16·√tokens)⌋ by default.
@@ -94,7 +97,9 @@ class Index:
             IndexExists: there is an index at `path`, and `overwrite` is false.
         """
         settings = Settings(bits, codec, centroids, shards, seed, normalize, overwrite)
-        build_from_vectors(Path(path), embeddings, ids, texts, metadata, settings, on_progress)
+        build_from_vectors(
+            Path(path), embeddings, doclens, ids, texts, metadata, settings, on_progress
+        )
         return cls.open(path)
 
     @property

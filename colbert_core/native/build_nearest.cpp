@@ -56,7 +56,10 @@ void NearestCentroid::assign(std::span<const int8_t> tokens_TD, size_t threads,
                              int32_t* codes_T) const {
   const size_t tokens = tokens_TD.size() / dim();
   const size_t tile_bytes = build_tile_bytes(dim());
-  const size_t block = std::max<size_t>(kBlockBytes / tile_bytes, 1) * kTileTokens;
+  const size_t tiles_each = (tokens + kTileTokens * threads - 1) / (kTileTokens * threads);
+  const size_t block =
+      std::clamp<size_t>(kBlockBytes / tile_bytes, 1, std::max<size_t>(tiles_each, 1)) *
+      kTileTokens;
   const size_t chunk = std::max<size_t>(kChunkBytes / (kRun * rows_.stride), 1);
   std::vector<uint32_t> all(runs());
   std::iota(all.begin(), all.end(), 0u);

@@ -8,7 +8,7 @@ namespace tartan {
 
 namespace {
 
-constexpr size_t kPart = 1024;  // rows that a thread takes at a time
+constexpr size_t kPart = 256;  // rows that a thread takes at a time
 
 // Calls work(first, count) for parts of some rows.
 template <class Work>

@@ -112,6 +112,11 @@ def loaded_after(statement: str) -> set[str]:
         ("from cluster.client import Client, AsyncClient", "ray torch transformers pyarrow"),
         ("import colbert_core; colbert_core.Index", "ray grpc google torch transformers"),
         ("import workers.shard_server", "torch transformers"),
+        (
+            "import numpy, tempfile; from colbert_core import Index; "
+            "Index.build(tempfile.mkdtemp(), [numpy.eye(8)] * 9)",
+            "torch transformers",
+        ),
         ("import cluster.cli", "ray grpc torch transformers pyarrow"),
     ],
 )
