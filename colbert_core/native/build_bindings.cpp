@@ -1,6 +1,8 @@
 // Building an index, for Python.
 #include <nanobind/stl/tuple.h>
 
+#include <algorithm>
+
 #include "arrays.hpp"
 #include "build_nearest.hpp"
 #include "build_vectors.hpp"
@@ -10,6 +12,12 @@ namespace tartan::python {
 namespace {
 
 using namespace nb::literals;
+
+constexpr size_t kMostThreads = 1024;
+
+size_t thread_count(int64_t threads) {
+  return std::min(positive("threads", threads), kMostThreads);
+}
 
 class PyNearest {
  public:
@@ -21,7 +29,7 @@ class PyNearest {
 
   Vector<int32_t> assign(const Array& tokens_TD, int64_t threads) const {
     const auto tokens = view_tokens(tokens_TD);
-    const size_t workers = positive("threads", threads);
+    const size_t workers = thread_count(threads);
     auto codes = new_vector<int32_t>(tokens_TD.shape(0));
     without_gil([&] { core_.assign(tokens, workers, codes.data()); });
     return codes;
@@ -35,7 +43,7 @@ class PyNearest {
                              view<int32_t>("runs_GM", runs_GM, 2, "int32")};
     require(runs_GM.shape(0) + 1 == starts_G1.shape(0),
             "runs_GM must have one row for each group of starts_G1");
-    const size_t workers = positive("threads", threads);
+    const size_t workers = thread_count(threads);
     auto codes = new_vector<int32_t>(tokens_TD.shape(0));
     without_gil([&] { core_.assign_among(tokens, groups, workers, codes.data()); });
     return codes;
@@ -67,7 +75,7 @@ size_t dimension(const Array& matrix) {
 
 Rows to_int8_rows(const Array& vectors_TD, int64_t threads) {
   const auto vectors = view<float>("vectors_TD", vectors_TD, 2, "float32");
-  const size_t workers = positive("threads", threads);
+  const size_t workers = thread_count(threads);
   const size_t dim = dimension(vectors_TD);
   auto values = new_matrix<int8_t>(vectors_TD.shape(0), dim);
   auto scales = new_vector<float>(vectors_TD.shape(0));
@@ -81,7 +89,7 @@ Matrix<float> sums_of_rows(const Array& values_SD, const Array& scales_S, const 
   const auto scales = view<float>("scales_S", scales_S, 1, "float32");
   const auto codes = view<int32_t>("codes_S", codes_S, 1, "int32");
   const size_t count = positive("centroids", centroids);
-  const size_t workers = positive("threads", threads);
+  const size_t workers = thread_count(threads);
   const size_t dim = dimension(values_SD);
   require(scales.size() == values_SD.shape(0) && codes.size() == values_SD.shape(0),
           "scales_S and codes_S must have one entry for each row of values_SD");
@@ -121,7 +129,7 @@ class Quantising {
   template <class Tables>
   Residuals by(void (*kernel)(QuantiseTokens, size_t, const Tables&, size_t), const Tables& tables,
                int64_t threads) {
-    const size_t workers = positive("threads", threads);
+    const size_t workers = thread_count(threads);
     without_gil([&] { kernel(tokens_, centroids_, tables, workers); });
     return {packed_, scales_};
   }

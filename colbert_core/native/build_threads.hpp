@@ -30,7 +30,6 @@ void for_each_part(size_t parts, size_t threads, const MakeWorker& make_worker) 
   };
   {
     std::vector<std::jthread> others;
-    others.reserve(threads);
     for (size_t i = 1; i < std::min(threads, parts); ++i) others.emplace_back(run);
     run();
   }

@@ -61,6 +61,7 @@ void sum_rows(std::span<const int8_t> values_SD, std::span<const float> scales_S
               std::span<const int32_t> codes_S, size_t dim, size_t centroids, size_t threads,
               float* sums) {
   require_codes(codes_S, centroids);
+  threads = std::min(threads, centroids);
   const BuildLeaf& leaf = active_build_leaf();
   // Each thread has its own range of centroids, so every sum is made by one thread, in order.
   for_each_part(threads, threads, [&] {

@@ -68,7 +68,7 @@ def test_more_tokens_than_a_block_on_any_number_of_threads() -> None:
     rng = np.random.default_rng(6)
     tokens_TD, codes_CD = int8(rng, 20_000, 64), int8(rng, 700, 64)
     expected_T = nearest(tokens_TD, codes_CD)
-    for threads in (1, 3, 16):
+    for threads in (1, 3, 16, 1 << 40):
         found_T = _native.NearestCentroid(codes_CD).assign(tokens_TD, threads)
         assert np.array_equal(found_T, expected_T)
 
