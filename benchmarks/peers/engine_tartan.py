@@ -86,7 +86,7 @@ class Tartan(Engine):
 def _knobs(setting: dict[str, Any], k: int) -> dict[str, Any]:
     knobs = dict(setting)
     if "candidates_per_hit" in knobs:
-        knobs["candidates"] = k * knobs.pop("candidates_per_hit")
+        knobs["candidates"] = round(k * knobs.pop("candidates_per_hit"))
     return knobs
 
 

@@ -90,9 +90,9 @@ def _full_scores(probes: int, count: int) -> Setting:
     return Setting(f"{probes} probe{'s' * (probes > 1)}, {count:,} full", knobs, head=True)
 
 
-def _raw(nprobe: int, per_hit: int) -> Setting:
+def _raw(nprobe: int, per_hit: float) -> Setting:
     return Setting(
-        f"{nprobe} probes, {per_hit} candidates a hit",
+        f"{nprobe} probes, {per_hit:g} candidates a hit",
         {"nprobe": nprobe, "candidates_per_hit": per_hit},
     )
 
@@ -104,9 +104,11 @@ TARTAN = (
     TARTAN_DEFAULT,
     *(Setting(f"recall .{percent}", {"recall": percent / 100}) for percent in (80, 85, 90)),
     *(Setting(f"recall .{percent}", {"recall": percent / 100}) for percent in (98, 99)),
-    _raw(2, 3),
-    _raw(4, 3),
-    _raw(8, 4),
+    _raw(4, 1.6),
+    _raw(8, 1.6),
+    _raw(16, 1.6),
+    _raw(16, 3.2),
+    _raw(32, 3.2),
     TARTAN_EXACT,
 )
 COLBERT = (

@@ -76,15 +76,7 @@ class Measurements:
             "bytes_per_token": sizes["total"] / tokens,
             "bytes_once_per_token": sizes["once"] / tokens,
             "smaller_than_fp16": 2 * dim * tokens / sizes["total"],
-            "build_seconds": built["seconds"],
-            "build_cpu_seconds": built["cpu_seconds"],
-            "build_stages": built.get("stages", {}),
-            "build_tokens_per_s": tokens / built["seconds"],
-            "build_tokens_per_cpu_s": tokens / built["cpu_seconds"],
-            "build_peak_bytes": built["memory"]["peak"],
-            "build_peak_private_bytes": built.get("private_peak"),
-            "build_note": built.get("note"),
-            "build_load": [built["load_before"], built["load_after"]],
+            **_building(built, tokens),
             "open_seconds": answer["open_seconds"],
             # After the default at the smallest k alone: later settings touch more of the index.
             "search_resident_bytes": answer["runs"][0]["memory"]["resident"],
@@ -129,3 +121,19 @@ class Measurements:
             "kept": overlap_between(top, own, k) if own else None,
             "ndcg_at_10": ndcg_at_10(top, self.collection),
         }
+
+
+def _building(built: Row, tokens: int) -> Row:
+    """What building took; nothing but the note where an index was not built but written."""
+    row: Row = {"build_seconds": built.get("seconds"), "build_note": built.get("note")}
+    if row["build_seconds"] is None:
+        return row
+    return row | {
+        "build_cpu_seconds": built["cpu_seconds"],
+        "build_stages": built.get("stages", {}),
+        "build_tokens_per_s": tokens / built["seconds"],
+        "build_tokens_per_cpu_s": tokens / built["cpu_seconds"],
+        "build_peak_bytes": built["memory"]["peak"],
+        "build_peak_private_bytes": built.get("private_peak"),
+        "build_load": [built["load_before"], built["load_after"]],
+    }

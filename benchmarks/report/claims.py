@@ -178,7 +178,7 @@ def _sized(row: Row) -> str:
 
 def _building(document: dict[str, Any]) -> list[Claim]:
     """Speed and memory beside the fastest peer, for each of our widths."""
-    theirs = peers(document["indexes"])
+    theirs = [row for row in peers(document["indexes"]) if "build_tokens_per_s" in row]
     if not theirs:
         return []
     lines = []

@@ -117,6 +117,8 @@ def build_table(rows: list[Row]) -> list[str]:
         "|---|---|--:|--:|---|--:|--:|--:|--:|---|",
     ]
     for c in rows:
+        if c["build_seconds"] is None:
+            continue
         private = c["build_peak_private_bytes"]
         stages = ", ".join(f"{stage} {s:.1f}" for stage, s in c["build_stages"].items())
         lines.append(

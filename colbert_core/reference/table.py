@@ -57,6 +57,7 @@ class CentroidTable:
             ids int32 [L, P] and scores float32 [L, P], P = min(nprobe, C): score descending, ties
             by smaller id.
         """
+        del keep_rows  # nothing to gain here
         check_query(Q_LD, self.dim)
         require(nprobe >= 1, f"nprobe {nprobe} must be at least 1")
         require(threads >= 1, f"threads {threads} must be at least 1")
