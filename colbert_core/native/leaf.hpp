@@ -25,7 +25,7 @@ struct CentroidView {
 struct ScanTokens {
   const uint8_t* residuals = nullptr;       // packed, B bytes a token
   const uint8_t* residuals_end = nullptr;   // end of the whole array
-  const uint32_t* rows = nullptr;           // row of `kept`, or code: see Leaf::keeps_dots
+  const uint32_t* rows = nullptr;           // row of `kept`, or code: see Leaf::centroid_dots
   const float* centroid_weights = nullptr;  // alpha · c_scale
   const float* residual_weights = nullptr;  // beta · level_step
   size_t count = 0;                         // at least 1
@@ -85,14 +85,13 @@ struct ProbeLanes {
 
 struct Leaf {
   const char* name;
-  // Whether scan wants the dots of every centroid computed once a query and kept; else it
-  // multiplies each token's centroid anew, which is quicker than going back to a large table.
-  bool keeps_dots;
   // What a thread must do before and after it calls centroid_scores, probe or scan; null for
   // nothing.
   void (*enter)();
   void (*leave)();
-  // dots[r][lane] of the centroids ids[r] with both planes, as float.
+  // dots[r][lane] of the centroids ids[r] with both planes, as float: what `scan` wants computed
+  // once a query and kept. Null where scan multiplies each token's centroid anew, which is quicker
+  // than going back to a large table.
   void (*centroid_dots)(const CentroidView&, const uint32_t* ids, size_t count, const QueryBlock&,
                         float* dots);
   // rows[r][lane] = dot of the centroid ids[r] with the high plane · c_scale · gains[lane],

@@ -1,104 +1,18 @@
-// AMX: the matrix unit multiplies 16 stored vectors by 16 query lanes over 64 dimensions at once.
-//
-// Two tiles of stored vectors meet two groups of the query in four accumulators. A query plane lies
-// in memory as the tiles want it; dimensions beyond the last are zero there, so it does not matter
-// what a stored row holds in them. Everything but the products is the AVX-512 path's.
+// AMX: the matrix unit multiplies the next tile while the vector unit looks at this one's products.
+// Everything but the products is the AVX-512 path's.
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "leaf_avx512.hpp"
+#include "amx_tiles.hpp"
 
 namespace tartan {
 namespace {
 
-constexpr int kRows = 16;          // of a tile
-constexpr int kPair = 2 * kRows;   // stored vectors that are worked on together
-constexpr size_t kTileBytes = 64;  // of a tile's row
-static_assert(kPair <= static_cast<int>(kTileRows));
-
-// Eight tiles of 16 rows of 64 bytes. In static memory: gcc's _tile_loadconfig reads 64 bytes but
-// tells the compiler of 8, so that a local variable would not be written in full.
-struct alignas(64) Configuration {
-  uint8_t palette = 1;
-  uint8_t start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-const Configuration kConfiguration;
-
-void enter() { _tile_loadconfig(&kConfiguration); }
-void leave() { _tile_release(); }
-
-// products[r][g][lane] of 32 rows, `stride` bytes apart and readable to the next multiple of 64
-// dimensions, with one plane.
-template <int G>
-inline void multiply(const uint8_t* rows, size_t stride, const QueryPlane& plane, size_t dim,
-                     int32_t* products) {
-  _tile_zero(0);
-  _tile_zero(2);
-  if (G == 2) _tile_zero(1);
-  if (G == 2) _tile_zero(3);
-  constexpr size_t kLaneBytes = G * kGroup * 4;
-  for (size_t d = 0; d < dim; d += kTileBytes) {
-    const int8_t* const quads = plane.i8 + d / 4 * kLaneBytes;
-    _tile_loadd(4, rows + d, stride);
-    _tile_loadd(6, quads, kLaneBytes);
-    _tile_dpbssd(0, 4, 6);
-    if (G == 2) _tile_loadd(7, quads + kGroup * 4, kLaneBytes);
-    if (G == 2) _tile_dpbssd(1, 4, 7);
-    _tile_loadd(5, rows + kRows * stride + d, stride);
-    _tile_dpbssd(2, 5, 6);
-    if (G == 2) _tile_dpbssd(3, 5, 7);
-  }
-  constexpr size_t kOut = G * kGroup * sizeof(int32_t);
-  _tile_stored(0, products, kOut);
-  if (G == 2) _tile_stored(1, products + kGroup, kOut);
-  _tile_stored(2, products + kRows * G * kGroup, kOut);
-  if (G == 2) _tile_stored(3, products + kRows * G * kGroup + kGroup, kOut);
-}
-
-// The products of 32 rows with the planes that are used.
-template <int G, Planes kPlanes>
-struct Products {
-  alignas(64) int32_t high[kPair * G * kGroup];
-  alignas(64) int32_t low[kPlanes == Planes::kBoth ? kPair * G * kGroup : 1];
-
-  void compute(const uint8_t* rows, size_t stride, const QueryBlock& query, size_t dim) {
-    multiply<G>(rows, stride, query.high, dim, high);
-    if (kPlanes == Planes::kBoth) multiply<G>(rows, stride, query.low, dim, low);
-  }
-
-  __m512 of(int row, int group) const {
-    const int at = (row * G + group) * kGroup;
-    const __m512 dots = _mm512_cvtepi32_ps(_mm512_load_si512(high + at));
-    if (kPlanes == Planes::kHigh) return dots;
-    const __m512 rest = _mm512_cvtepi32_ps(_mm512_load_si512(low + at));
-    return _mm512_add_ps(dots, _mm512_mul_ps(rest, _mm512_set1_ps(kLowPart)));
-  }
-};
-
-inline void copy_row(const int8_t* from, size_t dim, uint8_t* to) {
-  size_t d = 0;
-  for (; d + 64 <= dim; d += 64) _mm512_storeu_si512(to + d, _mm512_loadu_si512(from + d));
-  if (d < dim) __builtin_memcpy(to + d, from + d, dim - d);
-}
-
-// Copies the rows of up to 32 centroids, and asks for those that come 32 later.
-inline void gather_rows(const CentroidView& table, const uint32_t* ids, int used, size_t left,
-                        size_t stride, uint8_t* to) {
-  for (int r = 0; r < used; ++r) {
-    if (static_cast<size_t>(r) + kPair < left) prefetch_row(table, ids[r + kPair]);
-    copy_row(table.codes + ids[r] * table.dim, table.dim, to + r * stride);
-  }
-}
-
-inline int tile_rows(size_t left) { return static_cast<int>(left < kPair ? left : kPair); }
-
 // The products of up to 32 consecutive centroids from `first` on.
-template <int G, Planes kPlanes>
+template <int G>
 inline void multiply_run(const CentroidView& table, size_t first, size_t end,
-                         const QueryBlock& query, uint8_t* copies, Products<G, kPlanes>& products) {
+                         const QueryBlock& query, uint8_t* copies,
+                         Products<G, Planes::kHigh>& products) {
   const int used = tile_rows(end - first);
   const int8_t* const codes = table.codes + first * table.dim;
   if (used == kPair && table.dim % kTileBytes == 0) {
@@ -110,15 +24,14 @@ inline void multiply_run(const CentroidView& table, size_t first, size_t end,
   products.compute(copies, stride, query, table.dim);
 }
 
-// Calls use(r, g, id, dots) for the dots of every centroid ids[r], or r where there are no ids,
-// with every group. The unit multiplies the next tile while this one's dots are used.
-template <int G, Planes kPlanes, class Use>
-inline void each_centroid_amx(const CentroidView& table, const uint32_t* ids, size_t count,
-                              const QueryBlock& query, const Use& use) {
+// The unit multiplies the next tile while this one's dots are stored.
+template <int G>
+void centroid_rows_amx(const CentroidView& table, const uint32_t* ids, size_t count,
+                       const QueryBlock& query, const float* gains, int16_t* rows) {
   alignas(64) uint8_t copies[kPair * tile_dim(kMaxDim)];
-  Products<G, kPlanes> tiles[2];
+  Products<G, Planes::kHigh> tiles[2];
   const size_t stride = tile_dim(table.dim);
-  const auto multiply_tile = [&](size_t first, Products<G, kPlanes>& products) {
+  const auto multiply_tile = [&](size_t first, Products<G, Planes::kHigh>& products) {
     if (ids == nullptr) return multiply_run<G>(table, first, count, query, copies, products);
     const size_t left = count - first;
     gather_rows(table, ids + first, tile_rows(left), left, stride, copies);
@@ -128,32 +41,15 @@ inline void each_centroid_amx(const CentroidView& table, const uint32_t* ids, si
   int current = 0;
   for (size_t first = 0; first < count; first += kPair, current ^= 1) {
     if (first + kPair < count) multiply_tile(first + kPair, tiles[current ^ 1]);
-    const int used = tile_rows(count - first);
-    for (int r = 0; r < used; ++r) {
-      const uint32_t id = ids == nullptr ? static_cast<uint32_t>(first + r) : ids[first + r];
-      for (int g = 0; g < G; ++g) use(first + r, g, id, tiles[current].of(r, g));
+    for (int r = 0; r < tile_rows(count - first); ++r) {
+      const size_t at = first + static_cast<size_t>(r);
+      const float c_scale = table.scales[ids == nullptr ? at : ids[at]];
+      for (int g = 0; g < G; ++g) {
+        store_row<Avx512>(tiles[current].of(r, g), c_scale, gains + g * kGroup,
+                          rows + (at * G + g) * kGroup);
+      }
     }
   }
-}
-
-template <int G>
-void centroid_dots_amx(const CentroidView& table, const uint32_t* ids, size_t count,
-                       const QueryBlock& query, float* dots) {
-  each_centroid_amx<G, Planes::kBoth>(table, ids, count, query,
-                                      [&](size_t r, int g, uint32_t, __m512 values) {
-                                        _mm512_storeu_ps(dots + (r * G + g) * kGroup, values);
-                                      });
-}
-
-template <int G>
-void centroid_rows_amx(const CentroidView& table, const uint32_t* ids, size_t count,
-                       const QueryBlock& query, const float* gains, int16_t* rows) {
-  each_centroid_amx<G, Planes::kHigh>(
-      table, ids, count, query, [&](size_t r, int g, uint32_t id, __m512 values) {
-        const __m512 scale = _mm512_set1_ps(table.scales[id]);
-        const __m512 both = _mm512_mul_ps(_mm512_loadu_ps(gains + g * kGroup), scale);
-        Avx512::store_i16(rows + (r * G + g) * kGroup, _mm512_mul_ps(values, both));
-      });
 }
 
 // The largest of eight rows tells whether any of them need be looked at.
@@ -193,8 +89,8 @@ void probe_amx(const CentroidView& table, uint32_t begin, uint32_t end, const Qu
       for (int r = 0; r < tile_rows(end - first); ++r) {
 #pragma GCC unroll 2
         for (int g = 0; g < G; ++g) {
-          store_row<Avx512, G>(table, first + static_cast<uint32_t>(r), g, products.of(r, g),
-                               lanes);
+          store_row<Avx512>(products.of(r, g), table.scales[first + r], lanes.gains + g * kGroup,
+                            lanes.rows + ((first + static_cast<size_t>(r)) * G + g) * kGroup);
         }
       }
     }
@@ -311,12 +207,6 @@ void scan_amx(const ScanTokens& tokens, const ScanTables& tables, const QueryBlo
   }
 }
 
-void centroid_dots_any(const CentroidView& table, const uint32_t* ids, size_t count,
-                       const QueryBlock& query, float* dots) {
-  if (count == 0) return;
-  (query.groups == 1 ? centroid_dots_amx<1> : centroid_dots_amx<2>)(table, ids, count, query, dots);
-}
-
 void centroid_rows_any(const CentroidView& table, const uint32_t* ids, size_t count,
                        const QueryBlock& query, const float* gains, int16_t* rows) {
   if (count == 0) return;
@@ -335,10 +225,9 @@ void scan_any(const ScanTokens& tokens, const ScanTables& tables, const QueryBlo
 }
 
 constexpr Leaf kLeaf = {"amx",
-                        false,
                         enter,
                         leave,
-                        centroid_dots_any,
+                        nullptr,
                         centroid_rows_any,
                         largest_row,
                         probe_any,

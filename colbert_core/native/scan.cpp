@@ -94,7 +94,7 @@ void Shard::scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, 
   find_spans(pids, scratch);
   find_codes(scratch);
   find_weights(scratch);
-  if (leaf->keeps_dots) {
+  if (leaf->centroid_dots != nullptr) {
     assign_rows(scratch);
     scratch.kept.grow(scratch.rows * lanes);
     leaf->centroid_dots(table_.view(), scratch.missing.data(), scratch.rows - known, block,

@@ -1,0 +1,80 @@
+// MaxSim of one passage's tokens.
+#pragma once
+
+#include "leaf_dots.hpp"
+
+namespace tartan {
+namespace {
+
+// centroid_weight · dot(centroid) + residual_weight · dot(levels)
+template <class V>
+TARTAN_INLINE typename V::F token_score(typename V::F centroid, typename V::F residual,
+                                        const ScanTokens& tokens, size_t token) {
+  return V::add(V::mul(V::splat(tokens.centroid_weights[token]), centroid),
+                V::mul(V::splat(tokens.residual_weights[token]), residual));
+}
+
+// One tile of R tokens from `first` on (the last one repeated where the passage ends) into `best`.
+template <class V, int G, int R>
+TARTAN_INLINE void scan_tile(const ScanTokens& tokens, size_t first, const ScanTables& tables,
+                             typename V::Table levels, const QueryBlock& query,
+                             typename V::F (&best)[G]) {
+  const size_t dim = tables.centroids.dim;
+  const size_t stride = tile_stride(dim);
+  const size_t bytes = dim * tables.bits / 8;
+  uint8_t* const spare = tables.tile + kTileRows * stride;
+  const uint8_t* rows[R];
+  const float* centroid_row[R];
+  size_t at[R];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    at[r] = first + r < tokens.count ? first + r : tokens.count - 1;
+    centroid_row[r] = tables.kept + static_cast<size_t>(tokens.rows[at[r]]) * G * kGroup;
+    for (int g = 0; g < G; ++g) __builtin_prefetch(centroid_row[r] + g * kGroup);
+    const uint8_t* packed =
+        packed_token(tokens.residuals + at[r] * bytes, tokens.residuals_end, bytes, spare);
+    unpack<V>(packed, tables.bits, dim, levels, tables.tile + r * stride);
+    rows[r] = tables.tile + r * stride;
+  }
+  typename V::F dots[R][G];
+  const int32_t no_sums[R] = {};
+  query_dots<V, G, R, true, Planes::kBoth>(rows, no_sums, query, dots);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int g = 0; g < G; ++g) {
+      const typename V::F centroid = V::load(centroid_row[r] + g * kGroup);
+      best[g] = V::max(best[g], token_score<V>(centroid, dots[r][g], tokens, at[r]));
+    }
+  }
+}
+
+// The 16 levels as V::dot wants them.
+template <class V>
+inline typename V::Table load_levels(const int8_t* levels) {
+  alignas(16) uint8_t biased[16];
+  for (int i = 0; i < 16; ++i) biased[i] = static_cast<uint8_t>(levels[i] + V::kBias);
+  return V::load_table(biased);
+}
+
+template <class V, int G>
+void scan_groups(const ScanTokens& tokens, const ScanTables& tables, const QueryBlock& query,
+                 float* best) {
+  constexpr int R = V::template kTile<G>;
+  const typename V::Table levels = load_levels<V>(tables.levels);
+  typename V::F running[G];
+  for (int g = 0; g < G; ++g) running[g] = V::splat(-__builtin_inff());
+  size_t first = 0;
+  for (; first + R / 2 < tokens.count; first += R) {
+    scan_tile<V, G, R>(tokens, first, tables, levels, query, running);
+  }
+  if (first < tokens.count) {
+    scan_tile<V, G, R / 2>(tokens, first, tables, levels, query, running);
+  }
+  for (int g = 0; g < G; ++g) {
+    V::store(best + g * kGroup, V::mul(running[g], V::load(query.scales + g * kGroup)));
+  }
+}
+
+}  // namespace
+}  // namespace tartan
