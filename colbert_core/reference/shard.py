@@ -32,6 +32,8 @@ FINEST_ADDEND = 2**20
 """The largest addend of a candidate's score in integer units: 1024 of them fit in 31 bits."""
 
 GRID_TOLERANCE = np.float32(1e-6)  # of the largest level: a float's rounding
+LARGEST_TOTAL = 2**31
+
 SMALLEST_RANGE = np.float32(1e-30)  # of probe scores; below, all gains count as equal
 BATCH = 64  # passages between two looks at the clock
 
@@ -145,6 +147,7 @@ class Shard:
         candidates: int,
         allowed_N: U8 | None = None,
         deadline_s: float = 0.0,
+        margin: float = np.inf,
     ) -> tuple[I64, F32, int, int]:
         """The best `k` passages: candidates by postings, int8 MaxSim, then precise MaxSim.
 
@@ -154,6 +157,8 @@ class Shard:
                 them: per token, score descending.
             k: hits wanted, at least 1; fewer come only if fewer passages are allowed.
             candidates: passages that are scored by MaxSim; at least `k` are.
+            margin: a candidate whose approximate score is more than margin · √L below the k-th
+                best is left out; at least 0. Where `candidates` are all, none is.
             allowed_N: uint8 [N], 0 excludes a passage; None allows all.
             deadline_s: `time.monotonic()` value after which to give up; 0 is never.
 
@@ -169,6 +174,7 @@ class Shard:
         check_probes(probe_ids_LP, probe_scores_LP, len(Q_LD), self.table.centroids)
         require(k >= 1, f"k {k} must be at least 1")
         require(candidates >= 1, f"candidates {candidates} must be at least 1")
+        require(margin >= 0, "margin must be a number of at least 0")
         allowed = self._allowed(allowed_N)
         live = self.passages if allowed is None else int(np.count_nonzero(allowed))
         if live == 0:
@@ -177,8 +183,10 @@ class Shard:
         if live <= candidates:
             pids, touched = self._all_passages(allowed), live
         else:
+            wanted = min(k, live)
+            probes = probe_ids_LP, probe_scores_LP
             pids, touched = self._candidates(
-                Q_LD, probe_ids_LP, probe_scores_LP, min(k, live), candidates, allowed, deadline_s
+                Q_LD, *probes, wanted, candidates, margin, allowed, deadline_s
             )
         precise = min(len(pids), k + max(16, k // 4))
         if precise < len(pids):
@@ -186,6 +194,22 @@ class Shard:
         scores = self._precise(Q_LD, np.sort(pids), deadline_s)
         pids, scores = _best(np.sort(pids), scores, k)
         return pids, scores, touched, precise
+
+    def approximate(
+        self,
+        Q_LD: F32,
+        probe_ids_LP: I32,
+        probe_scores_LP: F32,
+        allowed_N: U8 | None = None,
+    ) -> tuple[I64, F32]:
+        """What candidates are chosen by: every passage that the probes touch, int64 [M] ascending,
+        and its approximate score, float32 [M], above that of a passage that they do not touch."""
+        check_query(Q_LD, self.dim)
+        check_probes(probe_ids_LP, probe_scores_LP, len(Q_LD), self.table.centroids)
+        pids, totals = self._accumulate(probe_ids_LP, probe_scores_LP, self._allowed(allowed_N))
+        factor = _addend_factor(probe_scores_LP)
+        scores = totals.astype(np.float32) / factor if factor > 0 else np.zeros(len(pids), "f4")
+        return pids, scores
 
     def exhaustive(
         self, Q_LD: F32, k: int, allowed_N: U8 | None = None, deadline_s: float = 0.0
@@ -232,6 +256,7 @@ class Shard:
         scores_LP: F32,
         wanted: int,
         candidates: int,
+        margin: float,
         allowed: U8 | None,
         deadline_s: float,
     ) -> tuple[I64, int]:
@@ -244,6 +269,11 @@ class Shard:
                 break
             ids_LP, scores_LP = self.table.probe(Q_LD, min(4 * width, self.table.centroids))
         order = np.lexsort((pids, -totals))[:candidates]
+        factor = _addend_factor(scores_LP)
+        with np.errstate(over="ignore", invalid="ignore"):
+            slack = np.float32(margin) * np.sqrt(np.float32(len(Q_LD))) * factor
+        if len(order) > wanted and factor > 0 and slack < LARGEST_TOTAL:
+            order = order[totals[order] >= totals[order[wanted - 1]] - int(slack)]
         return pids[order], len(pids)
 
     def _accumulate(self, ids_LP: I32, scores_LP: F32, allowed: U8 | None) -> tuple[I64, I64]:
@@ -255,8 +285,7 @@ class Shard:
         and 1 for being met at all. Integers, so that the order of addition cannot matter.
         """
         gains_LP = scores_LP - scores_LP[:, -1:]
-        widest = gains_LP[:, 0].max()
-        factor = np.float32(FINEST_ADDEND) / widest if widest >= SMALLEST_RANGE else np.float32(0)
+        factor = _addend_factor(scores_LP)
         addends_LP = 1 + np.minimum(np.rint(gains_LP * factor), FINEST_ADDEND).astype(np.int64)
         totals_N = np.zeros(self.passages, np.int64)
         met_N = np.full(self.passages, -1, np.int64)
@@ -368,6 +397,12 @@ class Shard:
 
     def _check_pid(self, pid: int) -> None:
         require(0 <= pid < self.passages, f"passage {pid} is not one of {self.passages}")
+
+
+def _addend_factor(scores_LP: F32) -> np.float32:
+    """Integer units of a candidate's total per unit of score; 0 where all probes score alike."""
+    widest = (scores_LP[:, 0] - scores_LP[:, -1]).max()
+    return np.float32(FINEST_ADDEND) / widest if widest >= SMALLEST_RANGE else np.float32(0)
 
 
 def _best(pids: I64, scores: F32, k: int) -> tuple[I64, F32]:
