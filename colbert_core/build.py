@@ -19,8 +19,16 @@ import numpy as np
 
 from colbert_core.codec import Codec, check_settings, train_codec
 from colbert_core.errors import CorpusError, IndexExists, InvalidInput
-from colbert_core.index import Manifest, ShardWriter, new_generation_id, publish, write_codec
+from colbert_core.index import (
+    Manifest,
+    ShardReader,
+    ShardWriter,
+    new_generation_id,
+    publish,
+    write_codec,
+)
 from colbert_core.index.manifest import CURRENT
+from colbert_core.search.calibrate import calibrate
 from colbert_core.types import F32, I32, AnyArray
 
 BATCH_TOKENS = 1 << 16
@@ -77,7 +85,10 @@ def build_from_vectors(
                     )
                     report("compress", int(doclens_N[:stop].sum()), total)
                 entries.append(writer.finish())
-        return publish(path, generation, generation, codec, entries)
+        report("calibrate", 0, 1)
+        shards = [ShardReader(path, entry, codec) for entry in entries]
+        presets = calibrate(shards, codec, settings.seed)
+        return publish(path, generation, generation, codec, entries, presets=presets)
 
 
 def _check_place(path: Path, settings: Settings) -> None:

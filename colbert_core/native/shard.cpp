@@ -150,7 +150,7 @@ Hits Shard::search(std::span<const float> Q_LD, const Probes& probes, size_t k, 
                               : passages();
   if (live == 0) return {};
   size_t touched = live;
-  if (live <= candidates) {
+  if (live <= (std::isinf(margin) ? candidates : k)) {
     all_passages(allowed, scratch->pids);
   } else {
     touched =

@@ -158,7 +158,7 @@ class Shard:
             k: hits wanted, at least 1; fewer come only if fewer passages are allowed.
             candidates: passages that are scored by MaxSim; at least `k` are.
             margin: a candidate whose approximate score is more than margin · √L below the k-th
-                best is left out; at least 0. Where `candidates` are all, none is.
+                best is left out; at least 0.
             allowed_N: uint8 [N], 0 excludes a passage; None allows all.
             deadline_s: `time.monotonic()` value after which to give up; 0 is never.
 
@@ -175,12 +175,14 @@ class Shard:
         require(k >= 1, f"k {k} must be at least 1")
         require(candidates >= 1, f"candidates {candidates} must be at least 1")
         require(margin >= 0, "margin must be a number of at least 0")
+        with np.errstate(over="ignore"):
+            margin = float(np.float32(margin))
         allowed = self._allowed(allowed_N)
         live = self.passages if allowed is None else int(np.count_nonzero(allowed))
         if live == 0:
             return np.zeros(0, np.int64), np.zeros(0, np.float32), 0, 0
         candidates = max(candidates, k)
-        if live <= candidates:
+        if live <= (candidates if np.isinf(margin) else k):
             pids, touched = self._all_passages(allowed), live
         else:
             wanted = min(k, live)
