@@ -147,7 +147,7 @@ LocalIndex = Annotated[
 ]
 Recall = Annotated[
     float | None,
-    typer.Option("--recall", help="Share of the exact top k to find (default 0.95; 1: exact)."),
+    typer.Option("--recall", help="Share of the exact top k to find (default 0.99; 1: exact)."),
 ]
 Nprobe = Annotated[int | None, typer.Option("--nprobe", help="Centroids per query token.")]
 Candidates = Annotated[

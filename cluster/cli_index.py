@@ -43,7 +43,7 @@ def inspect(index: Path, *, as_json: bool) -> None:
         print(json.dumps(about))
         return
     console = Console()
-    sizes = about.pop("bytes")
+    sizes, presets = about.pop("bytes"), about.pop("presets")
     facts = Table(show_header=False, box=None)
     for name, value in about.items():
         shown = f"{value:,}" if isinstance(value, int) else str(value)
@@ -53,6 +53,12 @@ def inspect(index: Path, *, as_json: bool) -> None:
     for name, size in sorted(sizes.items(), key=lambda item: -item[1]):
         table.add_row(name, f"{size:,}", f"{size / about['bytes_total']:.1%}")
     console.print(table)
+    if presets:
+        measured = Table(*presets[0], box=None)
+        for row in presets:
+            measured.add_row(*(f"{value:,}" for value in row.values()))
+        console.print("\nwhat recall takes on this index, as measured when it was built:")
+        console.print(measured)
 
 
 def verify_index(index: Path, *, as_json: bool) -> None:

@@ -37,9 +37,15 @@ class Ask:
     timeout_s: float
 
     @property
-    def options(self) -> dict[str, Any]:
-        names = ("k", "recall", "nprobe", "candidates", "exact", "explain", "timeout_s")
+    def knobs(self) -> dict[str, Any]:
+        """How hard to look."""
+        names = ("k", "recall", "nprobe", "candidates", "exact")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the query."""
+        return {**self.knobs, "explain": self.explain, "timeout_s": self.timeout_s}
 
 
 def search(ask: Ask, *, target: str | None, index: Path | None, as_json: bool) -> None:
@@ -64,7 +70,11 @@ def _search_index(ask: Ask, path: Path) -> tuple[list[Hit], dict[str, Any]]:
     from colbert_core.api import Index
 
     index = Index.open(path)
-    return index.search(ask.query, **ask.options), {"generation": index.manifest.generation}
+    about = {
+        "generation": index.manifest.generation,
+        "params": dataclasses.asdict(index.params(**ask.knobs)),
+    }
+    return index.search(ask.query, **ask.options), about
 
 
 def _search_gateway(ask: Ask, target: str) -> tuple[list[Hit], dict[str, Any]]:

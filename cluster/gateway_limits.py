@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cluster.wire.channels import DEFAULT_MAX_MESSAGE_BYTES
 from cluster.wire.types import Limits, SearchCall
 from colbert_core.errors import InvalidInput, QueryError
+from colbert_core.index import Preset
 from colbert_core.search import check_query, derive_params
 from colbert_core.types import F32, MAX_K, MAX_QUERY_TOKENS, SearchParams
 
@@ -31,8 +34,8 @@ def check_limits(limits: Limits) -> None:
             raise InvalidInput(f"{name} is {getattr(limits, name)}; give 1 or more")
 
 
-def check_call(call: SearchCall, limits: Limits, shards: int) -> SearchParams:
-    """Check everything of a call that needs no index, and derive its parameters.
+def check_call(call: SearchCall, limits: Limits, presets: Sequence[Preset]) -> SearchParams:
+    """Check what of a call can be without its vectors, and derive its parameters.
 
     Raises:
         QueryError: naming what is wrong.
@@ -49,7 +52,7 @@ def check_call(call: SearchCall, limits: Limits, shards: int) -> SearchParams:
         nprobe=call.nprobe,
         candidates=call.candidates,
         exact=call.exact,
-        shards=shards,
+        presets=presets,
     )
 
 

@@ -31,6 +31,7 @@ from cluster.wire.types import (
 )
 from colbert_core.codec import Codec
 from colbert_core.errors import DeadlineExceeded
+from colbert_core.index import Preset
 from colbert_core.search import merge
 from colbert_core.types import F32, I32, Hit, SearchParams, TokenMatch
 
@@ -90,6 +91,7 @@ class SearchPipeline:
     fan_out: FanOut
     limits: Limits
     executor: Executor = field(repr=False)
+    presets: Sequence[Preset] = ()
 
     async def search(self, call: SearchCall, deadline: float) -> Found:
         """Answer one query.
@@ -104,7 +106,7 @@ class SearchPipeline:
             DeadlineExceeded: the time is over; the message says what was waited for.
         """
         clock = Clock(deadline)
-        params = check_call(call, self.limits, len(self.fan_out.routes))
+        params = check_call(call, self.limits, self.presets)
         if call.query_LD is not None:
             check_vectors(call.query_LD, self.codec.dim, self.limits)
         prepared = await self._in_thread(
@@ -161,6 +163,7 @@ class SearchPipeline:
             params.k,
             params.candidates,
             params.exact,
+            params.margin,
         )
 
     async def _fetch(

@@ -6,6 +6,7 @@
     train     driver: projection (PCA), centroids and codec, once           colbert_core/codec
     encode    workers: each unit is encoded, compressed, committed          workers/encoder.py
     write     workers: each shard from the chunks of its passages           workers/shard_builder.py
+    calibrate driver: what recall targets take on these shards              colbert_core/search
     publish   driver: manifest, then CURRENT; from here on readers see it   colbert_core/index
 
 Unit files, vectors and chunks lie in a staging folder inside the index, which the driver and all
@@ -44,7 +45,8 @@ from cluster.ray_session import RaySession, ray_session
 from cluster.worker_pool import Work, WorkerPool
 from colbert_core.codec import Codec, check_settings, train_codec
 from colbert_core.errors import InvalidInput
-from colbert_core.index import Manifest, ShardEntry, publish, write_codec
+from colbert_core.index import Manifest, Preset, ShardEntry, ShardReader, publish, write_codec
+from colbert_core.search.calibrate import calibrate
 from colbert_core.text.aliases import DEFAULT_MODEL
 from colbert_core.text.corpus import Corpus, corpus_files
 from colbert_core.text.identity import ModelIdentity
@@ -141,11 +143,12 @@ class _Job:
             units = self.encode(corpus, codec_ref, pool)
             entries = self.write(corpus, units, codec, codec_ref, pool)
             worker_count = pool.workers
+        presets = self.calibrate(codec, entries)
         if projection is not None:
             identity = dataclasses.replace(
                 identity, dim=codec.dim, projection_sha256=matrix_sha256(projection)
             )
-        manifest = self.publish(codec, projection, entries, identity, units, corpus)
+        manifest = self.publish(codec, projection, entries, presets, identity, units, corpus)
         self.seconds["total"] = time.monotonic() - began
         return make_report(
             manifest,
@@ -290,11 +293,20 @@ class _Job:
             pool.run(write_works, done)
         return [entries[task.shard_id] for task in tasks]
 
+    def calibrate(self, codec: Codec, entries: Sequence[ShardEntry]) -> tuple[Preset, ...]:
+        """Measure what each recall target takes on these shards."""
+        with self.stage("calibrate", 1, "indexes"):
+            shards = [ShardReader(self.place.index, entry, codec) for entry in entries]
+            presets = calibrate(shards, codec, self.settings.seed)
+            self.progress.advance(1)
+        return presets
+
     def publish(
         self,
         codec: Codec,
         projection: F32 | None,
         entries: Sequence[ShardEntry],
+        presets: Sequence[Preset],
         identity: ModelIdentity,
         units: Sequence[UnitResult],
         corpus: StagedCorpus,
@@ -311,6 +323,7 @@ class _Job:
                 entries,
                 model=identity.to_dict(),
                 truncated=sum(result.truncated for result in units),
+                presets=presets,
                 extras={"empty": corpus.empty, "seed": self.settings.seed},
             )
             self.progress.advance(1)

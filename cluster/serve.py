@@ -173,6 +173,7 @@ async def _run(
             fan_out=FanOut(fleet.routes),
             limits=config.limits,
             executor=executor,
+            presets=generation.manifest.presets,
         )
         gateway = Gateway(pipeline, generation.manifest, config.gateway)
         try:

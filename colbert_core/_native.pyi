@@ -45,7 +45,15 @@ class Shard:
         candidates: int,
         allowed_N: U8 | None = None,
         deadline_s: float = 0.0,
+        margin: float = ...,
     ) -> tuple[I64, F32, int, int]: ...
+    def approximate(
+        self,
+        Q_LD: F32,
+        probe_ids_LP: I32,
+        probe_scores_LP: F32,
+        allowed_N: U8 | None = None,
+    ) -> tuple[I64, F32]: ...
     def exhaustive(
         self, Q_LD: F32, k: int, allowed_N: U8 | None = None, deadline_s: float = 0.0
     ) -> tuple[I64, F32, int, int]: ...

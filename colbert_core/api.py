@@ -127,6 +127,29 @@ class Index:
             f"{about['codec']} {about['bits']} bits, {about['bytes_per_token']} bytes a token)"
         )
 
+    def params(
+        self,
+        k: int = 10,
+        recall: float | None = None,
+        *,
+        nprobe: int | None = None,
+        candidates: int | None = None,
+        exact: bool = False,
+    ) -> SearchParams:
+        """What a search with these arguments does: `recall` by what was measured on this index.
+
+        Raises:
+            QueryError: a value is out of its range.
+        """
+        return derive_params(
+            k,
+            recall=recall,
+            nprobe=nprobe,
+            candidates=candidates,
+            exact=exact,
+            presets=self.manifest.presets,
+        )
+
     def search(
         self,
         query: Query,
@@ -145,7 +168,7 @@ class Index:
         Args:
             query: a float array [query tokens, dim], or text where the index knows its model.
             k: hits asked for; the answer has min(k, passages that the filter allows) of them.
-            recall: share of the exact top k to find; 0.95 by default, 1 for an exact search.
+            recall: share of the exact top k to find; 0.99 by default, 1 for an exact search.
             filter: ids to search among; None for all, an empty collection for none.
             nprobe: centroids probed per query token, instead of what `recall` chooses.
             candidates: passages scored exactly per shard, instead of what `recall` chooses.
@@ -157,14 +180,7 @@ class Index:
             QueryError: the query, or a parameter, cannot be searched.
             TimeoutError: the time is over.
         """
-        params = derive_params(
-            k,
-            recall=recall,
-            nprobe=nprobe,
-            candidates=candidates,
-            exact=exact,
-            shards=len(self._generation.shards),
-        )
+        params = self.params(k, recall, nprobe=nprobe, candidates=candidates, exact=exact)
         allowed = None if filter is None else self._searcher.allowed(filter)
         return self._search(query, params, allowed, explain, timeout_s)
 
@@ -181,14 +197,7 @@ class Index:
         threads: int | None = None,
     ) -> list[list[Hit]]:
         """`search` for many queries, in parallel over queries; answers in the same order."""
-        params = derive_params(
-            k,
-            recall=recall,
-            nprobe=nprobe,
-            candidates=candidates,
-            exact=exact,
-            shards=len(self._generation.shards),
-        )
+        params = self.params(k, recall, nprobe=nprobe, candidates=candidates, exact=exact)
         allowed = None if filter is None else self._searcher.allowed(filter)
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
             return list(pool.map(lambda q: self._search(q, params, allowed, False, None), queries))

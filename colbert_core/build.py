@@ -23,12 +23,14 @@ from colbert_core.errors import CorpusError, IndexExists, InvalidInput
 from colbert_core.index import (
     Manifest,
     ShardEntry,
+    ShardReader,
     ShardWriter,
     new_generation_id,
     publish,
     write_codec,
 )
 from colbert_core.index.manifest import CURRENT
+from colbert_core.search.calibrate import calibrate
 from colbert_core.types import I32, AnyArray
 
 OnProgress = Callable[[str, int, int], None]
@@ -83,7 +85,11 @@ def build_from_vectors(
         generation = new_generation_id(path)
         write_codec(path, generation, codec)
         entries = _write_shards(path, generation, codec, checked, columns, settings.shards, report)
-        return publish(path, generation, generation, codec, entries)
+        report("calibrate", 0, 1)
+        shards = [ShardReader(path, entry, codec) for entry in entries]
+        presets = calibrate(shards, codec, settings.seed)
+        report("calibrate", 1, 1)
+        return publish(path, generation, generation, codec, entries, presets=presets)
 
 
 def _write_shards(

@@ -43,13 +43,20 @@ class Passage:
 class SearchParams:
     """How much work one query does; derived per request, echoed in the answer.
 
-    `exact` scores every passage and ignores the two others.
+    Attributes:
+        k: hits asked for.
+        nprobe: centroids probed per query token.
+        candidates: the most passages that a shard scores.
+        exact: score every passage; `nprobe` and `candidates` are 0 then.
+        margin: candidates whose approximate score lies more than margin · √(query tokens) below
+            the k-th best of their shard are not scored; None where all are.
     """
 
     k: int
     nprobe: int
     candidates: int
     exact: bool = False
+    margin: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

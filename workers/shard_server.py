@@ -88,7 +88,9 @@ class HeldShard:
             probes = self._checked_probes(query)
         if query.k < 1 or (query.candidates < 1 and not query.exact):
             raise QueryError(f"k is {query.k} and candidates {query.candidates}; both start at 1")
-        params = SearchParams(query.k, 0, query.candidates, query.exact)
+        if query.margin is not None and not query.margin >= 0:
+            raise QueryError(f"margin is {query.margin}; it starts at 0")
+        params = SearchParams(query.k, 0, query.candidates, query.exact, query.margin)
         started = time.monotonic()
         top = search_shard(self.shard, query_LD, probes, params, None, deadline)
         return ShardAnswer(top, (time.monotonic() - started) * 1e3)

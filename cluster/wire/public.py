@@ -101,6 +101,7 @@ def answer_to_proto(answer: SearchAnswer, metadata_json: Sequence[str]) -> pb.Se
             nprobe=answer.params.nprobe,
             candidates=answer.params.candidates,
             exact=answer.params.exact,
+            margin=answer.params.margin,
         ),
         coverage=pb.Coverage(
             shards_asked=answer.coverage.shards_asked,
@@ -125,7 +126,13 @@ def answer_from_proto(message: pb.SearchResponse) -> SearchAnswer:
     timings = message.timings if message.HasField("timings") else None
     return SearchAnswer(
         hits=tuple(_hit_from_proto(hit) for hit in message.hits),
-        params=SearchParams(params.k, params.nprobe, params.candidates, params.exact),
+        params=SearchParams(
+            params.k,
+            params.nprobe,
+            params.candidates,
+            params.exact,
+            params.margin if params.HasField("margin") else None,
+        ),
         coverage=Coverage(
             coverage.shards_asked,
             coverage.shards_ok,

@@ -34,6 +34,7 @@ def query_to_proto(query: ShardQuery, shard_id: str) -> pb.SearchRequest:
         k=query.k,
         candidates=query.candidates,
         exact=query.exact,
+        margin=query.margin,
     )
 
 
@@ -55,6 +56,7 @@ def query_from_proto(message: pb.SearchRequest) -> ShardQuery:
         k=message.k,
         candidates=message.candidates,
         exact=message.exact,
+        margin=message.margin if message.HasField("margin") else None,
     )
 
 

@@ -146,6 +146,7 @@ class ShardQuery:
         query_LD: float32 [L, D], in the codec's rotated space.
         probe_ids_LP: int32 [L, P], best centroid first; None when `exact`.
         probe_scores_LP: float32 [L, P]; None when `exact`.
+        margin: how far behind the k-th best a candidate may be, as in `SearchParams`.
     """
 
     generation: str
@@ -155,6 +156,7 @@ class ShardQuery:
     k: int
     candidates: int
     exact: bool = False
+    margin: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

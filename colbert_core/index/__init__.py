@@ -2,6 +2,7 @@
 
 from colbert_core.index.inspect import component_bytes, describe, predicted_bytes
 from colbert_core.index.manifest import Manifest, ShardEntry, read_current
+from colbert_core.index.presets import Preset
 from colbert_core.index.reader import Generation, ShardReader, open_generation
 from colbert_core.index.verify import check_shard, verify, verify_checksums
 from colbert_core.index.writer import ShardWriter, new_generation_id, publish, write_codec
@@ -9,6 +10,7 @@ from colbert_core.index.writer import ShardWriter, new_generation_id, publish, w
 __all__ = [
     "Generation",
     "Manifest",
+    "Preset",
     "ShardEntry",
     "ShardReader",
     "ShardWriter",

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 from colbert_core.index.manifest import Manifest, ShardEntry
@@ -106,4 +107,5 @@ def describe(manifest: Manifest) -> dict[str, Any]:
         "bytes_per_token": round(per_token, 3),
         "ratio_to_fp16": round(2 * int(manifest.codec["dim"]) / per_token, 3),
         "bytes": sizes,
+        "presets": [asdict(preset) for preset in manifest.presets],
     }

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from colbert_core.errors import IndexCorrupt, IndexMissing
+from colbert_core.index.presets import Preset
 
 FORMAT = "tartan-index"
 VERSION = 2
@@ -57,6 +58,7 @@ class Manifest:
         files: path relative to the index → size and checksum.
         model: identity of the encoder, or None where the vectors came from elsewhere.
         truncated: passages that were cut to the model's length.
+        presets: what recall targets take on this index; empty for a small one.
     """
 
     generation: str
@@ -68,6 +70,7 @@ class Manifest:
     files: Mapping[str, FileEntry]
     model: Mapping[str, Any] | None = None
     truncated: int = 0
+    presets: tuple[Preset, ...] = ()
     format: str = FORMAT
     version: int = VERSION
     extras: Mapping[str, Any] = field(default_factory=dict)
@@ -105,6 +108,7 @@ class Manifest:
             if unknown:
                 raise ValueError(f"it has unknown keys {sorted(unknown)}")
             raw["shards"] = tuple(ShardEntry(**shard) for shard in raw["shards"])
+            raw["presets"] = tuple(Preset(**preset) for preset in raw.get("presets", ()))
             raw["files"] = {path: FileEntry(**entry) for path, entry in raw["files"].items()}
             return cls(**raw)
         except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -44,6 +44,7 @@ from colbert_core.index.manifest import (
 )
 from colbert_core.index.passages import PassageWriter
 from colbert_core.index.postings import build_postings
+from colbert_core.index.presets import Preset
 from colbert_core.packed_ints import SLACK, PackedInts
 from colbert_core.types import F32, I32, I64, AnyArray
 
@@ -199,6 +200,7 @@ def publish(
     *,
     model: Mapping[str, Any] | None = None,
     truncated: int = 0,
+    presets: Sequence[Preset] = (),
     extras: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Make written shards the live generation.
@@ -230,6 +232,7 @@ def publish(
         files=files,
         model=model,
         truncated=truncated,
+        presets=tuple(presets),
         extras=dict(extras or {}),
     )
     data = manifest.to_json()

@@ -15,6 +15,7 @@ namespace {
 
 constexpr size_t kAhead = 24;  // postings between asking for a slot and using it
 constexpr int kHistogramBits = 12;
+constexpr float kLargestTotal = 2147483648.0f;
 
 float addend_factor(const Probes& probes) {
   float widest = 0;
@@ -52,6 +53,18 @@ void keep_best_totals(Scratch& scratch, size_t count) {
   }
   scratch.keys.resize(above);
   keep_best(scratch.keys, count);
+}
+
+// Drops what is more than `slack` below the `wanted`-th largest total. NaN, as a slack, drops
+// nothing.
+void drop_far_behind(std::vector<uint64_t>& keys, size_t wanted, float slack) {
+  if (keys.size() <= wanted || !(slack < kLargestTotal)) return;
+  const auto last = keys.begin() + static_cast<std::ptrdiff_t>(wanted) - 1;
+  std::nth_element(keys.begin(), last, keys.end(), std::greater<>());
+  const uint64_t total = *last >> 32;
+  const uint64_t units = static_cast<uint64_t>(slack);
+  const uint64_t least = (total > units ? total - units : 0) << 32;
+  std::erase_if(keys, [least](uint64_t key) { return key < least; });
 }
 
 }  // namespace
@@ -112,7 +125,7 @@ void Shard::accumulate(const Probes& probes, Allowed allowed, Scratch& scratch) 
   }
 }
 
-size_t Shard::find_candidates(const Probes& given, size_t wanted, size_t candidates,
+size_t Shard::find_candidates(const Probes& given, size_t wanted, size_t candidates, float margin,
                               Allowed allowed, Deadline deadline, Scratch& scratch) const {
   Probes probes = given;
   for (;;) {
@@ -128,10 +141,33 @@ size_t Shard::find_candidates(const Probes& given, size_t wanted, size_t candida
     probes = {scratch.probe_ids, scratch.probe_scores, wider};
   }
   keep_best_totals(scratch, candidates);
+  const float factor = addend_factor(probes);
+  const float root = std::sqrt(static_cast<float>(scratch.query.tokens()));
+  if (factor > 0) drop_far_behind(scratch.keys, wanted, margin * root * factor);
   scratch.pids.clear();
   for (const uint64_t key : scratch.keys) scratch.pids.push_back(key_id(key));
   std::sort(scratch.pids.begin(), scratch.pids.end());
   return scratch.touched_count;
+}
+
+Hits Shard::approximate(std::span<const float> Q_LD, const Probes& probes, Allowed allowed) const {
+  check_allowed(allowed);
+  auto scratch = scratches_.borrow();
+  scratch->query.pack(Q_LD, dim());
+  check_probes(probes, scratch->query.tokens(), table_.centroids());
+  accumulate(probes, allowed, *scratch);
+  const uint32_t* const touched = scratch->touched.data();
+  Hits hits;
+  hits.touched = scratch->touched_count;
+  hits.pids.assign(touched, touched + hits.touched);
+  std::sort(hits.pids.begin(), hits.pids.end());
+  const float factor = addend_factor(probes);
+  const auto* const slots = scratch->totals.data();
+  for (const int64_t pid : hits.pids) {
+    const float total = static_cast<float>(slots[pid].value);
+    hits.scores.push_back(factor > 0 ? total / factor : 0.0f);
+  }
+  return hits;
 }
 
 }  // namespace tartan

@@ -29,6 +29,22 @@ std::span<const float> view_query(const Array& Q_LD, size_t dim) {
   return query;
 }
 
+size_t positive(const char* name, int64_t value) {
+  require(value >= 1, std::string(name) + " " + std::to_string(value) + " must be at least 1");
+  return static_cast<size_t>(value);
+}
+
+tartan::Probes view_probes(const Array& ids_LP, const Array& scores_LP, size_t tokens) {
+  tartan::Probes probes;
+  probes.ids_LP = view<int32_t>("probe_ids_LP", ids_LP, 2, "int32");
+  probes.scores_LP = view<float>("probe_scores_LP", scores_LP, 2, "float32");
+  probes.per_token = ids_LP.shape(1);
+  require(ids_LP.shape(0) == tokens && scores_LP.shape(0) == tokens &&
+              scores_LP.shape(1) == probes.per_token,
+          "probe arrays must have shape (" + std::to_string(tokens) + ", P) with P at least 1");
+  return probes;
+}
+
 tartan::Shard::Allowed view_allowed(const std::optional<Array>& allowed_N) {
   if (!allowed_N) return std::nullopt;
   return view<uint8_t>("allowed_N", *allowed_N, 1, "uint8");
@@ -130,23 +146,27 @@ class PyShard {
 
   HitArrays search(const Array& Q_LD, const Array& probe_ids_LP, const Array& probe_scores_LP,
                    int64_t k, int64_t candidates, const std::optional<Array>& allowed_N,
-                   double deadline_s) const {
+                   double deadline_s, float margin) const {
     const auto query = view_query(Q_LD, shard_.dim());
-    tartan::Probes probes;
-    probes.ids_LP = view<int32_t>("probe_ids_LP", probe_ids_LP, 2, "int32");
-    probes.scores_LP = view<float>("probe_scores_LP", probe_scores_LP, 2, "float32");
-    probes.per_token = probe_ids_LP.shape(1);
-    require(probe_ids_LP.shape(0) == Q_LD.shape(0) && probe_scores_LP.shape(0) == Q_LD.shape(0) &&
-                probe_scores_LP.shape(1) == probes.per_token,
-            "probe arrays must have shape (" + std::to_string(Q_LD.shape(0)) +
-                ", P) with P at least 1");
+    const auto probes = view_probes(probe_ids_LP, probe_scores_LP, Q_LD.shape(0));
     const size_t hits_wanted = positive("k", k);
     const size_t scan_wanted = positive("candidates", candidates);
     const auto allowed = view_allowed(allowed_N);
     return to_arrays(without_gil([&] {
-      return shard_.search(query, probes, hits_wanted, scan_wanted, allowed,
+      return shard_.search(query, probes, hits_wanted, scan_wanted, margin, allowed,
                            tartan::Deadline(deadline_s));
     }));
+  }
+
+  std::tuple<Vector<int64_t>, Vector<float>> approximate(
+      const Array& Q_LD, const Array& probe_ids_LP, const Array& probe_scores_LP,
+      const std::optional<Array>& allowed_N) const {
+    const auto query = view_query(Q_LD, shard_.dim());
+    const auto probes = view_probes(probe_ids_LP, probe_scores_LP, Q_LD.shape(0));
+    const auto allowed = view_allowed(allowed_N);
+    const auto found =
+        to_arrays(without_gil([&] { return shard_.approximate(query, probes, allowed); }));
+    return {std::get<0>(found), std::get<1>(found)};
   }
 
   HitArrays exhaustive(const Array& Q_LD, int64_t k, const std::optional<Array>& allowed_N,
@@ -218,7 +238,10 @@ NB_MODULE(_native, module) {
            "beta"_a.noconvert(), "centroids_f32"_a.noconvert().none(), "normalize"_a)
       .def("search", &PyShard::search, "Q_LD"_a.noconvert(), "probe_ids_LP"_a.noconvert(),
            "probe_scores_LP"_a.noconvert(), "k"_a, "candidates"_a,
-           "allowed_N"_a.noconvert().none() = nb::none(), "deadline_s"_a = 0.0)
+           "allowed_N"_a.noconvert().none() = nb::none(), "deadline_s"_a = 0.0,
+           "margin"_a = std::numeric_limits<float>::infinity())
+      .def("approximate", &PyShard::approximate, "Q_LD"_a.noconvert(), "probe_ids_LP"_a.noconvert(),
+           "probe_scores_LP"_a.noconvert(), "allowed_N"_a.noconvert().none() = nb::none())
       .def("exhaustive", &PyShard::exhaustive, "Q_LD"_a.noconvert(), "k"_a,
            "allowed_N"_a.noconvert().none() = nb::none(), "deadline_s"_a = 0.0)
       .def("score", &PyShard::score, "Q_LD"_a.noconvert(), "pids"_a.noconvert())

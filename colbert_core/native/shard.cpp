@@ -22,6 +22,8 @@ void require_magnitudes(const char* name, std::span<const float> values) {
   }
 }
 
+}  // namespace
+
 void check_probes(const Probes& probes, size_t tokens, size_t centroids) {
   require(probes.per_token >= 1 && probes.ids_LP.size() == tokens * probes.per_token &&
               probes.scores_LP.size() == probes.ids_LP.size(),
@@ -35,8 +37,6 @@ void check_probes(const Probes& probes, size_t tokens, size_t centroids) {
             "probe_scores_LP must be finite and descending per query token");
   }
 }
-
-}  // namespace
 
 void Deadline::check(const char* stage) const {
   if (!(seconds_ > 0)) return;
@@ -136,9 +136,10 @@ Hits Shard::rank(size_t k, Scratch& scratch) const {
 }
 
 Hits Shard::search(std::span<const float> Q_LD, const Probes& probes, size_t k, size_t candidates,
-                   Allowed allowed, Deadline deadline) const {
+                   float margin, Allowed allowed, Deadline deadline) const {
   require(k >= 1, "k 0 must be at least 1");
   require(candidates >= 1, "candidates 0 must be at least 1");
+  require(margin >= 0, "margin must be a number of at least 0");
   check_allowed(allowed);
   auto scratch = scratches_.borrow();
   scratch->query.pack(Q_LD, dim());
@@ -149,13 +150,14 @@ Hits Shard::search(std::span<const float> Q_LD, const Probes& probes, size_t k, 
                               : passages();
   if (live == 0) return {};
   size_t touched = live;
-  const size_t interacting = kInteracting * candidates;
-  if (live <= interacting) {
+  if (live <= (std::isinf(margin) ? candidates : k)) {
     all_passages(allowed, scratch->pids);
   } else {
-    touched = find_candidates(probes, std::min(k, live), interacting, allowed, deadline, *scratch);
+    touched =
+        find_candidates(probes, std::min(k, live), candidates, margin, allowed, deadline, *scratch);
   }
-  if (scratch->pids.size() > candidates) interact(candidates, deadline, *scratch);
+  const size_t most = kScoredPerHit * k + kScoredBeside;
+  if (scratch->pids.size() > most) interact(most, deadline, *scratch);
   const size_t scored = scratch->pids.size();
   scratch->scores.resize(scored);
   precise(scratch->pids, deadline, scratch->scores.data(), *scratch);

@@ -37,6 +37,9 @@ struct Probes {
   size_t per_token = 0;
 };
 
+// Throws std::invalid_argument where a kernel cannot take them.
+void check_probes(const Probes& probes, size_t tokens, size_t centroids);
+
 struct Hits {
   std::vector<int64_t> pids;
   std::vector<float> scores;
@@ -73,7 +76,9 @@ class Shard {
 
   using Allowed = std::optional<std::span<const uint8_t>>;
   Hits search(std::span<const float> Q_LD, const Probes& probes, size_t k, size_t candidates,
-              Allowed allowed, Deadline deadline) const;
+              float margin, Allowed allowed, Deadline deadline) const;
+  // pids and scores of every passage that the probes touch, the pids ascending
+  Hits approximate(std::span<const float> Q_LD, const Probes& probes, Allowed allowed) const;
   Hits exhaustive(std::span<const float> Q_LD, size_t k, Allowed allowed, Deadline deadline) const;
   // scores[i] of pids[i]
   void score(std::span<const float> Q_LD, std::span<const int64_t> pids, float* scores) const;
@@ -90,8 +95,8 @@ class Shard {
 
  private:
   // accumulate.cpp
-  size_t find_candidates(const Probes& probes, size_t wanted, size_t candidates, Allowed allowed,
-                         Deadline deadline, Scratch& scratch) const;
+  size_t find_candidates(const Probes& probes, size_t wanted, size_t candidates, float margin,
+                         Allowed allowed, Deadline deadline, Scratch& scratch) const;
   void accumulate(const Probes& probes, Allowed allowed, Scratch& scratch) const;
   void walk_list(size_t centroid, uint32_t addend, uint32_t first_stamp, uint32_t stamp,
                  Allowed allowed, Scratch& scratch) const;

@@ -33,8 +33,10 @@ FINEST_ADDEND = 2**20
 """The largest addend of a candidate's score in integer units: 1024 of them fit in 31 bits."""
 
 GRID_TOLERANCE = np.float32(1e-6)  # of the largest level: a float's rounding
+LARGEST_TOTAL = 2**31
+
 SMALLEST_RANGE = np.float32(1e-30)  # of probe scores; below, all gains count as equal
-INTERACTING = 8  # passages of centroid interaction to one scored
+SCORED_PER_HIT, SCORED_BESIDE = 3, 48  # of the candidates, by centroid interaction
 LARGEST_ROW = 32000.0  # of an int16, with room for rounding
 BATCH = 64  # passages between two looks at the clock
 
@@ -148,6 +150,7 @@ class Shard:
         candidates: int,
         allowed_N: U8 | None = None,
         deadline_s: float = 0.0,
+        margin: float = np.inf,
     ) -> tuple[I64, F32, int, int]:
         """The best `k` passages: candidates by postings, centroid interaction, precise MaxSim.
 
@@ -156,8 +159,10 @@ class Shard:
             probe_ids_LP, probe_scores_LP: int32 and float32 [L, P] as `CentroidTable.probe` gives
                 them: per token, score descending.
             k: hits wanted, at least 1; fewer come only if fewer passages are allowed.
-            candidates: passages that are scored precisely, at least `k`: the best by centroid
-                interaction of 8 times as many.
+            candidates: the most passages that are looked at further, at least `k`: by centroid
+                interaction, where they are more than are scored precisely, 3k + 48.
+            margin: a candidate whose approximate score is more than margin · √L below the k-th
+                best is left out; at least 0.
             allowed_N: uint8 [N], 0 excludes a passage; None allows all.
             deadline_s: `time.monotonic()` value after which to give up; 0 is never.
 
@@ -173,30 +178,43 @@ class Shard:
         check_probes(probe_ids_LP, probe_scores_LP, len(Q_LD), self.table.centroids)
         require(k >= 1, f"k {k} must be at least 1")
         require(candidates >= 1, f"candidates {candidates} must be at least 1")
+        require(margin >= 0, "margin must be a number of at least 0")
+        with np.errstate(over="ignore"):
+            margin = float(np.float32(margin))
         allowed = self._allowed(allowed_N)
         live = self.passages if allowed is None else int(np.count_nonzero(allowed))
         if live == 0:
             return np.zeros(0, np.int64), np.zeros(0, np.float32), 0, 0
         candidates = max(candidates, k)
-        if live <= INTERACTING * candidates:
+        if live <= (candidates if np.isinf(margin) else k):
             pids, touched = self._all_passages(allowed), live
         else:
+            wanted = min(k, live)
+            probes = probe_ids_LP, probe_scores_LP
             pids, touched = self._candidates(
-                Q_LD,
-                probe_ids_LP,
-                probe_scores_LP,
-                min(k, live),
-                INTERACTING * candidates,
-                allowed,
-                deadline_s,
+                Q_LD, *probes, wanted, candidates, margin, allowed, deadline_s
             )
-        if len(pids) > candidates:
-            pids = _best(
-                np.sort(pids), self._interact(Q_LD, np.sort(pids), deadline_s), candidates
-            )[0]
-        pids = np.sort(pids)
+        pids, most = np.sort(pids), SCORED_PER_HIT * k + SCORED_BESIDE
+        if len(pids) > most:
+            pids = np.sort(_best(pids, self._interact(Q_LD, pids, deadline_s), most)[0])
         hits, scores = _best(pids, self._precise(Q_LD, pids, deadline_s), k)
         return hits, scores, touched, len(pids)
+
+    def approximate(
+        self,
+        Q_LD: F32,
+        probe_ids_LP: I32,
+        probe_scores_LP: F32,
+        allowed_N: U8 | None = None,
+    ) -> tuple[I64, F32]:
+        """What candidates are chosen by: every passage that the probes touch, int64 [M] ascending,
+        and its approximate score, float32 [M], above that of a passage that they do not touch."""
+        check_query(Q_LD, self.dim)
+        check_probes(probe_ids_LP, probe_scores_LP, len(Q_LD), self.table.centroids)
+        pids, totals = self._accumulate(probe_ids_LP, probe_scores_LP, self._allowed(allowed_N))
+        factor = _addend_factor(probe_scores_LP)
+        scores = totals.astype(np.float32) / factor if factor > 0 else np.zeros(len(pids), "f4")
+        return pids, scores
 
     def exhaustive(
         self, Q_LD: F32, k: int, allowed_N: U8 | None = None, deadline_s: float = 0.0
@@ -243,6 +261,7 @@ class Shard:
         scores_LP: F32,
         wanted: int,
         candidates: int,
+        margin: float,
         allowed: U8 | None,
         deadline_s: float,
     ) -> tuple[I64, int]:
@@ -255,6 +274,11 @@ class Shard:
                 break
             ids_LP, scores_LP = self.table.probe(Q_LD, min(4 * width, self.table.centroids))
         order = np.lexsort((pids, -totals))[:candidates]
+        factor = _addend_factor(scores_LP)
+        with np.errstate(over="ignore", invalid="ignore"):
+            slack = np.float32(margin) * np.sqrt(np.float32(len(Q_LD))) * factor
+        if len(order) > wanted and factor > 0 and slack < LARGEST_TOTAL:
+            order = order[totals[order] >= totals[order[wanted - 1]] - int(slack)]
         return pids[order], len(pids)
 
     def _accumulate(self, ids_LP: I32, scores_LP: F32, allowed: U8 | None) -> tuple[I64, I64]:
@@ -266,8 +290,7 @@ class Shard:
         and 1 for being met at all. Integers, so that the order of addition cannot matter.
         """
         gains_LP = scores_LP - scores_LP[:, -1:]
-        widest = gains_LP[:, 0].max()
-        factor = np.float32(FINEST_ADDEND) / widest if widest >= SMALLEST_RANGE else np.float32(0)
+        factor = _addend_factor(scores_LP)
         addends_LP = 1 + np.minimum(np.rint(gains_LP * factor), FINEST_ADDEND).astype(np.int64)
         totals_N = np.zeros(self.passages, np.int64)
         met_N = np.full(self.passages, -1, np.int64)
@@ -400,6 +423,12 @@ class Shard:
 
     def _check_pid(self, pid: int) -> None:
         require(0 <= pid < self.passages, f"passage {pid} is not one of {self.passages}")
+
+
+def _addend_factor(scores_LP: F32) -> np.float32:
+    """Integer units of a candidate's total per unit of score; 0 where all probes score alike."""
+    widest = (scores_LP[:, 0] - scores_LP[:, -1]).max()
+    return np.float32(FINEST_ADDEND) / widest if widest >= SMALLEST_RANGE else np.float32(0)
 
 
 def _best(pids: I64, scores: F32, k: int) -> tuple[I64, F32]:

@@ -2,13 +2,13 @@
 
 from colbert_core.search.explain import explain, with_text
 from colbert_core.search.merge import merge
-from colbert_core.search.params import DEFAULT_RECALL, PRESETS, derive_params
+from colbert_core.search.params import COMMON_PRESETS, DEFAULT_RECALL, derive_params
 from colbert_core.search.query import check_query
 from colbert_core.search.searcher import Located, Searcher, search_shard
 
 __all__ = [
+    "COMMON_PRESETS",
     "DEFAULT_RECALL",
-    "PRESETS",
     "Located",
     "Searcher",
     "check_query",

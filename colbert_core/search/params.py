@@ -1,44 +1,56 @@
-"""How much work a query does: one knob, `recall`, or the raw numbers."""
+"""How much work a query does: one knob, `recall`, or the raw numbers.
+
+Where a request names a recall, the presets that were measured on the index (`calibrate.py`) say
+what it takes, and what lies between them is interpolated: margins over the logarithm of the share
+that may be missed, in which they grow evenly; probes and candidates by their logarithms.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
 from colbert_core.errors import QueryError
+from colbert_core.index.presets import Preset
 from colbert_core.types import MAX_K, SearchParams
 
-DEFAULT_RECALL = 0.95
-SHARE = 2
-LEAST_PER_SHARD = 32
+DEFAULT_RECALL = 0.99
 
-PRESETS: tuple[tuple[float, int, float, int], ...] = (
-    (0.80, 4, 8.0, 64),
-    (0.90, 8, 12.0, 128),
-    (0.95, 16, 16.0, 256),
-    (0.98, 24, 24.0, 512),
-    (0.99, 32, 32.0, 1024),
+COMMON_PRESETS = tuple(
+    Preset(recall, 10, 16, 1024, margin, recall, 0)
+    for recall, margin in ((0.80, 0.05), (0.90, 0.085), (0.95, 0.11), (0.98, 0.145), (0.99, 0.17))
 )
-"""(recall, nprobe, candidates per hit, least candidates), of the whole index. That .95 keeps .98
-and more is measured on four collections; the rest follow the curves of docs/decisions/search.md."""
+"""For an index without presets of its own, because it is small: the mean of five collections."""
+
+_COLUMNS: tuple[Callable[[Preset], float], ...] = (
+    lambda preset: math.log(preset.nprobe),
+    lambda preset: math.log(preset.candidates),
+    lambda preset: preset.margin,
+)
 
 
 def derive_params(
     k: int,
     *,
+    presets: Sequence[Preset] = (),
     recall: float | None = None,
     nprobe: int | None = None,
     candidates: int | None = None,
     exact: bool = False,
-    shards: int = 1,
 ) -> SearchParams:
     """The parameters of one request.
 
     Args:
         k: hits asked for, 1 to 10,000.
-        recall: the share of the exact top k to be found, above 0 and at most 1; 1 means exact.
+        presets: of the index; empty for one that has none.
+        recall: the share of the exact top k to be found, above 0 and at most 1. Above the highest
+            preset it means exact; below the lowest it means that one.
         nprobe: centroids probed per query token; replaces what `recall` chooses.
-        candidates: passages scored exactly in each shard; replaces what `recall` chooses.
+        candidates: passages scored exactly in each shard; replaces what `recall` chooses, and
+            then none of them is left out for being far behind.
         exact: score every passage.
-        shards: shards of the index. Each takes twice its even share of what `recall` chooses, for
-            the passages that answer a query are not spread evenly.
 
     Raises:
         QueryError: a value is out of its range.
@@ -51,11 +63,35 @@ def derive_params(
     for name, value in (("nprobe", nprobe), ("candidates", candidates)):
         if value is not None and value < 1:
             raise QueryError(f"{name} is {value}; give 1 or more, or leave it out")
-    preset = next((row for row in PRESETS if row[0] >= target - 1e-9), None)
-    if exact or (preset is None and nprobe is None and candidates is None):
+    table = presets or COMMON_PRESETS
+    highest = max(preset.recall for preset in table)
+    if exact or (target > highest + 1e-9 and nprobe is None and candidates is None):
         return SearchParams(k, 0, 0, exact=True)
-    _, probes, per_hit, least = preset or PRESETS[-1]
+    chosen = _chosen(table, k, min(target, highest))
     if candidates is None:
-        whole = max(least, int(k * per_hit))
-        candidates = min(whole, max(LEAST_PER_SHARD, -(-SHARE * whole // shards)))
-    return SearchParams(k, nprobe or probes, max(k, candidates))
+        return SearchParams(k, nprobe or chosen.nprobe, chosen.candidates, margin=chosen.margin)
+    return SearchParams(k, nprobe or chosen.nprobe, max(k, candidates))
+
+
+def _chosen(presets: Sequence[Preset], k: int, recall: float) -> SearchParams:
+    """What the presets say, interpolated over recall, then over k."""
+    ks = sorted({preset.k for preset in presets})
+    rows = [_at_recall([one for one in presets if one.k == known], recall) for known in ks]
+    nprobe, candidates, margin = _interpolate(math.log(k), [math.log(known) for known in ks], rows)
+    beyond = max(1.0, k / ks[-1])  # what is kept grows with k; the probes are enough or nearly so
+    most = math.ceil(beyond * math.exp(candidates) - 1e-6)
+    return SearchParams(k, round(math.exp(nprobe)), max(k, most), margin=round(margin, 4))
+
+
+def _at_recall(presets: Sequence[Preset], recall: float) -> list[float]:
+    rows = sorted(presets, key=lambda preset: preset.recall)
+    values = [[column(preset) for column in _COLUMNS] for preset in rows]
+    return _interpolate(_nines(recall), [_nines(preset.recall) for preset in rows], values)
+
+
+def _interpolate(x: float, at: list[float], rows: list[list[float]]) -> list[float]:
+    return [float(np.interp(x, at, column)) for column in zip(*rows, strict=True)]
+
+
+def _nines(recall: float) -> float:
+    return -math.log1p(-recall)

@@ -7,6 +7,7 @@ The gateway does the same with shards behind gRPC; both give the same hits.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 
@@ -44,8 +45,9 @@ def search_shard(
     if params.exact or probes is None:
         found = shard.kernel.exhaustive(Q_LD, params.k, allowed_N, deadline_s)
     else:
+        margin = math.inf if params.margin is None else params.margin
         found = shard.kernel.search(
-            Q_LD, *probes, params.k, params.candidates, allowed_N, deadline_s
+            Q_LD, *probes, params.k, params.candidates, allowed_N, deadline_s, margin
         )
     return ShardTopK(*found)
 

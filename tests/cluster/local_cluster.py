@@ -86,6 +86,7 @@ class LocalCluster:
             FanOut(self.routes),
             limits,
             self._executor,
+            manifest.presets,
         )
         self.gateway = Gateway(self.pipeline, manifest, config)
         self.address = await self.gateway.start()

@@ -127,7 +127,9 @@ milliseconds = st.floats(0, 1e9)
 answers = st.builds(
     SearchAnswer,
     hits=st.lists(hits, max_size=4).map(tuple),
-    params=st.builds(SearchParams, counts, counts, counts, st.booleans()),
+    params=st.builds(
+        SearchParams, counts, counts, counts, st.booleans(), st.none() | st.floats(0, 10)
+    ),
     coverage=st.builds(Coverage, counts, counts, counts, counts, counts, counts),
     generation=texts,
     timings_ms=st.just({}) | st.fixed_dictionaries(dict.fromkeys(public.STAGES, milliseconds)),

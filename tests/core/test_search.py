@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from colbert_core import Index
 from colbert_core.errors import CorpusError, IndexExists, InvalidInput, QueryError
-from colbert_core.search import PRESETS, derive_params, merge
+from colbert_core.search import merge
 from colbert_core.types import F32, ShardTopK
 
 
@@ -186,16 +186,6 @@ def test_impossible_parameters_are_refused(
 def test_a_deadline_that_is_over_ends_the_search(index: Index) -> None:
     with pytest.raises(TimeoutError):
         index.search(clustered(1, 64)[0], timeout_s=1e-9)
-
-
-def test_more_recall_never_means_less_work() -> None:
-    chosen = [derive_params(10, recall=target) for target, *_ in PRESETS]
-    assert chosen == sorted(chosen, key=lambda p: (p.nprobe, p.candidates))
-    assert derive_params(10, recall=1.0).exact
-    assert derive_params(10, recall=0.995).exact
-    assert derive_params(5, nprobe=3, candidates=2).candidates == 5  # never below k
-    shared = [derive_params(10, shards=shards).candidates for shards in (1, 2, 4, 64)]
-    assert shared == [256, 256, 128, 32]
 
 
 @given(

@@ -37,15 +37,21 @@ def assert_equal_on_everything(
     k: int = 3,
     candidates: int = 8,
     allowed_N: AnyArray | None = None,
+    margin: float = np.inf,
 ) -> None:
     """All calls of both implementations over one shard and one query."""
     (table, shard), (ref_table, ref_shard) = world.native(), world.reference()
     ids_LP, scores_LP = ref_table.probe(Q_LD, nprobe)
     assert_same(table.probe(Q_LD, nprobe), (ids_LP, scores_LP))
-    found = ref_shard.search(Q_LD, ids_LP, scores_LP, k, candidates, allowed_N)
-    assert_same(shard.search(Q_LD, ids_LP, scores_LP, k, candidates, allowed_N), found)
+    asked = (Q_LD, ids_LP, scores_LP, k, candidates, allowed_N, 0.0, margin)
+    found = ref_shard.search(*asked)
+    assert_same(shard.search(*asked), found)
     assert_same(table.probe(Q_LD, nprobe, 1, True), (ids_LP, scores_LP))  # keeps its rows
-    assert_same(shard.search(Q_LD, ids_LP, scores_LP, k, candidates, allowed_N), found)
+    assert_same(shard.search(*asked), found)
+    sifted = (Q_LD, ids_LP, scores_LP, 1, 10_000, allowed_N)  # by centroid interaction, if over 51
+    assert_same(shard.search(*sifted), ref_shard.search(*sifted))
+    touched = ref_shard.approximate(Q_LD, ids_LP, scores_LP, allowed_N)
+    assert_same(shard.approximate(Q_LD, ids_LP, scores_LP, allowed_N), touched)
     exact = ref_shard.exhaustive(Q_LD, k, allowed_N)
     assert_same(shard.exhaustive(Q_LD, k, allowed_N), exact)
     pids = np.arange(world.passages - 1, -1, -1)[:5]
@@ -147,6 +153,41 @@ def test_allowed_passages(isa: str, share: float, candidates: int) -> None:
     )
 
 
+@pytest.mark.parametrize("margin", [0.0, 0.01, 0.05, 0.2, np.inf])
+def test_margin(isa: str, margin: float) -> None:
+    world = make_world(passages=300, longest=6, clustered=2.0)
+    assert_equal_on_everything(
+        world, make_query(9, 128), nprobe=8, k=4, candidates=200, margin=margin
+    )
+
+
+def test_a_margin_leaves_out_what_is_far_behind_the_kth(isa: str) -> None:
+    """With the margin, exactly the passages that approximate scores say are scored."""
+    world, Q_LD, k = make_world(passages=300, longest=6, clustered=2.0), make_query(9, 128), 4
+    shard, ids_LP, scores_LP = world.native()[1], *world.native()[0].probe(make_query(9, 128), 8)
+    pids, scores = shard.approximate(Q_LD, ids_LP, scores_LP)
+    kth = np.sort(scores)[-k]
+    counts = []
+    for margin in (0.0, 0.02, 0.05):
+        kept = pids[scores >= kth - margin * np.sqrt(9) - 1e-6]
+        wanted = world.native()[1].score(Q_LD, kept)
+        order = np.lexsort((kept, -wanted))[:k]
+        found = shard.search(Q_LD, ids_LP, scores_LP, k, 299, margin=margin)
+        np.testing.assert_array_equal(found[0], kept[order])
+        counts.append(len(kept))
+    assert k <= counts[0] < counts[1] < counts[2] < len(pids)
+
+
+def test_one_probe_a_token_says_nothing_of_scores(isa: str) -> None:
+    """With nothing to be behind of, a margin leaves out nothing."""
+    world, Q_LD = make_world(passages=100), make_query(5, 128)
+    ids_LP, scores_LP = world.native()[0].probe(Q_LD, 1)
+    shard = world.native()[1]
+    assert not shard.approximate(Q_LD, ids_LP, scores_LP)[1].any()
+    found = shard.search(Q_LD, ids_LP, scores_LP, 3, 60, margin=0.0)
+    assert_same(found, shard.search(Q_LD, ids_LP, scores_LP, 3, 60))
+
+
 def test_probes_widen_until_enough_passages_are_touched(isa: str) -> None:
     world = make_world(centroids=300, passages=60, longest=2, seed=5)
     Q_LD = make_query(2, 128)
@@ -192,6 +233,7 @@ def test_many_centroids_and_threads(isa: str) -> None:
     normalize=st.booleans(),
     exact_centroids=st.booleans(),
     share=st.sampled_from([None, 0.1, 0.6]),
+    margin=st.sampled_from([0.0, 0.02, 0.1, 1.0, 1e39, np.inf]),
     seed=st.integers(0, 2**16),
 )
 def test_anything(
@@ -208,6 +250,7 @@ def test_anything(
     normalize: bool,
     exact_centroids: bool,
     share: float | None,
+    margin: float,
     seed: int,
 ) -> None:
     world = make_world(
@@ -230,6 +273,7 @@ def test_anything(
         k=k,
         candidates=candidates,
         allowed_N=allowed_N,
+        margin=margin,
     )
 
 

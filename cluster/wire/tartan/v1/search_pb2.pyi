@@ -312,11 +312,16 @@ class SearchParams(_message.Message):
     NPROBE_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
+    MARGIN_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     nprobe: _builtins.int
     """Both 0 when exact."""
     candidates: _builtins.int
     exact: _builtins.bool
+    margin: _builtins.float
+    """Candidates whose approximate score lay more than margin · √(query tokens) below the k-th best
+    of their shard were not scored; unset when none was left out for that.
+    """
     def __init__(
         self,
         *,
@@ -324,12 +329,15 @@ class SearchParams(_message.Message):
         nprobe: _builtins.int = ...,
         candidates: _builtins.int = ...,
         exact: _builtins.bool = ...,
+        margin: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_margin", b"_margin", "margin", b"margin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "exact", b"exact", "k", b"k", "nprobe", b"nprobe"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_margin", b"_margin", "candidates", b"candidates", "exact", b"exact", "k", b"k", "margin", b"margin", "nprobe", b"nprobe"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__margin: _TypeAlias = _typing.Literal["margin"]  # noqa: Y015
+    _WhichOneofArgType__margin: _TypeAlias = _typing.Literal["_margin", b"_margin"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__margin) -> _WhichOneofReturnType__margin | None: ...
 
 Global___SearchParams: _TypeAlias = SearchParams  # noqa: Y015
 

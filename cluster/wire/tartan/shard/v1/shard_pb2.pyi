@@ -52,6 +52,7 @@ class SearchRequest(_message.Message):
     K_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
+    MARGIN_FIELD_NUMBER: _builtins.int
     generation: _builtins.str
     shard_id: _builtins.str
     query_tokens: _builtins.int
@@ -66,7 +67,11 @@ class SearchRequest(_message.Message):
     k: _builtins.int
     candidates: _builtins.int
     exact: _builtins.bool
-    """Score every passage; nprobe and candidates are ignored."""
+    """Score every passage; nprobe, candidates and margin are ignored."""
+    margin: _builtins.float
+    """Candidates whose approximate score lies more than margin · √L below the shard's k-th best are
+    not scored. At least 0; unset leaves none out.
+    """
     def __init__(
         self,
         *,
@@ -81,12 +86,15 @@ class SearchRequest(_message.Message):
         k: _builtins.int = ...,
         candidates: _builtins.int = ...,
         exact: _builtins.bool = ...,
+        margin: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_margin", b"_margin", "margin", b"margin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "dim", b"dim", "exact", b"exact", "generation", b"generation", "k", b"k", "nprobe", b"nprobe", "probe_ids", b"probe_ids", "probe_scores", b"probe_scores", "query", b"query", "query_tokens", b"query_tokens", "shard_id", b"shard_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_margin", b"_margin", "candidates", b"candidates", "dim", b"dim", "exact", b"exact", "generation", b"generation", "k", b"k", "margin", b"margin", "nprobe", b"nprobe", "probe_ids", b"probe_ids", "probe_scores", b"probe_scores", "query", b"query", "query_tokens", b"query_tokens", "shard_id", b"shard_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__margin: _TypeAlias = _typing.Literal["margin"]  # noqa: Y015
+    _WhichOneofArgType__margin: _TypeAlias = _typing.Literal["_margin", b"_margin"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__margin) -> _WhichOneofReturnType__margin | None: ...
 
 Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
 

@@ -1,0 +1,155 @@
+"""Presets: what a request makes of them, where they are kept, and how they are measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_search import clustered
+
+from colbert_core import Index
+from colbert_core.errors import IndexCorrupt
+from colbert_core.index import Manifest, Preset, describe, verify
+from colbert_core.index.manifest import manifest_path
+from colbert_core.search import COMMON_PRESETS, derive_params
+from colbert_core.search import calibrate as calibration
+from colbert_core.search.calibrate import RECALLS, calibrate
+
+PRESETS = (
+    Preset(0.8, 10, 8, 100, 0.04, 0.8, 30),
+    Preset(0.9, 10, 16, 200, 0.08, 0.9, 60),
+    Preset(0.99, 10, 32, 400, 0.16, 0.99, 200),
+    Preset(0.8, 100, 16, 1000, 0.04, 0.8, 300),
+    Preset(0.9, 100, 32, 2000, 0.08, 0.9, 600),
+    Preset(0.99, 100, 64, 4000, 0.16, 0.99, 2000),
+)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_recall_that_was_measured_takes_what_was_measured(preset: Preset) -> None:
+    params = derive_params(preset.k, presets=PRESETS, recall=preset.recall)
+    assert params.nprobe == preset.nprobe
+    assert params.candidates == preset.candidates
+    assert params.margin == preset.margin
+    assert not params.exact
+
+
+def test_what_lies_between_is_interpolated() -> None:
+    # a tenth of a tenth is missed at .99: half of the way there are 3.16 of a hundred
+    between = derive_params(10, presets=PRESETS, recall=1 - 10**-1.5)
+    assert between.margin == pytest.approx(0.12)
+    assert (between.nprobe, between.candidates) == (23, 283)
+    between = derive_params(32, presets=PRESETS, recall=0.9)
+    assert between.margin == pytest.approx(0.08)
+    assert 22 <= between.nprobe <= 24
+    assert 600 <= between.candidates <= 700
+
+
+def test_more_recall_or_hits_never_mean_less_work() -> None:
+    for table in (PRESETS, COMMON_PRESETS, ()):
+        for k in (1, 10, 77, 1000):
+            asked = [derive_params(k, presets=table, recall=r) for r in np.linspace(0.5, 0.99, 50)]
+            work = [(p.nprobe, p.candidates, p.margin) for p in asked]
+            for column in zip(*work, strict=True):
+                assert list(column) == sorted(column)
+        kept = [derive_params(k, presets=table, recall=0.95).candidates for k in range(1, 3000, 7)]
+        assert kept == sorted(kept)
+        assert all(kept[i] >= k for i, k in enumerate(range(1, 3000, 7)))
+
+
+def test_beyond_the_presets() -> None:
+    lowest = derive_params(10, presets=PRESETS, recall=0.1)
+    assert lowest == derive_params(10, presets=PRESETS, recall=0.8)
+    assert derive_params(1, presets=PRESETS, recall=0.9).nprobe == 16
+    assert derive_params(1000, presets=PRESETS, recall=0.9).candidates == 20_000
+    for above in (0.991, 1.0):
+        assert derive_params(10, presets=PRESETS, recall=above).exact
+    # with a raw number there is something to do but to score everything
+    assert not derive_params(10, presets=PRESETS, recall=1.0, nprobe=3).exact
+
+
+def test_raw_numbers_are_taken_as_they_are() -> None:
+    params = derive_params(10, presets=PRESETS, recall=0.9, nprobe=5)
+    assert (params.nprobe, params.candidates, params.margin) == (5, 200, 0.08)
+    params = derive_params(10, presets=PRESETS, recall=0.9, candidates=50)
+    assert (params.nprobe, params.candidates, params.margin) == (16, 50, None)
+    assert derive_params(5, nprobe=3, candidates=2).candidates == 5  # never below k
+
+
+# ---------------------------------------------------------------- in the manifest
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    return Index.build(tmp_path_factory.mktemp("presets") / "ix", clustered(900, 32), shards=2)
+
+
+def test_an_index_is_built_with_its_presets(index: Index) -> None:
+    presets = index.manifest.presets
+    assert [(p.k, p.recall) for p in presets] == [(k, r) for k in (10, 100) for r in RECALLS]
+    assert index.params(10, 0.9) == derive_params(10, presets=presets, recall=0.9)
+    assert index.params() == derive_params(10, presets=presets)
+    for preset in presets:
+        assert preset.overlap >= preset.recall or preset.nprobe == max(calibration.NPROBES)
+        assert preset.overlap >= preset.recall or preset.k > 10
+        assert preset.k <= preset.candidates
+        assert preset.scored <= 900
+    assert describe(index.manifest)["presets"] == [dataclasses.asdict(p) for p in presets]
+    verify(index.generation.path)
+
+
+def test_presets_survive_the_manifest(index: Index) -> None:
+    data = index.manifest.to_json()
+    assert Manifest.from_json(data, "m").presets == index.manifest.presets
+    raw = json.loads(data)
+    raw["presets"][0]["surprise"] = 1
+    with pytest.raises(IndexCorrupt, match="surprise"):
+        Manifest.from_json(json.dumps(raw).encode(), "m")
+    path = manifest_path(index.generation.path, index.manifest.generation)
+    assert path.read_bytes() == data
+
+
+def test_a_small_index_has_none_and_takes_the_common_ones(tmp_path: Path) -> None:
+    small = Index.build(tmp_path / "ix", clustered(60, 16))
+    assert small.manifest.presets == ()
+    assert small.params(10, 0.9).margin == COMMON_PRESETS[1].margin
+    assert len(small.search(clustered(60, 16)[3], k=100)) == 60
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def test_the_same_shards_and_seed_give_the_same_presets(index: Index) -> None:
+    shards, codec = index.generation.shards, index.generation.codec
+    assert calibrate(shards, codec) == index.manifest.presets
+    assert calibrate(shards, codec, seed=1) != index.manifest.presets
+
+
+def test_processors_do_not_matter(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    assert calibrate(index.generation.shards, index.generation.codec) == index.manifest.presets
+
+
+def test_a_sample_of_the_passages_says_nearly_the_same(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "SAMPLE_TOKENS", index.manifest.tokens // 3)
+    sampled = calibrate(index.generation.shards, index.generation.codec)
+    whole = index.manifest.presets
+    assert {preset.k for preset in sampled} == {10}  # three hundred passages have no top hundred
+    for ours, theirs in zip(sampled, whole, strict=False):
+        assert ours.margin == pytest.approx(theirs.margin, abs=0.06)
+
+
+@pytest.mark.parametrize("codec", ["tartan", "colbertv2"])
+def test_odd_collections_are_ordinary(codec: str, tmp_path: Path) -> None:
+    """Equal passages, passages of one token, and more probes than centroids."""
+    one = clustered(1, 16)[0][:1]
+    for name, vectors in (("same", [one] * 600), ("short", [v[:1] for v in clustered(600, 16)])):
+        index = Index.build(tmp_path / name, vectors, codec=codec, centroids=3, shards=2)
+        assert len(index.manifest.presets) == 5
+        assert all(np.isfinite(preset.margin) for preset in index.manifest.presets)
+        assert len(index.search(one, k=10, recall=0.8)) == 10
