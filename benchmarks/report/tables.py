@@ -128,5 +128,10 @@ def build_table(rows: list[Row]) -> list[str]:
             f"| {f'{private / MIB:,.0f}' if private else ''} "
             f"| {c['build_load'][0]} → {c['build_load'][1]} |"
         )
-    notes = {c["build_note"]: f"{c['engine']} {c['index']}" for c in rows if c["build_note"]}
-    return lines + [line for note, name in notes.items() for line in ("", f"{name}: {note}.")]
+    notes: dict[str, list[str]] = {}
+    for c in rows:
+        if c["build_note"]:
+            notes.setdefault(c["build_note"], []).append(f"{c['engine']} {c['index']}")
+    return lines + [
+        x for note, names in notes.items() for x in ("", f"{', '.join(names)}: {note}.")
+    ]

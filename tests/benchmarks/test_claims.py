@@ -132,6 +132,15 @@ def test_building() -> None:
     assert holding(lines, "peak private memory") == [True]
 
 
+def test_a_peer_that_was_not_built_is_not_compared_in_building() -> None:
+    peer = index("a", 40, 9000.0)
+    written = {key: value for key, value in peer.items() if not key.startswith("build_")}
+    own = index("tartan", 24, 1000.0)
+    assert not [x for x in claims(document([], [written, own])) if x["group"] == "building"]
+    lines = claims(document([], [written, index("b", 40, 100.0), own]))
+    assert holding(lines, "tokens a second") == [True]
+
+
 def test_recall_is_held_at_its_farthest() -> None:
     kept = [
         search("tartan", 1, 0.9, kept=0.81, knobs={"recall": 0.8}),
