@@ -88,7 +88,8 @@ def test_three_shards_over_grpc_equal_one_process(
 def test_an_answer_says_what_was_done_and_how_complete_it_is(client: Client, index: Index) -> None:
     answer = client.search(query(), k=7, nprobe=3, timings=True)
     assert (answer.params.k, answer.params.nprobe, answer.params.exact) == (7, 3, False)
-    assert answer.params.candidates >= 7
+    assert answer.params == index.params(7, nprobe=3)
+    assert answer.params.margin is not None
     assert answer.generation == index.manifest.generation
     coverage = answer.coverage
     assert (coverage.shards_asked, coverage.shards_ok) == (3, 3)

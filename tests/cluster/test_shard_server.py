@@ -95,6 +95,8 @@ def test_a_call_for_another_generation_or_shard_is_refused(
         ({"query_LD": np.full((4, DIM), np.nan, np.float32)}, "NaN"),
         ({"k": 0}, "k is 0"),
         ({"candidates": 0}, "candidates 0"),
+        ({"margin": -0.1}, "margin is -0.1"),
+        ({"margin": float("nan")}, "margin is nan"),
         ({"probe_ids_LP": np.full((4, 8), 32, np.int32)}, "centroid is not in 0…31"),
         ({"probe_ids_LP": np.full((4, 8), -1, np.int32)}, "centroid is not in"),
         ({"probe_ids_LP": None, "probe_scores_LP": None}, "no probes"),

@@ -181,7 +181,8 @@ def test_shard_query(data: st.DataObject, exact: bool) -> None:
     rows = len(query_LD)
     ids_LP = None if exact else data.draw(matrices(rows, np.int32))
     scores_LP = None if ids_LP is None else ids_LP.astype(np.float32)
-    query = ShardQuery("g", query_LD, ids_LP, scores_LP, 10, 20, exact)
+    margin = None if exact else 0.125
+    query = ShardQuery("g", query_LD, ids_LP, scores_LP, 10, 20, exact, margin)
     message = through(shard.query_to_proto(query, "s1"))
     assert message.shard_id == "s1"
     assert same(shard.query_from_proto(message), query)
