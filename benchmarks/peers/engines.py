@@ -98,17 +98,17 @@ def _raw(nprobe: int, per_hit: float) -> Setting:
 
 
 EXACT = "exact"
-TARTAN_DEFAULT = Setting("default (recall .95)", {})
+TARTAN_DEFAULT = Setting("default (recall .99)", {})
 TARTAN_EXACT = Setting(EXACT, {"exact": True}, head=True)
 TARTAN = (
     TARTAN_DEFAULT,
     *(Setting(f"recall .{percent}", {"recall": percent / 100}) for percent in (80, 85, 90)),
-    *(Setting(f"recall .{percent}", {"recall": percent / 100}) for percent in (98, 99)),
-    _raw(4, 1.6),
+    *(Setting(f"recall .{percent}", {"recall": percent / 100}) for percent in (95, 98)),
     _raw(8, 1.6),
     _raw(16, 1.6),
     _raw(16, 3.2),
-    _raw(32, 3.2),
+    _raw(16, 6.4),
+    _raw(32, 6.4),
     TARTAN_EXACT,
 )
 COLBERT = (
