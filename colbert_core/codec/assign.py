@@ -15,7 +15,7 @@ import numpy as np
 
 from colbert_core import hardware, kernels
 from colbert_core.codec.rows import Rows
-from colbert_core.types import F32, I8, I32, I64
+from colbert_core.types import F32, I8, I32, I64, AnyArray
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +41,7 @@ class Assigner:
     def __call__(self, rows: Rows) -> I32:
         """Int32 [T], the code of each vector."""
         if hardware.has_cuda():
-            return _on_gpu(rows, self._centroids_CD)
+            return self._gpu(rows)
         return self._kernel.assign(rows.values_TD, hardware.threads())
 
     def roughly(self, rows: Rows) -> I32:
@@ -100,6 +100,10 @@ class Assigner:
         return means_GD
 
     @cached_property
+    def _gpu(self) -> _OnGpu:
+        return _OnGpu(self._centroids_CD)
+
+    @cached_property
     def _kernel(self) -> kernels.NearestCentroid:
         return kernels.NearestCentroid(one_scale(self._centroids_CD))
 
@@ -111,19 +115,30 @@ def one_scale(centroids_CD: F32) -> I8:
     return codes_CD
 
 
-def _on_gpu(rows: Rows, centroids_CD: F32) -> I32:
-    """The offset is taken off before a product is rounded: the best are near 0 then, and keep
-    their digits in bf16."""
+class _OnGpu:
+    """The same in bf16 on a GPU, where the centroids stay.
+
+    The offset is taken off before a product is rounded: the best are near 0 then, and keep their
+    digits.
+    """
+
+    def __init__(self, centroids_CD: F32) -> None:
+        self._centroids_CD = _on_cuda(centroids_CD)
+        self._bias_C = _on_cuda(np.full(len(centroids_CD), -_GPU_OFFSET, np.float32))
+
+    def __call__(self, rows: Rows) -> I32:
+        import torch
+
+        codes_T = np.empty(len(rows), np.int32)
+        for start in range(0, len(rows), _GPU_ROWS):
+            part = rows[start : start + _GPU_ROWS]
+            x_TD = _on_cuda(part.values_TD) * _on_cuda(part.scales_T)[:, None]
+            products_TC = torch.nn.functional.linear(x_TD, self._centroids_CD, self._bias_C)
+            codes_T[start : start + _GPU_ROWS] = products_TC.argmax(dim=1).cpu().numpy()
+        return codes_T
+
+
+def _on_cuda(array: AnyArray) -> torch.Tensor:
     import torch
 
-    def place(array: torch.Tensor) -> torch.Tensor:
-        return array.to("cuda", torch.bfloat16)
-
-    centroids = place(torch.from_numpy(centroids_CD))
-    bias = place(torch.full((len(centroids_CD),), -_GPU_OFFSET))
-    codes_T = np.empty(len(rows), np.int32)
-    for start in range(0, len(rows), _GPU_ROWS):
-        x_TD = place(torch.from_numpy(rows[start : start + _GPU_ROWS].floats()))
-        products_TC = torch.nn.functional.linear(x_TD, centroids, bias)
-        codes_T[start : start + _GPU_ROWS] = products_TC.argmax(dim=1).cpu().numpy()
-    return codes_T
+    return torch.from_numpy(array).to("cuda").to(torch.bfloat16)
