@@ -53,7 +53,10 @@ class Embeddings:
     def read(self, batches: Iterable[Sequence[int] | I64]) -> Iterator[F32]:
         """For each batch of passages, ascending throughout, its unit vectors float32 [T, D]."""
         for rows_TD in self._from_matrix(batches) if self._is_matrix else self._one_by_one(batches):
-            yield unit_vectors(rows_TD, self.normalize)[0]
+            if self.normalize:
+                yield unit_vectors(rows_TD)
+            else:
+                yield np.ascontiguousarray(rows_TD, np.float32)
 
     @property
     def _is_matrix(self) -> bool:
@@ -89,14 +92,21 @@ class Embeddings:
             yield np.concatenate(found)
 
 
-def unit_vectors(rows_TD: AnyArray, normalize: bool) -> tuple[F32, F32]:
-    """Any floats [T, D] → float32 [T, D], at unit length if asked, and the lengths they had [T]."""
+def unit_vectors(rows_TD: AnyArray) -> F32:
+    """Any floats [T, D] → float32 [T, D] at unit length; zeros stay zeros."""
+    vectors_TD, norms_T = with_norms(rows_TD)
+    inverse_T1 = np.reciprocal(np.maximum(norms_T, 1e-12))[:, None]
+    if np.may_share_memory(vectors_TD, rows_TD):  # the caller's own array
+        return vectors_TD * inverse_T1
+    vectors_TD *= inverse_T1
+    return vectors_TD
+
+
+def with_norms(rows_TD: AnyArray) -> tuple[F32, F32]:
+    """Any floats [T, D] → float32 [T, D], and their lengths float32 [T]."""
     vectors_TD: F32 = np.ascontiguousarray(rows_TD, np.float32)
     norms_T: F32 = np.einsum("td,td->t", vectors_TD, vectors_TD)
     np.sqrt(norms_T, out=norms_T)
-    if normalize:
-        divisors_T1 = np.maximum(norms_T, 1e-12)[:, None]
-        vectors_TD = np.divide(vectors_TD, divisors_T1, dtype=np.float32)
     return vectors_TD, norms_T
 
 
@@ -133,9 +143,10 @@ def check_embeddings(
 
     def check_batch() -> None:
         first = len(lengths) - len(batch)
-        vectors_TD = _checked(np.concatenate(batch), first, lengths[first:], normalize)
+        rows_TD = np.concatenate(batch)
+        _check_norms(rows_TD, first, lengths[first:], normalize)
         if file:
-            vectors_TD.astype(np.float16).tofile(file)
+            (unit_vectors(rows_TD) if normalize else rows_TD).astype(np.float16).tofile(file)
         on_passage(first)
         batch.clear()
 
@@ -187,7 +198,7 @@ def _check_matrix(
     batches = found.batches(np.arange(len(doclens_N)))
     for numbers, rows_TD in zip(batches, found._from_matrix(batches), strict=True):
         first = int(numbers[0])
-        _checked(_as_floats(rows_TD, first), first, doclens_N[numbers], normalize)
+        _check_norms(_as_floats(rows_TD, first), first, doclens_N[numbers], normalize)
         on_passage(first)
     return found
 
@@ -214,11 +225,11 @@ def _as_floats(one: Any, number: int) -> AnyArray:
         raise CorpusError(f"passage {number} is not an array of numbers: {error}") from error
 
 
-def _checked(
+def _check_norms(
     rows_TD: AnyArray, first: int, doclens_N: Sequence[int] | AnyArray, normalize: bool
-) -> F32:
-    """The vectors of some passages, unit length; an error names the first passage that is wrong."""
-    vectors_TD, norms_T = unit_vectors(rows_TD, normalize)
+) -> None:
+    """Refuse vectors that are not finite, or not of unit length; an error names the passage."""
+    _, norms_T = with_norms(rows_TD)
 
     def place(token: int) -> tuple[int, int]:
         ends_N = np.cumsum(doclens_N)
@@ -236,4 +247,3 @@ def _checked(
             f"passage {number}, token {token}: the vector's length is {norms_T[worst]:.4g} and "
             "must be 1; normalise the vectors, or pass normalize=True"
         )
-    return vectors_TD

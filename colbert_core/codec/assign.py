@@ -15,13 +15,13 @@ import numpy as np
 
 from colbert_core import hardware, kernels
 from colbert_core.codec.rows import Rows
-from colbert_core.types import F32, I8, I32, I64
+from colbert_core.types import F32, I8, I32, I64, AnyArray
 
 if TYPE_CHECKING:
     import torch
 
 NEAR_RUNS = 16
-"""Runs of `kernels.RUN` centroids that `again` looks at."""
+"""Runs of `kernels.RUN` centroids that `again` and `roughly` look at."""
 _GROUPS_AT_ONCE = 1024
 _GPU_ROWS = 1 << 14
 _GPU_OFFSET = 1.05
@@ -41,38 +41,67 @@ class Assigner:
     def __call__(self, rows: Rows) -> I32:
         """Int32 [T], the code of each vector."""
         if hardware.has_cuda():
-            return _on_gpu(rows, self._centroids_CD)
+            return self._gpu(rows)
         return self._kernel.assign(rows.values_TD, hardware.threads())
 
-    def again(self, rows: Rows, codes_T: I32) -> I32:
-        """The same, given codes that were right for similar centroids.
+    def roughly(self, rows: Rows) -> I32:
+        """The same in two steps: the nearest mean of a run, then what is near that run.
 
-        A vector looks at the centroids around its present one alone. That is worth it where
-        centroids with near codes lie near each other (`order.by_likeness`).
+        One vector in five misses its nearest centroid. Worth it where a start is all that is
+        needed and centroids with near codes lie near each other (`order.by_likeness`).
         """
-        groups = -(-len(self._centroids_CD) // kernels.RUN)
-        if groups < 4 * NEAR_RUNS or hardware.has_cuda():
+        if self._looks_at_all:
             return self(rows)
-        group_T = (codes_T // kernels.RUN).astype(np.uint16 if groups < 1 << 16 else np.uint32)
+        return self._near(rows, Assigner(self._run_means)(rows))
+
+    def again(self, rows: Rows, codes_T: I32) -> I32:
+        """The same, given codes that were right for similar centroids of a like order.
+
+        A vector looks at the centroids near its present one alone.
+        """
+        if self._looks_at_all:
+            return self(rows)
+        return self._near(rows, codes_T // np.int32(kernels.RUN))
+
+    @property
+    def _looks_at_all(self) -> bool:
+        runs = len(self._centroids_CD) // kernels.RUN
+        return runs < 4 * NEAR_RUNS or hardware.has_cuda()
+
+    def _near(self, rows: Rows, group_T: I32) -> I32:
+        """The nearest of the centroids near a run, given for each vector."""
+        groups = len(self._run_means)
+        group_T = group_T.astype(np.uint16 if groups < 1 << 16 else np.uint32)  # sorts faster
         order_T = np.argsort(group_T, kind="stable").astype(np.int32)
         starts_G1: I64 = np.zeros(groups + 1, np.int64)
         np.cumsum(np.bincount(group_T, minlength=groups), out=starts_G1[1:])
         return self._kernel.assign_among(
-            rows.values_TD, order_T, starts_G1, self._near_runs(groups), hardware.threads()
+            rows.values_TD, order_T, starts_G1, self._near_runs(), hardware.threads()
         )
 
-    def _near_runs(self, groups: int) -> I32:
-        """Int32 [G, M]: the runs whose mean is nearest to that of each run, ascending."""
-        starts = np.arange(groups) * kernels.RUN
-        means_GD = np.add.reduceat(self._centroids_CD, starts, axis=0)
-        means_GD /= np.maximum(np.linalg.norm(means_GD, axis=1, keepdims=True), 1e-12)
-        near_GM = np.empty((groups, NEAR_RUNS), np.int32)
-        for start in range(0, groups, _GROUPS_AT_ONCE):
+    def _near_runs(self) -> I32:
+        """Int32 [G, M]: the runs whose mean is nearest to that of each run, nearest first."""
+        means_GD = self._run_means
+        near_GM = np.empty((len(means_GD), NEAR_RUNS), np.int32)
+        for start in range(0, len(means_GD), _GROUPS_AT_ONCE):
             rows = slice(start, start + _GROUPS_AT_ONCE)
             distance_GG = -(means_GD[rows] @ means_GD.T)
-            near_GM[rows] = np.argpartition(distance_GG, NEAR_RUNS - 1, axis=1)[:, :NEAR_RUNS]
-        near_GM.sort(axis=1)
+            found_GM = np.argpartition(distance_GG, NEAR_RUNS - 1, axis=1)[:, :NEAR_RUNS]
+            by_distance_GM = np.take_along_axis(distance_GG, found_GM, axis=1).argsort(axis=1)
+            near_GM[rows] = np.take_along_axis(found_GM, by_distance_GM, axis=1)
         return near_GM
+
+    @cached_property
+    def _run_means(self) -> F32:
+        """Float32 [G, D], of unit length."""
+        starts = np.arange(0, len(self._centroids_CD), kernels.RUN)
+        means_GD: F32 = np.add.reduceat(self._centroids_CD, starts, axis=0)
+        means_GD /= np.maximum(np.linalg.norm(means_GD, axis=1, keepdims=True), 1e-12)
+        return means_GD
+
+    @cached_property
+    def _gpu(self) -> _OnGpu:
+        return _OnGpu(self._centroids_CD)
 
     @cached_property
     def _kernel(self) -> kernels.NearestCentroid:
@@ -86,19 +115,30 @@ def one_scale(centroids_CD: F32) -> I8:
     return codes_CD
 
 
-def _on_gpu(rows: Rows, centroids_CD: F32) -> I32:
-    """The offset is taken off before a product is rounded: the best are near 0 then, and keep
-    their digits in bf16."""
+class _OnGpu:
+    """The same in bf16 on a GPU, where the centroids stay.
+
+    The offset is taken off before a product is rounded: the best are near 0 then, and keep their
+    digits.
+    """
+
+    def __init__(self, centroids_CD: F32) -> None:
+        self._centroids_CD = _on_cuda(centroids_CD)
+        self._bias_C = _on_cuda(np.full(len(centroids_CD), -_GPU_OFFSET, np.float32))
+
+    def __call__(self, rows: Rows) -> I32:
+        import torch
+
+        codes_T = np.empty(len(rows), np.int32)
+        for start in range(0, len(rows), _GPU_ROWS):
+            part = rows[start : start + _GPU_ROWS]
+            x_TD = _on_cuda(part.values_TD) * _on_cuda(part.scales_T)[:, None]
+            products_TC = torch.nn.functional.linear(x_TD, self._centroids_CD, self._bias_C)
+            codes_T[start : start + _GPU_ROWS] = products_TC.argmax(dim=1).cpu().numpy()
+        return codes_T
+
+
+def _on_cuda(array: AnyArray) -> torch.Tensor:
     import torch
 
-    def place(array: torch.Tensor) -> torch.Tensor:
-        return array.to("cuda", torch.bfloat16)
-
-    centroids = place(torch.from_numpy(centroids_CD))
-    bias = place(torch.full((len(centroids_CD),), -_GPU_OFFSET))
-    codes_T = np.empty(len(rows), np.int32)
-    for start in range(0, len(rows), _GPU_ROWS):
-        x_TD = place(torch.from_numpy(rows[start : start + _GPU_ROWS].floats()))
-        products_TC = torch.nn.functional.linear(x_TD, centroids, bias)
-        codes_T[start : start + _GPU_ROWS] = products_TC.argmax(dim=1).cpu().numpy()
-    return codes_T
+    return torch.from_numpy(array).to("cuda").to(torch.bfloat16)

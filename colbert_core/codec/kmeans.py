@@ -4,9 +4,9 @@ Shapes: S sample tokens, D dimensions, C centroids.
 
 Lloyd's algorithm on the unit sphere (Dhillon & Modha 2001), as ColBERTv2 uses it: assign each
 vector to the centroid with the largest inner product, replace each centroid by the normalised sum
-of its vectors. Only the first round compares every vector with every centroid. From then on
-centroids move little, so a vector looks at those around its present one, which takes a tenth of the
-time and pays for more rounds; the neighbourhoods are drawn anew each time.
+of its vectors. No round compares every vector with every centroid: centroids move little, so a
+vector looks at those around its present one, which takes a tenth of the time and pays for more
+rounds. What is around is drawn anew each time, so that what one drawing parts the next may join.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from colbert_core.codec.assign import Assigner
 from colbert_core.codec.order import by_likeness
 from colbert_core.codec.rows import Rows
-from colbert_core.types import F32, I32
+from colbert_core.types import F32
 
 SAMPLE_PER_CENTROID = 48
 """Vectors and rounds trade training time for residuals: docs/decisions/building.md."""
@@ -51,7 +51,8 @@ def spherical_kmeans(
     count = min(count, len(sample))
     start_C = rng.choice(len(sample), count, replace=False)
     centroids_CD = _unit(sample[start_C].floats(), sample, rng)
-    codes_S: I32 = Assigner(centroids_CD)(sample)
+    centroids_CD = centroids_CD[by_likeness(centroids_CD, rng)]
+    codes_S = Assigner(centroids_CD).roughly(sample)
     for done in range(1, ITERATIONS + 1):
         centroids_CD = _unit(sample.sums(codes_S, count), sample, rng)
         order_C = by_likeness(centroids_CD, rng)

@@ -10,7 +10,7 @@ import numpy as np
 from colbert_core import kernels
 from colbert_core.types import F32, I64
 
-_ROUNDS = 4
+_ROUNDS = 2
 
 
 def by_likeness(centroids_CD: F32, rng: np.random.Generator) -> I64:
@@ -34,12 +34,15 @@ def by_likeness(centroids_CD: F32, rng: np.random.Generator) -> I64:
 
 def _halves(vectors_CD: F32, half: int, rng: np.random.Generator) -> I64:
     """A permutation that puts `half` vectors that are alike before the others."""
-    means_2D = vectors_CD[rng.choice(len(vectors_CD), 2, replace=False)]
+    total_D = vectors_CD.sum(axis=0)
+    first_D, second_D = vectors_CD[rng.choice(len(vectors_CD), 2, replace=False)]
+    chosen_C = np.empty(len(vectors_CD), np.float32)
     for _ in range(_ROUNDS):
-        lean_C = vectors_CD @ (means_2D[1] - means_2D[0])
-        order_C = np.argpartition(lean_C, half - 1)
-        means_2D = np.stack(
-            [vectors_CD[order_C[:half]].mean(axis=0), vectors_CD[order_C[half:]].mean(axis=0)]
-        )
-        means_2D /= np.maximum(np.linalg.norm(means_2D, axis=1, keepdims=True), 1e-12)
+        order_C = np.argpartition(vectors_CD @ (second_D - first_D), half - 1)
+        chosen_C[order_C[:half]] = 1
+        chosen_C[order_C[half:]] = 0
+        first_D = chosen_C @ vectors_CD
+        second_D = total_D - first_D
+        first_D /= max(float(np.linalg.norm(first_D)), 1e-12)
+        second_D /= max(float(np.linalg.norm(second_D)), 1e-12)
     return order_C

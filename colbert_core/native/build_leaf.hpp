@@ -74,7 +74,7 @@ struct BuildLeaf {
   void (*leave)();
   // What the bytes of a tile are xored with: 0x80 makes them unsigned.
   uint8_t flip;
-  // Offers the centroids of some runs, ascending, to the tokens of a tile. Of equal scores the
+  // Offers the centroids of some runs, in the order given, to the tokens of a tile. Of equal scores the
   // first one stays.
   void (*offer)(const CentroidRows&, const uint32_t* runs, size_t count, const int8_t* tile,
                 NearestSoFar&);

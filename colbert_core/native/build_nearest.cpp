@@ -12,6 +12,8 @@ namespace {
 
 constexpr size_t kBlockBytes = 1u << 18;  // of tokens that stay in the second cache
 constexpr size_t kChunkBytes = 1u << 15;  // of centroids that stay in the first
+constexpr size_t kAhead = 64;             // tokens
+constexpr size_t kLine = 64;              // bytes that are fetched at once
 
 // A thread with the registers that a path needs.
 class Entered {
@@ -106,6 +108,10 @@ void NearestCentroid::assign_among(std::span<const int8_t> tokens_TD, const Toke
       for (auto at = static_cast<size_t>(groups.starts_G1[group]); at < end; at += kTileTokens) {
         const int32_t* const order = groups.order_T.data() + at;
         const size_t tokens = std::min(kTileTokens, end - at);
+        // The tokens of a group lie anywhere: those of the next tiles are fetched meanwhile.
+        const size_t ahead = std::min(at + kAhead, groups.order_T.size());
+        fetch(tokens_TD.data(), groups.order_T.data() + ahead,
+              std::min(kTileTokens, groups.order_T.size() - ahead));
         NearestSoFar nearest;
         pack(tokens_TD.data(), order, tokens, data);
         leaf_.offer(rows_, runs, visited, data, nearest);
@@ -127,6 +133,13 @@ void NearestCentroid::pack(const int8_t* tokens, const int32_t* order, size_t co
       quad ^= flip;
       std::memcpy(tile + quad_at(t, d), &quad, 4);
     }
+  }
+}
+
+void NearestCentroid::fetch(const int8_t* tokens, const int32_t* order, size_t count) const {
+  for (size_t t = 0; t < count; ++t) {
+    const int8_t* const token = tokens + static_cast<size_t>(order[t]) * dim();
+    for (size_t d = 0; d < dim(); d += kLine) __builtin_prefetch(token + d);
   }
 }
 

@@ -12,7 +12,7 @@ namespace tartan {
 struct TokenGroups {
   std::span<const int32_t> order_T;    // the tokens, group after group
   std::span<const int64_t> starts_G1;  // where in it each group starts, and the end
-  std::span<const int32_t> runs_GM;    // M runs of each group, ascending
+  std::span<const int32_t> runs_GM;    // M runs of each group, in the order of visits
 };
 
 class NearestCentroid {
@@ -32,6 +32,7 @@ class NearestCentroid {
 
  private:
   void pack(const int8_t* tokens, const int32_t* order, size_t count, int8_t* tile) const;
+  void fetch(const int8_t* tokens, const int32_t* order, size_t count) const;
   void check_groups(const TokenGroups&, size_t tokens) const;
 
   const BuildLeaf& leaf_;

@@ -63,7 +63,8 @@ class NearestCentroid:
             tokens_TD: int8 [T, D].
             order_T: int32 [T], the tokens, group after group.
             starts_G1: int64 [G + 1], where in `order_T` each group starts, and the end.
-            runs_GM: int32 [G, M], the runs that a group looks at, ascending; M is at least 1.
+            runs_GM: int32 [G, M], the runs that a group looks at, one after the other; M is at
+                least 1. Of equal products the first that is met wins.
             threads: how many to use.
         """
         self._check(tokens_TD, threads)

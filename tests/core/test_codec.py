@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colbert_core.codec import Codec, check_settings, colbertv2, tartan, train_codec
+from colbert_core.codec import Codec, assign, check_settings, colbertv2, tartan, train_codec
 from colbert_core.codec.assign import Assigner
 from colbert_core.codec.kmeans import default_centroids, spherical_kmeans
+from colbert_core.codec.order import by_likeness
 from colbert_core.codec.packing import pack_planes, pack_stanford, unpack_planes, unpack_stanford
 from colbert_core.codec.rows import Rows
 from colbert_core.errors import IndexCorrupt, InvalidInput
@@ -145,6 +146,55 @@ def test_kmeans_finds_the_clusters_that_are_there() -> None:
     noisy /= np.linalg.norm(noisy, axis=1, keepdims=True)
     found = spherical_kmeans(Rows.of(noisy), 16, seed=1)
     assert ((found @ centres.T).max(axis=0) > 0.99).all()
+
+
+def clustered(rows: int, dim: int, centres: int, seed: int = 0) -> F32:
+    rng = np.random.default_rng(seed)
+    x = unit(centres, dim, seed)[rng.integers(0, centres, rows)] + 0.4 * unit(rows, dim, seed + 1)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 500, 2085])
+def test_an_order_by_likeness_is_a_permutation_of_its_seed(count: int) -> None:
+    vectors = unit(count, 16)
+    vectors[: count // 2] = vectors[0]  # duplicates are ordinary
+    orders = [by_likeness(vectors, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    assert np.array_equal(np.sort(orders[0]), np.arange(count))
+    assert np.array_equal(orders[0], orders[1])
+    assert count < 500 or not np.array_equal(orders[0], orders[2])
+
+
+def test_runs_of_an_order_by_likeness_are_alike() -> None:
+    vectors = clustered(2048, 24, 50)
+    runs = vectors[by_likeness(vectors, np.random.default_rng(0))].reshape(64, 32, 24)
+    tight = np.linalg.norm(runs.mean(axis=1), axis=1).mean()
+    loose = np.linalg.norm(vectors.reshape(64, 32, 24).mean(axis=1), axis=1).mean()
+    assert tight > 2 * loose
+
+
+def test_looking_near_finds_almost_every_nearest_centroid() -> None:
+    vectors = clustered(20_000, 24, 700)
+    start = vectors[:4096]
+    start = start[by_likeness(start, np.random.default_rng(0))]
+    rows, assigner = Rows.of(vectors), Assigner(start)
+    exact, rough = assigner(rows), assigner.roughly(rows)
+    assert 0.7 < (exact == rough).mean() < 1  # else it looked at all of them
+    near = assigner.again(rows, exact)
+    assert np.array_equal(near, exact)
+    products = [(vectors * start[codes]).sum(axis=1).mean() for codes in (exact, rough)]
+    assert products[1] > products[0] - 0.03
+
+
+def test_kmeans_that_looks_near_is_as_good_as_one_that_looks_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sample, held = Rows.of(clustered(24_000, 24, 900)), clustered(4000, 24, 900, seed=0)
+    kept = []
+    for near in (assign.NEAR_RUNS, 1 << 20):
+        monkeypatch.setattr(assign, "NEAR_RUNS", near)
+        centroids = spherical_kmeans(sample, 2048, seed=1)
+        kept.append(float((held @ centroids.T).max(axis=1).mean()))
+    assert kept[0] > kept[1] - 0.002
 
 
 def test_default_centroids_follow_the_paper() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,15 @@ import pytest
 from colbert_core import _native, reference
 from colbert_core.types import I8, I32
 
-pytestmark = pytest.mark.usefixtures("isa")
 
-
-@pytest.fixture(params=[_native, reference], ids=["native", "reference"])
-def twin(request: pytest.FixtureRequest) -> Any:
-    return request.param
+@pytest.fixture(params=[*_native.isas(), "reference"])
+def twin(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The native kernels on every SIMD path, and the reference."""
+    before = _native.isa()
+    if request.param != "reference":
+        _native.use_isa(request.param)
+    yield reference if request.param == "reference" else _native
+    _native.use_isa(before)
 
 
 def int8(rng: np.random.Generator, rows: int, dim: int, spread: float = 40) -> I8:
@@ -64,12 +67,12 @@ def test_ties_and_extremes(case: str, twin: Any) -> None:
     assert np.array_equal(found_T, nearest(tokens_TD, codes_CD))
 
 
-def test_more_tokens_than_a_block_on_any_number_of_threads() -> None:
+def test_more_tokens_than_a_block_on_any_number_of_threads(twin: Any) -> None:
     rng = np.random.default_rng(6)
     tokens_TD, codes_CD = int8(rng, 20_000, 64), int8(rng, 700, 64)
     expected_T = nearest(tokens_TD, codes_CD)
     for threads in (1, 3, 16, 1 << 40):
-        found_T = _native.NearestCentroid(codes_CD).assign(tokens_TD, threads)
+        found_T = twin.NearestCentroid(codes_CD).assign(tokens_TD, threads)
         assert np.array_equal(found_T, expected_T)
 
 
@@ -83,7 +86,7 @@ def test_groups_look_at_their_runs_alone(dim: int, threads: int, twin: Any) -> N
     group_T = rng.integers(0, groups - 1, len(tokens_TD))  # the last group is empty
     order_T = np.argsort(group_T, kind="stable").astype(np.int32)
     starts_G1 = np.searchsorted(group_T[order_T], np.arange(groups + 1)).astype(np.int64)
-    runs_GM = np.sort([rng.choice(10, 3, replace=False) for _ in range(groups)]).astype(np.int32)
+    runs_GM = np.array([rng.choice(10, 3, replace=False) for _ in range(groups)], np.int32)
 
     table = twin.NearestCentroid(codes_CD)
     found_T = table.assign_among(tokens_TD, order_T, starts_G1, runs_GM, threads)

@@ -11,8 +11,6 @@ import pytest
 from colbert_core import _native, reference
 from colbert_core.types import F32, I32
 
-pytestmark = pytest.mark.usefixtures("isa")
-
 DIMS = [8, 24, 128, 192, 1024]
 
 
@@ -45,6 +43,7 @@ def odd(rng: np.random.Generator, dim: int) -> F32:
     return rows
 
 
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_int8_rows(dim: int, threads: int) -> None:
@@ -56,6 +55,7 @@ def test_int8_rows(dim: int, threads: int) -> None:
         assert native[0].min(initial=0) >= -127
 
 
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("dim", [8, 24, 128])
 @pytest.mark.parametrize("threads", [1, 3, 1 << 40])
 def test_sums_have_one_order_on_any_number_of_threads(dim: int, threads: int) -> None:
@@ -68,6 +68,7 @@ def test_sums_have_one_order_on_any_number_of_threads(dim: int, threads: int) ->
         assert np.array_equal(found_CD, expected_CD)
 
 
+@pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
 @pytest.mark.parametrize("dim", DIMS)
 def test_residuals_are_the_references(bits: int, dim: int) -> None:
@@ -95,6 +96,7 @@ def test_residuals_are_the_references(bits: int, dim: int) -> None:
             assert found[0].shape == (len(x_TD), dim * bits // 8)
 
 
+@pytest.mark.usefixtures("isa")
 def test_more_vectors_than_a_thread_takes_at_once() -> None:
     rng = np.random.default_rng(0)
     centroids_CD = vectors(rng, 50, 64)
