@@ -151,7 +151,11 @@ Recall = Annotated[
 ]
 Nprobe = Annotated[int | None, typer.Option("--nprobe", help="Centroids per query token.")]
 Candidates = Annotated[
-    int | None, typer.Option("--candidates", help="Passages scored exactly, per shard.")
+    int | None, typer.Option("--candidates", help="Passages compared by centroids, per shard.")
+]
+Scored = Annotated[
+    int | None,
+    typer.Option("--scored", help="Of these, scored precisely; 0: centroids alone rank."),
 ]
 
 
@@ -164,6 +168,7 @@ def search_command(
     recall: Recall = None,
     nprobe: Nprobe = None,
     candidates: Candidates = None,
+    scored: Scored = None,
     exact: Annotated[bool, typer.Option("--exact", help="Score every passage.")] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show what each query token matched.")
@@ -178,7 +183,7 @@ def search_command(
     from cluster.cli_search import Ask, search
 
     search(
-        Ask(query, k, recall, nprobe, candidates, exact, explain, timeout_s),
+        Ask(query, k, recall, nprobe, candidates, scored, exact, explain, timeout_s),
         target=target,
         index=index,
         as_json=as_json,
@@ -194,6 +199,7 @@ def eval_command(
     recall: Recall = None,
     nprobe: Nprobe = None,
     candidates: Candidates = None,
+    scored: Scored = None,
     exact: Annotated[
         bool,
         typer.Option("--exact", help="Also overlap with exhaustive search of the same index."),
@@ -218,7 +224,7 @@ def eval_command(
         split,
         target=target,
         index=index,
-        knobs={"recall": recall, "nprobe": nprobe, "candidates": candidates},
+        knobs={"recall": recall, "nprobe": nprobe, "candidates": candidates, "scored": scored},
         exact=exact,
         uncompressed=uncompressed,
         limit=limit,

@@ -32,6 +32,7 @@ class Ask:
     recall: float | None
     nprobe: int | None
     candidates: int | None
+    scored: int | None
     exact: bool
     explain: bool
     timeout_s: float
@@ -39,7 +40,7 @@ class Ask:
     @property
     def knobs(self) -> dict[str, Any]:
         """How hard to look."""
-        names = ("k", "recall", "nprobe", "candidates", "exact")
+        names = ("k", "recall", "nprobe", "candidates", "scored", "exact")
         return {name: getattr(self, name) for name in names}
 
     @property

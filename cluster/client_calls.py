@@ -25,7 +25,7 @@ class SearchOptions(TypedDict, total=False):
     """What `search` and `search_batch` take beside the query, `k` and `recall`.
 
     Keys:
-        nprobe, candidates: raw parameters, instead of `recall`.
+        nprobe, candidates, scored: raw parameters, instead of `recall`.
         exact: score every passage.
         with_text, with_metadata: whether hits carry them; both by default.
         explain: for each query token, the passage token that it matched.
@@ -34,6 +34,7 @@ class SearchOptions(TypedDict, total=False):
 
     nprobe: int | None
     candidates: int | None
+    scored: int | None
     exact: bool
     with_text: bool
     with_metadata: bool

@@ -42,8 +42,10 @@ def check_call(call: SearchCall, limits: Limits, presets: Sequence[Preset]) -> S
     """
     if not 1 <= call.k <= limits.max_k:
         raise QueryError(f"k is {call.k}: ask for 1 to {limits.max_k:,} hits")
-    if call.candidates is not None and call.candidates > 2**31 - 1:
-        raise QueryError(f"candidates is {call.candidates}: give at most {2**31 - 1:,}")
+    for name in ("candidates", "scored"):
+        value = getattr(call, name)
+        if value is not None and value > 2**31 - 1:
+            raise QueryError(f"{name} is {value}: give at most {2**31 - 1:,}")
     if call.text is not None:
         _check_text(call.text, limits)
     return derive_params(
@@ -51,6 +53,7 @@ def check_call(call: SearchCall, limits: Limits, presets: Sequence[Preset]) -> S
         recall=call.recall,
         nprobe=call.nprobe,
         candidates=call.candidates,
+        scored=call.scored,
         exact=call.exact,
         presets=presets,
     )

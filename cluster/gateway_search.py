@@ -162,8 +162,10 @@ class SearchPipeline:
             scores_LP,
             params.k,
             params.candidates,
+            params.scored,
             params.exact,
             params.margin,
+            params.interaction_margin,
         )
 
     async def _fetch(

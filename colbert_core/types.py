@@ -46,17 +46,22 @@ class SearchParams:
     Attributes:
         k: hits asked for.
         nprobe: centroids probed per query token.
-        candidates: the most passages that a shard scores.
-        exact: score every passage; `nprobe` and `candidates` are 0 then.
-        margin: candidates whose approximate score lies more than margin · √(query tokens) below
-            the k-th best of their shard are not scored; None where all are.
+        candidates: the most passages of a shard that centroid interaction compares.
+        scored: the most passages of a shard that are scored precisely; 0 where none is, and the
+            centroids alone rank and score the hits.
+        exact: score every passage; `nprobe`, `candidates` and `scored` are 0 then.
+        margin: candidates whose estimated score lies more than margin · √(query tokens) below
+            the k-th best of their shard are not compared; None where all are.
+        interaction_margin: the same of scores by centroid interaction, and what is then scored.
     """
 
     k: int
     nprobe: int
     candidates: int
+    scored: int
     exact: bool = False
     margin: float | None = None
+    interaction_margin: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

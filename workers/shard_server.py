@@ -88,9 +88,11 @@ class HeldShard:
             probes = self._checked_probes(query)
         if query.k < 1 or (query.candidates < 1 and not query.exact):
             raise QueryError(f"k is {query.k} and candidates {query.candidates}; both start at 1")
-        if query.margin is not None and not query.margin >= 0:
-            raise QueryError(f"margin is {query.margin}; it starts at 0")
-        params = SearchParams(query.k, 0, query.candidates, query.exact, query.margin)
+        margins = {"margin": query.margin, "interaction_margin": query.interaction_margin}
+        for name, margin in margins.items():
+            if margin is not None and not margin >= 0:
+                raise QueryError(f"{name} is {margin}; it starts at 0")
+        params = SearchParams(query.k, 0, query.candidates, query.scored, query.exact, **margins)
         started = time.monotonic()
         top = search_shard(self.shard, query_LD, probes, params, None, deadline)
         return ShardAnswer(top, (time.monotonic() - started) * 1e3)

@@ -32,10 +32,12 @@ def call_to_proto(call: SearchCall) -> pb.SearchRequest:
     """
     if (call.text is None) == (call.query_LD is None):
         raise QueryError("a query is a text or a matrix of vectors: give exactly one of them")
-    has_budget = call.nprobe is not None or call.candidates is not None
+    raw = {"nprobe": call.nprobe, "candidates": call.candidates, "scored": call.scored}
+    has_budget = any(value is not None for value in raw.values())
     if (call.recall is not None) + has_budget + call.exact > 1:
         raise QueryError(
-            "recall, nprobe/candidates and exact are three ways to say how hard to look: give one"
+            "recall, raw parameters (nprobe, candidates, scored) and exact are three ways to say "
+            "how hard to look: give one"
         )
     message = pb.SearchRequest(
         k=call.k,
@@ -53,7 +55,7 @@ def call_to_proto(call: SearchCall) -> pb.SearchRequest:
     elif call.exact:
         message.exact = True
     elif has_budget:
-        message.budget.CopyFrom(pb.SearchBudget(nprobe=call.nprobe, candidates=call.candidates))
+        message.budget.CopyFrom(pb.SearchBudget(**raw))
     return message
 
 
@@ -66,16 +68,15 @@ def call_from_proto(message: pb.SearchRequest) -> SearchCall:
     query = message.WhichOneof("query")
     if query is None:
         raise QueryError("the request has no query: set `text`, or `vectors` to a matrix")
-    budget = message.budget if message.HasField("budget") else None
-    has_nprobe = budget is not None and budget.HasField("nprobe")
-    has_candidates = budget is not None and budget.HasField("candidates")
+    budget = message.budget if message.HasField("budget") else pb.SearchBudget()
     return SearchCall(
         text=message.text if query == "text" else None,
         query_LD=matrix_from_proto(message.vectors) if query == "vectors" else None,
         k=message.k if message.HasField("k") else DEFAULT_K,
         recall=message.recall if message.HasField("recall") else None,
-        nprobe=message.budget.nprobe if has_nprobe else None,
-        candidates=message.budget.candidates if has_candidates else None,
+        nprobe=budget.nprobe if budget.HasField("nprobe") else None,
+        candidates=budget.candidates if budget.HasField("candidates") else None,
+        scored=budget.scored if budget.HasField("scored") else None,
         exact=message.exact,
         with_text=message.with_text if message.HasField("with_text") else True,
         with_metadata=message.with_metadata if message.HasField("with_metadata") else True,
@@ -100,8 +101,10 @@ def answer_to_proto(answer: SearchAnswer, metadata_json: Sequence[str]) -> pb.Se
             k=answer.params.k,
             nprobe=answer.params.nprobe,
             candidates=answer.params.candidates,
+            scored=answer.params.scored,
             exact=answer.params.exact,
             margin=answer.params.margin,
+            interaction_margin=answer.params.interaction_margin,
         ),
         coverage=pb.Coverage(
             shards_asked=answer.coverage.shards_asked,
@@ -130,8 +133,10 @@ def answer_from_proto(message: pb.SearchResponse) -> SearchAnswer:
             params.k,
             params.nprobe,
             params.candidates,
+            params.scored,
             params.exact,
             params.margin if params.HasField("margin") else None,
+            params.interaction_margin if params.HasField("interaction_margin") else None,
         ),
         coverage=Coverage(
             coverage.shards_asked,

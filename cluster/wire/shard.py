@@ -33,8 +33,10 @@ def query_to_proto(query: ShardQuery, shard_id: str) -> pb.SearchRequest:
         probe_scores=b"" if scores_LP is None else f32_to_bytes(scores_LP),
         k=query.k,
         candidates=query.candidates,
+        scored=query.scored,
         exact=query.exact,
         margin=query.margin,
+        interaction_margin=query.interaction_margin,
     )
 
 
@@ -55,8 +57,12 @@ def query_from_proto(message: pb.SearchRequest) -> ShardQuery:
         ),
         k=message.k,
         candidates=message.candidates,
+        scored=message.scored,
         exact=message.exact,
         margin=message.margin if message.HasField("margin") else None,
+        interaction_margin=(
+            message.interaction_margin if message.HasField("interaction_margin") else None
+        ),
     )
 
 

@@ -23,7 +23,7 @@ class SearchCall:
         text: encoded by the gateway.
         query_LD: float32 [L, D], token vectors of the caller's own encoder.
         recall: share of the exact top k to find, in (0, 1].
-        nprobe, candidates: raw parameters; either may be None and is then derived.
+        nprobe, candidates, scored: raw parameters; each may be None and is then derived.
         exact: score every passage.
     """
 
@@ -33,6 +33,7 @@ class SearchCall:
     recall: float | None = None
     nprobe: int | None = None
     candidates: int | None = None
+    scored: int | None = None
     exact: bool = False
     with_text: bool = True
     with_metadata: bool = True
@@ -146,7 +147,7 @@ class ShardQuery:
         query_LD: float32 [L, D], in the codec's rotated space.
         probe_ids_LP: int32 [L, P], best centroid first; None when `exact`.
         probe_scores_LP: float32 [L, P]; None when `exact`.
-        margin: how far behind the k-th best a candidate may be, as in `SearchParams`.
+        scored, margin, interaction_margin: as in `SearchParams`.
     """
 
     generation: str
@@ -155,8 +156,10 @@ class ShardQuery:
     probe_scores_LP: F32 | None
     k: int
     candidates: int
+    scored: int
     exact: bool = False
     margin: float | None = None
+    interaction_margin: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,17 +13,21 @@ class Preset:
         recall: the share of the exact top k that is asked for.
         k: hits asked for.
         nprobe: centroids probed per query token.
-        candidates: the most passages that a shard scores.
-        margin: candidates whose approximate score lies more than margin · √(query tokens) below
-            the k-th best of their shard are not scored.
+        candidates: the most passages of a shard that centroid interaction compares.
+        scored: the most passages of a shard that are scored precisely.
+        margin: candidates whose estimated score lies more than margin · √(query tokens) below
+            the k-th best of their shard are not compared.
+        interaction_margin: the same of scores by centroid interaction, and what is then scored.
         overlap: the share that was found. Above `recall` where the least work finds more.
-        scored: passages scored per query, of all shards together; the mean.
+        mean_scored: passages scored per query, of all shards together.
     """
 
     recall: float
     k: int
     nprobe: int
     candidates: int
-    margin: float
-    overlap: float
     scored: int
+    margin: float
+    interaction_margin: float
+    overlap: float
+    mean_scored: int

@@ -125,7 +125,24 @@ void Shard::accumulate(const Probes& probes, Allowed allowed, Scratch& scratch) 
   }
 }
 
-size_t Shard::find_candidates(const Probes& given, size_t wanted, size_t candidates, float margin,
+// Fills scratch.scores with those of scratch.pids: what the last probes of all tokens would give,
+// and the gain above.
+void Shard::estimate_scores(const Probes& probes, Scratch& scratch) const {
+  const float factor = addend_factor(probes);
+  float base = 0;
+  for (size_t at = probes.per_token; at <= probes.scores_LP.size(); at += probes.per_token) {
+    base += probes.scores_LP[at - 1];
+  }
+  const auto* const slots = scratch.totals.data();
+  scratch.scores.clear();
+  for (const uint32_t pid : scratch.pids) {
+    const float total = static_cast<float>(slots[pid].value);
+    scratch.scores.push_back(base + (factor > 0 ? total / factor : 0.0f));
+  }
+}
+
+// Leaves the best candidates in scratch.pids, ascending; returns how many passages were touched.
+size_t Shard::find_candidates(const Probes& given, size_t wanted, const Budget& budget,
                               Allowed allowed, Deadline deadline, Scratch& scratch) const {
   Probes probes = given;
   for (;;) {
@@ -140,13 +157,14 @@ size_t Shard::find_candidates(const Probes& given, size_t wanted, size_t candida
                  scratch.probe_scores.data());
     probes = {scratch.probe_ids, scratch.probe_scores, wider};
   }
-  keep_best_totals(scratch, candidates);
+  keep_best_totals(scratch, std::max(budget.candidates, wanted));
   const float factor = addend_factor(probes);
   const float root = std::sqrt(static_cast<float>(scratch.query.tokens()));
-  if (factor > 0) drop_far_behind(scratch.keys, wanted, margin * root * factor);
+  if (factor > 0) drop_far_behind(scratch.keys, wanted, budget.margin * root * factor);
   scratch.pids.clear();
   for (const uint64_t key : scratch.keys) scratch.pids.push_back(key_id(key));
   std::sort(scratch.pids.begin(), scratch.pids.end());
+  if (budget.scored == 0) estimate_scores(probes, scratch);
   return scratch.touched_count;
 }
 
@@ -156,17 +174,13 @@ Hits Shard::approximate(std::span<const float> Q_LD, const Probes& probes, Allow
   scratch->query.pack(Q_LD, dim());
   check_probes(probes, scratch->query.tokens(), table_.centroids());
   accumulate(probes, allowed, *scratch);
-  const uint32_t* const touched = scratch->touched.data();
+  scratch->pids.assign(scratch->touched.data(), scratch->touched.data() + scratch->touched_count);
+  std::sort(scratch->pids.begin(), scratch->pids.end());
+  estimate_scores(probes, *scratch);
   Hits hits;
   hits.touched = scratch->touched_count;
-  hits.pids.assign(touched, touched + hits.touched);
-  std::sort(hits.pids.begin(), hits.pids.end());
-  const float factor = addend_factor(probes);
-  const auto* const slots = scratch->totals.data();
-  for (const int64_t pid : hits.pids) {
-    const float total = static_cast<float>(slots[pid].value);
-    hits.scores.push_back(factor > 0 ? total / factor : 0.0f);
-  }
+  hits.pids.assign(scratch->pids.begin(), scratch->pids.end());
+  hits.scores = scratch->scores;
   return hits;
 }
 

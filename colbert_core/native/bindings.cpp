@@ -34,6 +34,10 @@ size_t positive(const char* name, int64_t value) {
   return static_cast<size_t>(value);
 }
 
+void require_margin(const char* name, float margin) {
+  require(margin >= 0, std::string(name) + " must be a number of at least 0");
+}
+
 tartan::Probes view_probes(const Array& ids_LP, const Array& scores_LP, size_t tokens) {
   tartan::Probes probes;
   probes.ids_LP = view<int32_t>("probe_ids_LP", ids_LP, 2, "int32");
@@ -146,15 +150,19 @@ class PyShard {
 
   HitArrays search(const Array& Q_LD, const Array& probe_ids_LP, const Array& probe_scores_LP,
                    int64_t k, int64_t candidates, const std::optional<Array>& allowed_N,
-                   double deadline_s, float margin) const {
+                   double deadline_s, float margin, int64_t scored,
+                   float interaction_margin) const {
     const auto query = view_query(Q_LD, shard_.dim());
     const auto probes = view_probes(probe_ids_LP, probe_scores_LP, Q_LD.shape(0));
-    const size_t hits_wanted = positive("k", k);
-    const size_t scan_wanted = positive("candidates", candidates);
+    const size_t wanted = positive("k", k);
+    require(scored >= 0, "scored " + std::to_string(scored) + " must be at least 0");
+    require_margin("margin", margin);
+    require_margin("interaction_margin", interaction_margin);
+    const tartan::Budget budget{positive("candidates", candidates), margin,
+                                static_cast<size_t>(scored), interaction_margin};
     const auto allowed = view_allowed(allowed_N);
     return to_arrays(without_gil([&] {
-      return shard_.search(query, probes, hits_wanted, scan_wanted, margin, allowed,
-                           tartan::Deadline(deadline_s));
+      return shard_.search(query, probes, wanted, budget, allowed, tartan::Deadline(deadline_s));
     }));
   }
 
@@ -178,12 +186,12 @@ class PyShard {
         [&] { return shard_.exhaustive(query, wanted, allowed, tartan::Deadline(deadline_s)); }));
   }
 
+  Vector<float> interaction(const Array& Q_LD, const Array& pids) const {
+    return scores_of(&tartan::Shard::interaction, Q_LD, pids);
+  }
+
   Vector<float> score(const Array& Q_LD, const Array& pids) const {
-    const auto query = view_query(Q_LD, shard_.dim());
-    const auto wanted = view<int64_t>("pids", pids, 1, "int64");
-    auto scores = new_vector<float>(wanted.size());
-    without_gil([&] { shard_.score(query, wanted, scores.data()); });
-    return scores;
+    return scores_of(&tartan::Shard::score, Q_LD, pids);
   }
 
   std::tuple<Vector<int32_t>, Vector<float>> match(const Array& Q_LD, int64_t pid) const {
@@ -202,6 +210,17 @@ class PyShard {
   }
 
  private:
+  using Scorer = void (tartan::Shard::*)(std::span<const float>, std::span<const int64_t>,
+                                         float*) const;
+
+  Vector<float> scores_of(Scorer scorer, const Array& Q_LD, const Array& pids) const {
+    const auto query = view_query(Q_LD, shard_.dim());
+    const auto wanted = view<int64_t>("pids", pids, 1, "int64");
+    auto scores = new_vector<float>(wanted.size());
+    without_gil([&] { (shard_.*scorer)(query, wanted, scores.data()); });
+    return scores;
+  }
+
   nb::object table_;         // kept alive
   std::vector<Array> kept_;  // likewise
   tartan::Shard shard_;
@@ -239,11 +258,14 @@ NB_MODULE(_native, module) {
       .def("search", &PyShard::search, "Q_LD"_a.noconvert(), "probe_ids_LP"_a.noconvert(),
            "probe_scores_LP"_a.noconvert(), "k"_a, "candidates"_a,
            "allowed_N"_a.noconvert().none() = nb::none(), "deadline_s"_a = 0.0,
-           "margin"_a = std::numeric_limits<float>::infinity())
+           "margin"_a = std::numeric_limits<float>::infinity(),
+           "scored"_a = std::numeric_limits<int64_t>::max(),
+           "interaction_margin"_a = std::numeric_limits<float>::infinity())
       .def("approximate", &PyShard::approximate, "Q_LD"_a.noconvert(), "probe_ids_LP"_a.noconvert(),
            "probe_scores_LP"_a.noconvert(), "allowed_N"_a.noconvert().none() = nb::none())
       .def("exhaustive", &PyShard::exhaustive, "Q_LD"_a.noconvert(), "k"_a,
            "allowed_N"_a.noconvert().none() = nb::none(), "deadline_s"_a = 0.0)
+      .def("interaction", &PyShard::interaction, "Q_LD"_a.noconvert(), "pids"_a.noconvert())
       .def("score", &PyShard::score, "Q_LD"_a.noconvert(), "pids"_a.noconvert())
       .def("match", &PyShard::match, "Q_LD"_a.noconvert(), "pid"_a)
       .def("decode", &PyShard::decode, "first_token"_a, "count"_a)

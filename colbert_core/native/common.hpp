@@ -25,8 +25,6 @@ constexpr float kMaxProbeScore = 1e30f;       // of probe scores that a caller s
 constexpr float kSmallestRange = 1e-30f;      // of probe scores; below, all gains count as equal
 constexpr uint32_t kFinestAddend = 1u << 20;  // 1024 of them fit in 31 bits
 constexpr float kGridTolerance = 1e-6f;       // of the largest level: a float's rounding
-constexpr size_t kScoredPerHit = 3;           // of the candidates, by centroid interaction
-constexpr size_t kScoredBeside = 48;
 constexpr size_t kBatch = 64;  // passages between two looks at the clock
 
 struct CorruptShard : std::runtime_error {

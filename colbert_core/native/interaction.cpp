@@ -71,9 +71,8 @@ const int16_t* Shard::all_rows(const QueryBlock& block, const float* gains,
   return rows;
 }
 
-// Cuts scratch.pids to the `kept` best by their centroids, in ascending order.
-void Shard::interact(size_t kept, Deadline deadline, Scratch& scratch) const {
-  deadline.check("centroid interaction");
+// Fills scratch.scores with those of scratch.pids by their centroids.
+void Shard::interact(Deadline deadline, Scratch& scratch) const {
   scratch.scores.assign(scratch.pids.size(), 0.0f);
   scratch.kept_rows = table_.kept_rows(scratch.query);
   for (const QueryBlock& block : scratch.query.blocks()) {
@@ -90,14 +89,35 @@ void Shard::interact(size_t kept, Deadline deadline, Scratch& scratch) const {
     }
   }
   scratch.kept_rows.reset();
-  scratch.keys.clear();
-  for (size_t i = 0; i < scratch.pids.size(); ++i) {
-    scratch.keys.push_back(rank_key(scratch.scores[i], scratch.pids[i]));
+}
+
+// Cuts scratch.pids to the best by their centroids, within the margin of the k-th; ascending.
+void Shard::keep_by_interaction(size_t k, const Budget& budget, Deadline deadline,
+                                Scratch& scratch) const {
+  interact(deadline, scratch);
+  rank_keys(scratch);
+  keep_best(scratch.keys, std::max(budget.scored, k));
+  if (scratch.keys.size() > k && !std::isinf(budget.interaction_margin)) {
+    const auto kth = scratch.keys.begin() + static_cast<std::ptrdiff_t>(k) - 1;
+    std::nth_element(scratch.keys.begin(), kth, scratch.keys.end(), std::greater<>());
+    const float slack =
+        budget.interaction_margin * std::sqrt(static_cast<float>(scratch.query.tokens()));
+    const float least = key_score(*kth) - slack;
+    std::erase_if(scratch.keys, [least](uint64_t key) { return !(key_score(key) >= least); });
   }
-  keep_best(scratch.keys, kept);
   scratch.pids.clear();
   for (const uint64_t key : scratch.keys) scratch.pids.push_back(key_id(key));
   std::sort(scratch.pids.begin(), scratch.pids.end());
+}
+
+void Shard::interaction(std::span<const float> Q_LD, std::span<const int64_t> pids,
+                        float* scores) const {
+  for (const int64_t pid : pids) check_pid(pid);
+  auto scratch = scratches_.borrow();
+  scratch->query.pack(Q_LD, dim());
+  scratch->pids.assign(pids.begin(), pids.end());
+  interact(Deadline(0), *scratch);
+  std::copy(scratch->scores.begin(), scratch->scores.end(), scores);
 }
 
 }  // namespace tartan

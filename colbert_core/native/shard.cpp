@@ -119,15 +119,22 @@ void Shard::all_passages(const Allowed& allowed, std::vector<uint32_t>& pids) co
   }
 }
 
-// The best k of scratch.pids by scratch.scores.
-Hits Shard::rank(size_t k, Scratch& scratch) const {
+// Fills scratch.keys from scratch.pids and scratch.scores.
+void Shard::rank_keys(Scratch& scratch) const {
   scratch.keys.clear();
   for (size_t i = 0; i < scratch.pids.size(); ++i) {
     scratch.keys.push_back(rank_key(scratch.scores[i], scratch.pids[i]));
   }
+}
+
+// The best k of scratch.pids by scratch.scores.
+Hits Shard::rank(size_t k, Scratch& scratch) const {
+  rank_keys(scratch);
   keep_best(scratch.keys, k);
   sort_best_first(scratch.keys);
   Hits hits;
+  hits.pids.reserve(scratch.keys.size());
+  hits.scores.reserve(scratch.keys.size());
   for (const uint64_t key : scratch.keys) {
     hits.pids.push_back(key_id(key));
     hits.scores.push_back(key_score(key));
@@ -135,32 +142,33 @@ Hits Shard::rank(size_t k, Scratch& scratch) const {
   return hits;
 }
 
-Hits Shard::search(std::span<const float> Q_LD, const Probes& probes, size_t k, size_t candidates,
-                   float margin, Allowed allowed, Deadline deadline) const {
-  require(k >= 1, "k 0 must be at least 1");
-  require(candidates >= 1, "candidates 0 must be at least 1");
-  require(margin >= 0, "margin must be a number of at least 0");
+Hits Shard::search(std::span<const float> Q_LD, const Probes& probes, size_t k,
+                   const Budget& budget, Allowed allowed, Deadline deadline) const {
   check_allowed(allowed);
   auto scratch = scratches_.borrow();
   scratch->query.pack(Q_LD, dim());
   check_probes(probes, scratch->query.tokens(), table_.centroids());
-  candidates = std::max(candidates, k);
   const size_t live = allowed ? static_cast<size_t>(std::count_if(allowed->begin(), allowed->end(),
                                                                   [](uint8_t a) { return a; }))
                               : passages();
   if (live == 0) return {};
   size_t touched = live;
-  if (live <= (std::isinf(margin) ? candidates : k)) {
+  const bool all = live <= (std::isinf(budget.margin) ? std::max(budget.candidates, k) : k);
+  if (all) {
     all_passages(allowed, scratch->pids);
   } else {
-    touched =
-        find_candidates(probes, std::min(k, live), candidates, margin, allowed, deadline, *scratch);
+    touched = find_candidates(probes, std::min(k, live), budget, allowed, deadline, *scratch);
   }
-  const size_t most = kScoredPerHit * k + kScoredBeside;
-  if (scratch->pids.size() > most) interact(most, deadline, *scratch);
-  const size_t scored = scratch->pids.size();
-  scratch->scores.resize(scored);
-  precise(scratch->pids, deadline, scratch->scores.data(), *scratch);
+  size_t scored = 0;
+  if (budget.scored == 0) {
+    if (all || scratch->pids.size() > k) interact(deadline, *scratch);
+  } else {
+    const size_t most = std::isinf(budget.interaction_margin) ? std::max(budget.scored, k) : k;
+    if (scratch->pids.size() > most) keep_by_interaction(k, budget, deadline, *scratch);
+    scored = scratch->pids.size();
+    scratch->scores.resize(scored);
+    precise(scratch->pids, deadline, scratch->scores.data(), *scratch);
+  }
   Hits hits = rank(k, *scratch);
   hits.touched = touched;
   hits.scored = scored;

@@ -40,6 +40,15 @@ struct Probes {
 // Throws std::invalid_argument where a kernel cannot take them.
 void check_probes(const Probes& probes, size_t tokens, size_t centroids);
 
+// How much of a shard a search looks at; `Shard.search` in reference/shard.py tells what each
+// means.
+struct Budget {
+  size_t candidates;
+  float margin;
+  size_t scored;
+  float interaction_margin;
+};
+
 struct Hits {
   std::vector<int64_t> pids;
   std::vector<float> scores;
@@ -75,12 +84,13 @@ class Shard {
   size_t dim() const { return table_.dim(); }
 
   using Allowed = std::optional<std::span<const uint8_t>>;
-  Hits search(std::span<const float> Q_LD, const Probes& probes, size_t k, size_t candidates,
-              float margin, Allowed allowed, Deadline deadline) const;
-  // pids and scores of every passage that the probes touch, the pids ascending
+  Hits search(std::span<const float> Q_LD, const Probes& probes, size_t k, const Budget& budget,
+              Allowed allowed, Deadline deadline) const;
+  // pids and estimated scores of every passage that the probes touch, the pids ascending
   Hits approximate(std::span<const float> Q_LD, const Probes& probes, Allowed allowed) const;
   Hits exhaustive(std::span<const float> Q_LD, size_t k, Allowed allowed, Deadline deadline) const;
-  // scores[i] of pids[i]
+  // scores[i] of pids[i], by centroid interaction and precisely
+  void interaction(std::span<const float> Q_LD, std::span<const int64_t> pids, float* scores) const;
   void score(std::span<const float> Q_LD, std::span<const int64_t> pids, float* scores) const;
   // best[l]: index in the passage; ties by the smaller
   void match(std::span<const float> Q_LD, int64_t pid, int32_t* best, float* scores) const;
@@ -95,14 +105,17 @@ class Shard {
 
  private:
   // accumulate.cpp
-  size_t find_candidates(const Probes& probes, size_t wanted, size_t candidates, float margin,
-                         Allowed allowed, Deadline deadline, Scratch& scratch) const;
+  size_t find_candidates(const Probes& probes, size_t wanted, const Budget& budget, Allowed allowed,
+                         Deadline deadline, Scratch& scratch) const;
   void accumulate(const Probes& probes, Allowed allowed, Scratch& scratch) const;
   void walk_list(size_t centroid, uint32_t addend, uint32_t first_stamp, uint32_t stamp,
                  Allowed allowed, Scratch& scratch) const;
   void prefetch_lists(const Probes& probes, size_t probe) const;
+  void estimate_scores(const Probes& probes, Scratch& scratch) const;
   // interaction.cpp
-  void interact(size_t kept, Deadline deadline, Scratch& scratch) const;
+  void interact(Deadline deadline, Scratch& scratch) const;
+  void keep_by_interaction(size_t k, const Budget& budget, Deadline deadline,
+                           Scratch& scratch) const;
   void interact_batch(size_t first, size_t count, const QueryBlock& block, const float* gains,
                       const float* steps, const int16_t* rows, Scratch& scratch) const;
   const int16_t* all_rows(const QueryBlock& block, const float* gains, Scratch& scratch) const;
@@ -127,6 +140,7 @@ class Shard {
   void check_pid(int64_t pid) const;
   void check_allowed(const Allowed& allowed) const;
   void all_passages(const Allowed& allowed, std::vector<uint32_t>& pids) const;
+  void rank_keys(Scratch& scratch) const;
   Hits rank(size_t k, Scratch& scratch) const;
 
   const CentroidTable& table_;

@@ -27,7 +27,7 @@ from colbert_core.reference.checks import (
     require,
 )
 from colbert_core.reference.table import CentroidTable
-from colbert_core.types import F32, I32, I64, U8
+from colbert_core.types import F32, I32, I64, U8, Bool
 
 FINEST_ADDEND = 2**20
 """The largest addend of a candidate's score in integer units: 1024 of them fit in 31 bits."""
@@ -36,7 +36,7 @@ GRID_TOLERANCE = np.float32(1e-6)  # of the largest level: a float's rounding
 LARGEST_TOTAL = 2**31
 
 SMALLEST_RANGE = np.float32(1e-30)  # of probe scores; below, all gains count as equal
-SCORED_PER_HIT, SCORED_BESIDE = 3, 48  # of the candidates, by centroid interaction
+MOST = 2**63 - 1  # where nothing is limited
 LARGEST_ROW = 32000.0  # of an int16, with room for rounding
 BATCH = 64  # passages between two looks at the clock
 
@@ -151,6 +151,8 @@ class Shard:
         allowed_N: U8 | None = None,
         deadline_s: float = 0.0,
         margin: float = np.inf,
+        scored: int = MOST,
+        interaction_margin: float = np.inf,
     ) -> tuple[I64, F32, int, int]:
         """The best `k` passages: candidates by postings, centroid interaction, precise MaxSim.
 
@@ -159,12 +161,15 @@ class Shard:
             probe_ids_LP, probe_scores_LP: int32 and float32 [L, P] as `CentroidTable.probe` gives
                 them: per token, score descending.
             k: hits wanted, at least 1; fewer come only if fewer passages are allowed.
-            candidates: the most passages that are looked at further, at least `k`: by centroid
-                interaction, where they are more than are scored precisely, 3k + 48.
-            margin: a candidate whose approximate score is more than margin · √L below the k-th
-                best is left out; at least 0.
+            candidates: the most passages that are looked at further, at least `k`.
             allowed_N: uint8 [N], 0 excludes a passage; None allows all.
             deadline_s: `time.monotonic()` value after which to give up; 0 is never.
+            margin: a candidate whose approximate score is more than margin · √L below the k-th
+                best is left out; at least 0.
+            scored: the most candidates that are scored precisely, at least `k`: the best by
+                centroid interaction. 0 scores none: the hits and their scores are those of
+                centroid interaction, or, of no more than `k` candidates, what postings say.
+            interaction_margin: as `margin`, of the scores by centroid interaction.
 
         Returns:
             passages int64 [K], scores float32 [K] (score descending, then smaller passage), how
@@ -178,25 +183,29 @@ class Shard:
         check_probes(probe_ids_LP, probe_scores_LP, len(Q_LD), self.table.centroids)
         require(k >= 1, f"k {k} must be at least 1")
         require(candidates >= 1, f"candidates {candidates} must be at least 1")
-        require(margin >= 0, "margin must be a number of at least 0")
-        with np.errstate(over="ignore"):
-            margin = float(np.float32(margin))
+        require(scored >= 0, f"scored {scored} must be at least 0")
+        first, second = _margin("margin", margin), _margin("interaction_margin", interaction_margin)
         allowed = self._allowed(allowed_N)
         live = self.passages if allowed is None else int(np.count_nonzero(allowed))
         if live == 0:
             return np.zeros(0, np.int64), np.zeros(0, np.float32), 0, 0
-        candidates = max(candidates, k)
-        if live <= (candidates if np.isinf(margin) else k):
+        candidates, estimates = max(candidates, k), None
+        if live <= (candidates if np.isinf(first) else k):
             pids, touched = self._all_passages(allowed), live
         else:
             wanted = min(k, live)
             probes = probe_ids_LP, probe_scores_LP
-            pids, touched = self._candidates(
-                Q_LD, *probes, wanted, candidates, margin, allowed, deadline_s
+            pids, estimates, touched = self._candidates(
+                Q_LD, *probes, wanted, candidates, first, allowed, deadline_s
             )
-        pids, most = np.sort(pids), SCORED_PER_HIT * k + SCORED_BESIDE
-        if len(pids) > most:
-            pids = np.sort(_best(pids, self._interact(Q_LD, pids, deadline_s), most)[0])
+        if scored == 0:
+            if estimates is None or len(pids) > k:
+                estimates = self._interact(Q_LD, pids, deadline_s)
+            return *_best(pids, estimates, k), touched, 0
+        most = max(scored, k)
+        if len(pids) > (most if np.isinf(second) else k):
+            pids, found = _best(pids, self._interact(Q_LD, pids, deadline_s), most)
+            pids = np.sort(pids[_not_far_behind(found, k, second, len(Q_LD))])
         hits, scores = _best(pids, self._precise(Q_LD, pids, deadline_s), k)
         return hits, scores, touched, len(pids)
 
@@ -208,13 +217,20 @@ class Shard:
         allowed_N: U8 | None = None,
     ) -> tuple[I64, F32]:
         """What candidates are chosen by: every passage that the probes touch, int64 [M] ascending,
-        and its approximate score, float32 [M], above that of a passage that they do not touch."""
+        and its estimated score, float32 [M]: a token that meets none of the passage's centroids
+        counts as much as the last centroid that it probed."""
         check_query(Q_LD, self.dim)
         check_probes(probe_ids_LP, probe_scores_LP, len(Q_LD), self.table.centroids)
         pids, totals = self._accumulate(probe_ids_LP, probe_scores_LP, self._allowed(allowed_N))
-        factor = _addend_factor(probe_scores_LP)
-        scores = totals.astype(np.float32) / factor if factor > 0 else np.zeros(len(pids), "f4")
-        return pids, scores
+        return pids, _estimates(totals, probe_scores_LP)
+
+    def interaction(self, Q_LD: F32, pids: I64) -> F32:
+        """Scores by centroid interaction, float32 [M], of the passages `pids`, int64 [M]."""
+        check_query(Q_LD, self.dim)
+        check_array("pids", pids, 1, "int64")
+        for pid in pids:
+            self._check_pid(int(pid))
+        return self._interact(Q_LD, pids, 0.0)
 
     def exhaustive(
         self, Q_LD: F32, k: int, allowed_N: U8 | None = None, deadline_s: float = 0.0
@@ -261,11 +277,12 @@ class Shard:
         scores_LP: F32,
         wanted: int,
         candidates: int,
-        margin: float,
+        margin: np.float32,
         allowed: U8 | None,
         deadline_s: float,
-    ) -> tuple[I64, int]:
-        """The best candidates; probes 4 times wider until `wanted` passages are touched."""
+    ) -> tuple[I64, F32, int]:
+        """The best candidates ascending, their estimated scores, how many passages were touched;
+        probes 4 times wider until `wanted` are."""
         while True:
             check_deadline(deadline_s, "candidates")
             pids, totals = self._accumulate(ids_LP, scores_LP, allowed)
@@ -276,10 +293,11 @@ class Shard:
         order = np.lexsort((pids, -totals))[:candidates]
         factor = _addend_factor(scores_LP)
         with np.errstate(over="ignore", invalid="ignore"):
-            slack = np.float32(margin) * np.sqrt(np.float32(len(Q_LD))) * factor
+            slack = margin * np.sqrt(np.float32(len(Q_LD))) * factor
         if len(order) > wanted and factor > 0 and slack < LARGEST_TOTAL:
             order = order[totals[order] >= totals[order[wanted - 1]] - int(slack)]
-        return pids[order], len(pids)
+        order = np.sort(order)
+        return pids[order], _estimates(totals[order], scores_LP), len(pids)
 
     def _accumulate(self, ids_LP: I32, scores_LP: F32, allowed: U8 | None) -> tuple[I64, I64]:
         """Touched passages and their integer totals.
@@ -435,3 +453,24 @@ def _best(pids: I64, scores: F32, k: int) -> tuple[I64, F32]:
     """The best k: score descending, then smaller passage."""
     order = np.lexsort((pids, -scores))[:k]
     return pids[order].astype(np.int64), scores[order]
+
+
+def _estimates(totals: I64, scores_LP: F32) -> F32:
+    """Scores, float32, of integer totals: above what the last probes of all tokens would give."""
+    base, factor = sum_over_query(scores_LP[:, -1]), _addend_factor(scores_LP)
+    gains = totals.astype(np.float32) / factor if factor > 0 else np.zeros(len(totals), np.float32)
+    estimates: F32 = base + gains
+    return estimates
+
+
+def _margin(name: str, margin: float) -> np.float32:
+    require(margin >= 0, f"{name} must be a number of at least 0")
+    with np.errstate(over="ignore"):
+        return np.float32(margin)
+
+
+def _not_far_behind(scores: F32, k: int, margin: np.float32, tokens: int) -> Bool:
+    """Which of descending scores lie within margin · √tokens of the k-th."""
+    slack = margin * np.sqrt(np.float32(tokens))
+    kept: Bool = scores >= scores[min(k, len(scores)) - 1] - slack
+    return kept

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,15 +20,26 @@ from colbert_core.types import MAX_K, SearchParams
 DEFAULT_RECALL = 0.99
 
 COMMON_PRESETS = tuple(
-    Preset(recall, 10, 16, 1024, margin, recall, 0)
-    for recall, margin in ((0.80, 0.05), (0.90, 0.085), (0.95, 0.11), (0.98, 0.145), (0.99, 0.17))
+    Preset(recall, 10, 16, 1024, 256, *margins, recall, 0)
+    for recall, margins in (
+        (0.80, (0.075, 0.045)),
+        (0.90, (0.105, 0.075)),
+        (0.95, (0.13, 0.105)),
+        (0.98, (0.16, 0.14)),
+        (0.99, (0.18, 0.165)),
+    )
 )
 """For an index without presets of its own, because it is small: the mean of five collections."""
+
+SCORED_PER_HIT, SCORED_BESIDE = 3, 48
+"""What raw candidates are cut to by centroid interaction; docs/decisions/search.md measures it."""
 
 _COLUMNS: tuple[Callable[[Preset], float], ...] = (
     lambda preset: math.log(preset.nprobe),
     lambda preset: math.log(preset.candidates),
+    lambda preset: math.log(preset.scored),
     lambda preset: preset.margin,
+    lambda preset: preset.interaction_margin,
 )
 
 
@@ -38,6 +50,7 @@ def derive_params(
     recall: float | None = None,
     nprobe: int | None = None,
     candidates: int | None = None,
+    scored: int | None = None,
     exact: bool = False,
 ) -> SearchParams:
     """The parameters of one request.
@@ -48,8 +61,11 @@ def derive_params(
         recall: the share of the exact top k to be found, above 0 and at most 1. Above the highest
             preset it means exact; below the lowest it means that one.
         nprobe: centroids probed per query token; replaces what `recall` chooses.
-        candidates: passages scored exactly in each shard; replaces what `recall` chooses, and
-            then none of them is left out for being far behind.
+        candidates: passages of each shard compared by centroid interaction; replaces what `recall`
+            chooses, and then none of them is left out for being far behind.
+        scored: passages of each shard scored precisely, the best by centroid interaction; 0 leaves
+            ranking and scores to the centroids. Where it or `candidates` is given, none is left
+            out for being far behind; 3k + 48 where `candidates` is given alone.
         exact: score every passage.
 
     Raises:
@@ -60,27 +76,47 @@ def derive_params(
     target = DEFAULT_RECALL if recall is None else recall
     if not 0.0 < target <= 1.0:
         raise QueryError(f"recall is {recall}; give a share above 0 and at most 1 (1 is exact)")
-    for name, value in (("nprobe", nprobe), ("candidates", candidates)):
-        if value is not None and value < 1:
-            raise QueryError(f"{name} is {value}; give 1 or more, or leave it out")
+    for name, value, least in (
+        ("nprobe", nprobe, 1),
+        ("candidates", candidates, 1),
+        ("scored", scored, 0),
+    ):
+        if value is not None and value < least:
+            raise QueryError(f"{name} is {value}; give {least} or more, or leave it out")
+    raw = (nprobe, candidates, scored) != (None, None, None)
     table = presets or COMMON_PRESETS
     highest = max(preset.recall for preset in table)
-    if exact or (target > highest + 1e-9 and nprobe is None and candidates is None):
-        return SearchParams(k, 0, 0, exact=True)
+    if exact or (target > highest + 1e-9 and not raw):
+        return SearchParams(k, 0, 0, 0, exact=True)
     chosen = _chosen(table, k, min(target, highest))
-    if candidates is None:
-        return SearchParams(k, nprobe or chosen.nprobe, chosen.candidates, margin=chosen.margin)
-    return SearchParams(k, nprobe or chosen.nprobe, max(k, candidates))
+    if nprobe is not None:
+        chosen = replace(chosen, nprobe=nprobe)
+    if candidates is not None:
+        most = SCORED_PER_HIT * k + SCORED_BESIDE
+        chosen = replace(chosen, candidates=max(k, candidates), margin=None, scored=most)
+    if scored is not None:
+        chosen = replace(chosen, scored=max(k, scored) if scored else 0)
+    if candidates is not None or scored is not None:
+        chosen = replace(chosen, interaction_margin=None)
+    return chosen
 
 
 def _chosen(presets: Sequence[Preset], k: int, recall: float) -> SearchParams:
     """What the presets say, interpolated over recall, then over k."""
     ks = sorted({preset.k for preset in presets})
     rows = [_at_recall([one for one in presets if one.k == known], recall) for known in ks]
-    nprobe, candidates, margin = _interpolate(math.log(k), [math.log(known) for known in ks], rows)
+    nprobe, candidates, scored, margin, interaction_margin = _interpolate(
+        math.log(k), [math.log(known) for known in ks], rows
+    )
     beyond = max(1.0, k / ks[-1])  # what is kept grows with k; the probes are enough or nearly so
-    most = math.ceil(beyond * math.exp(candidates) - 1e-6)
-    return SearchParams(k, round(math.exp(nprobe)), max(k, most), margin=round(margin, 4))
+    return SearchParams(
+        k,
+        round(math.exp(nprobe)),
+        max(k, math.ceil(beyond * math.exp(candidates) - 1e-6)),
+        max(k, math.ceil(beyond * math.exp(scored) - 1e-6)),
+        margin=round(margin, 4),
+        interaction_margin=round(interaction_margin, 4),
+    )
 
 
 def _at_recall(presets: Sequence[Preset], recall: float) -> list[float]:

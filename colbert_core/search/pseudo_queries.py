@@ -18,46 +18,57 @@ from colbert_core.index import ShardReader
 from colbert_core.types import F32, U8
 
 LENGTHS = (4, 32)  # tokens of a query: evenly spread by their logarithm
-NOISE = 0.5  # its length beside that of a token, 1: leaves a cosine of .89
+NOISE = 0.3  # its length beside that of a token, 1: leaves a cosine of .96
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Passages of an index: in each shard those whose `allowed` uint8 [N] is 1, all where None."""
+    """Passages of an index: in each shard those whose `allowed` uint8 [N] is 1."""
 
     shards: Sequence[ShardReader]
-    allowed: Sequence[U8 | None]
+    allowed: Sequence[U8]
 
     @property
-    def passages(self) -> int:
-        return sum(
-            shard.passages if allowed_N is None else int(allowed_N.sum())
-            for shard, allowed_N in zip(self.shards, self.allowed, strict=True)
-        )
+    def share(self) -> float:
+        """Of all passages of the index."""
+        drawn = sum(int(allowed_N.sum()) for allowed_N in self.allowed)
+        return drawn / sum(shard.passages for shard in self.shards)
+
+    def without(self, index: int, pid: int) -> Sample:
+        """All but one passage of one shard."""
+        allowed = list(self.allowed)
+        allowed[index] = allowed[index].copy()
+        allowed[index][pid] = 0
+        return Sample(self.shards, allowed)
+
+
+@dataclass(frozen=True)
+class PseudoQuery:
+    """A rotated query, float32 [L, D], and the passage that it was made from."""
+
+    Q_LD: F32
+    shard: int
+    pid: int
 
 
 def draw_sample(shards: Sequence[ShardReader], tokens: int, rng: np.random.Generator) -> Sample:
     """Passages of about `tokens` tokens in all, or every passage of an index that has fewer."""
     share = tokens / sum(shard.tokens for shard in shards)
-    if share >= 1:
-        return Sample(shards, [None] * len(shards))
     drawn = [(rng.random(shard.passages) < share).astype(np.uint8) for shard in shards]
     return Sample(shards, drawn)
 
 
-def pseudo_queries(sample: Sample, count: int, rng: np.random.Generator) -> list[F32]:
-    """Rotated queries, float32 [L, D], the short ones first, each from a passage of the sample."""
-    pids = [
-        np.arange(shard.passages) if allowed_N is None else np.flatnonzero(allowed_N)
-        for shard, allowed_N in zip(sample.shards, sample.allowed, strict=True)
-    ]
+def pseudo_queries(sample: Sample, count: int, rng: np.random.Generator) -> list[PseudoQuery]:
+    """Queries, the short ones first, each from a passage of the sample."""
+    pids = [np.flatnonzero(allowed_N) for allowed_N in sample.allowed]
     ends = np.cumsum([len(of_shard) for of_shard in pids])
     queries = []
     for length in np.rint(np.geomspace(*LENGTHS, count)).astype(int).tolist():
         number = int(rng.integers(ends[-1]))
         index = int(np.searchsorted(ends, number, "right"))
         pid = int(pids[index][number - ends[index]])
-        queries.append(_pseudo_query(sample.shards[index], pid, length, rng))
+        Q_LD = _pseudo_query(sample.shards[index], pid, length, rng)
+        queries.append(PseudoQuery(Q_LD, index, pid))
     return queries
 
 

@@ -45,11 +45,22 @@ def search_shard(
     if params.exact or probes is None:
         found = shard.kernel.exhaustive(Q_LD, params.k, allowed_N, deadline_s)
     else:
-        margin = math.inf if params.margin is None else params.margin
         found = shard.kernel.search(
-            Q_LD, *probes, params.k, params.candidates, allowed_N, deadline_s, margin
+            Q_LD,
+            *probes,
+            params.k,
+            params.candidates,
+            allowed_N,
+            deadline_s,
+            _limit(params.margin),
+            params.scored,
+            _limit(params.interaction_margin),
         )
     return ShardTopK(*found)
+
+
+def _limit(margin: float | None) -> float:
+    return math.inf if margin is None else margin
 
 
 class Searcher:

@@ -27,7 +27,7 @@ from colbert_core.errors import (
 from colbert_core.search import merge
 from colbert_core.types import ShardTopK
 
-QUERY = ShardQuery("g", np.ones((1, 8), np.float32), None, None, 10, 10, exact=True)
+QUERY = ShardQuery("g", np.ones((1, 8), np.float32), None, None, 10, 10, 10, exact=True)
 FETCH = FetchQuery("g", np.array([1, 0], np.int64), True, True)
 Behaviour = Callable[[], Coroutine[Any, Any, ShardAnswer]]
 

@@ -73,6 +73,7 @@ def query(seed: int = 0, rows: int = 5) -> Any:
         {"k": 20, "recall": 1.0},
         {"k": 5, "nprobe": 1},
         {"k": 5, "nprobe": 4, "candidates": 8},
+        {"k": 5, "nprobe": 4, "candidates": 8, "scored": 0},
         {"k": 50, "exact": True},
     ],
 )
@@ -185,6 +186,7 @@ BAD_INPUT = [
     ({"vectors": GOOD, "budget": search_pb2.SearchBudget(nprobe=0)}, "nprobe is 0"),
     ({"vectors": GOOD, "budget": search_pb2.SearchBudget(nprobe=-4)}, "nprobe is -4"),
     ({"vectors": GOOD, "budget": search_pb2.SearchBudget(candidates=0)}, "candidates is 0"),
+    ({"vectors": GOOD, "budget": search_pb2.SearchBudget(scored=-1)}, "scored is -1"),
     ({"vectors": matrix(NAN)}, "NaN"),
     ({"vectors": matrix(np.full((1, DIM), np.inf))}, "infinity"),
     ({"vectors": matrix(np.ones((2, 16)))}, "16 dimensions and the index has 32"),

@@ -46,6 +46,7 @@ def request(held: HeldShard, **changes: Any) -> shard_pb2.SearchRequest:
         "probe_scores_LP": np.tile(np.linspace(1, 0, 8, dtype=np.float32), (4, 1)),
         "k": 5,
         "candidates": 20,
+        "scored": 10,
     }
     return convert.query_to_proto(ShardQuery(**(values | changes)), held.identity.shard_id)
 
@@ -96,6 +97,7 @@ def test_a_call_for_another_generation_or_shard_is_refused(
         ({"k": 0}, "k is 0"),
         ({"candidates": 0}, "candidates 0"),
         ({"margin": -0.1}, "margin is -0.1"),
+        ({"interaction_margin": -0.1}, "interaction_margin is -0.1"),
         ({"margin": float("nan")}, "margin is nan"),
         ({"probe_ids_LP": np.full((4, 8), 32, np.int32)}, "centroid is not in 0…31"),
         ({"probe_ids_LP": np.full((4, 8), -1, np.int32)}, "centroid is not in"),

@@ -60,7 +60,8 @@ efforts = st.one_of(
     st.just({}),
     st.fixed_dictionaries({"recall": st.floats(0.01, 1.0)}),
     st.fixed_dictionaries({"nprobe": counts}, optional={"candidates": counts}),
-    st.fixed_dictionaries({"candidates": counts}),
+    st.fixed_dictionaries({"candidates": counts}, optional={"scored": counts}),
+    st.fixed_dictionaries({"scored": counts}),
     st.just({"exact": True}),
 )
 flags = st.fixed_dictionaries(
@@ -128,7 +129,14 @@ answers = st.builds(
     SearchAnswer,
     hits=st.lists(hits, max_size=4).map(tuple),
     params=st.builds(
-        SearchParams, counts, counts, counts, st.booleans(), st.none() | st.floats(0, 10)
+        SearchParams,
+        counts,
+        counts,
+        counts,
+        counts,
+        st.booleans(),
+        st.none() | st.floats(0, 10),
+        st.none() | st.floats(0, 10),
     ),
     coverage=st.builds(Coverage, counts, counts, counts, counts, counts, counts),
     generation=texts,
@@ -152,7 +160,7 @@ def test_search_answer(answer: SearchAnswer, timings: list[ShardTiming]) -> None
 def test_metadata_travels_as_it_is_stored() -> None:
     """An integer above 2^53 and a float keep their kinds, which google.protobuf.Struct loses."""
     answer = SearchAnswer(
-        (Hit("a", 1.0), Hit("b", 0.5)), SearchParams(2, 1, 1), Coverage(1, 1, 0, 0, 2, 2), "g"
+        (Hit("a", 1.0), Hit("b", 0.5)), SearchParams(2, 1, 1, 1), Coverage(1, 1, 0, 0, 2, 2), "g"
     )
     sent = public.answer_to_proto(answer, ['{"n": 9007199254740993, "x": 1.0, "s": "é"}', ""])
     first, second = public.answer_from_proto(through(sent)).hits
@@ -182,7 +190,7 @@ def test_shard_query(data: st.DataObject, exact: bool) -> None:
     ids_LP = None if exact else data.draw(matrices(rows, np.int32))
     scores_LP = None if ids_LP is None else ids_LP.astype(np.float32)
     margin = None if exact else 0.125
-    query = ShardQuery("g", query_LD, ids_LP, scores_LP, 10, 20, exact, margin)
+    query = ShardQuery("g", query_LD, ids_LP, scores_LP, 10, 20, 15, exact, margin, margin)
     message = through(shard.query_to_proto(query, "s1"))
     assert message.shard_id == "s1"
     assert same(shard.query_from_proto(message), query)
@@ -229,6 +237,7 @@ def test_every_array_of_a_shard_query_is_checked(field: str) -> None:
         np.ones((2, 8), np.float32),
         np.ones((2, 3), np.int32),
         np.ones((2, 3), np.float32),
+        1,
         1,
         1,
     )

@@ -16,15 +16,16 @@ from colbert_core.index import Manifest, Preset, describe, verify
 from colbert_core.index.manifest import manifest_path
 from colbert_core.search import COMMON_PRESETS, derive_params
 from colbert_core.search import calibrate as calibration
-from colbert_core.search.calibrate import RECALLS, calibrate
+from colbert_core.search.calibrate import RECALLS, TARGETS, calibrate
+from colbert_core.types import SearchParams
 
 PRESETS = (
-    Preset(0.8, 10, 8, 100, 0.04, 0.8, 30),
-    Preset(0.9, 10, 16, 200, 0.08, 0.9, 60),
-    Preset(0.99, 10, 32, 400, 0.16, 0.99, 200),
-    Preset(0.8, 100, 16, 1000, 0.04, 0.8, 300),
-    Preset(0.9, 100, 32, 2000, 0.08, 0.9, 600),
-    Preset(0.99, 100, 64, 4000, 0.16, 0.99, 2000),
+    Preset(0.8, 10, 8, 100, 40, 0.04, 0.02, 0.8, 30),
+    Preset(0.9, 10, 16, 200, 80, 0.08, 0.04, 0.9, 60),
+    Preset(0.99, 10, 32, 400, 160, 0.16, 0.08, 0.99, 200),
+    Preset(0.8, 100, 16, 1000, 400, 0.04, 0.02, 0.8, 300),
+    Preset(0.9, 100, 32, 2000, 800, 0.08, 0.04, 0.9, 600),
+    Preset(0.99, 100, 64, 4000, 1600, 0.16, 0.08, 0.99, 2000),
 )
 
 
@@ -33,7 +34,9 @@ def test_a_recall_that_was_measured_takes_what_was_measured(preset: Preset) -> N
     params = derive_params(preset.k, presets=PRESETS, recall=preset.recall)
     assert params.nprobe == preset.nprobe
     assert params.candidates == preset.candidates
+    assert params.scored == preset.scored
     assert params.margin == preset.margin
+    assert params.interaction_margin == preset.interaction_margin
     assert not params.exact
 
 
@@ -41,7 +44,8 @@ def test_what_lies_between_is_interpolated() -> None:
     # a tenth of a tenth is missed at .99: half of the way there are 3.16 of a hundred
     between = derive_params(10, presets=PRESETS, recall=1 - 10**-1.5)
     assert between.margin == pytest.approx(0.12)
-    assert (between.nprobe, between.candidates) == (23, 283)
+    assert between.interaction_margin == pytest.approx(0.06)
+    assert (between.nprobe, between.candidates, between.scored) == (23, 283, 114)
     between = derive_params(32, presets=PRESETS, recall=0.9)
     assert between.margin == pytest.approx(0.08)
     assert 22 <= between.nprobe <= 24
@@ -52,7 +56,7 @@ def test_more_recall_or_hits_never_mean_less_work() -> None:
     for table in (PRESETS, COMMON_PRESETS, ()):
         for k in (1, 10, 77, 1000):
             asked = [derive_params(k, presets=table, recall=r) for r in np.linspace(0.5, 0.99, 50)]
-            work = [(p.nprobe, p.candidates, p.margin) for p in asked]
+            work = [dataclasses.astuple(p) for p in asked]
             for column in zip(*work, strict=True):
                 assert list(column) == sorted(column)
         kept = [derive_params(k, presets=table, recall=0.95).candidates for k in range(1, 3000, 7)]
@@ -73,10 +77,16 @@ def test_beyond_the_presets() -> None:
 
 def test_raw_numbers_are_taken_as_they_are() -> None:
     params = derive_params(10, presets=PRESETS, recall=0.9, nprobe=5)
-    assert (params.nprobe, params.candidates, params.margin) == (5, 200, 0.08)
-    params = derive_params(10, presets=PRESETS, recall=0.9, candidates=50)
-    assert (params.nprobe, params.candidates, params.margin) == (16, 50, None)
+    assert params == SearchParams(10, 5, 200, 80, margin=0.08, interaction_margin=0.04)
+    params = derive_params(10, presets=PRESETS, recall=0.9, candidates=500)
+    assert params == SearchParams(10, 16, 500, 78)
+    params = derive_params(10, presets=PRESETS, recall=0.9, candidates=500, scored=300)
+    assert params == SearchParams(10, 16, 500, 300)
+    assert derive_params(10, presets=PRESETS, recall=0.9, scored=0) == SearchParams(
+        10, 16, 200, 0, margin=0.08
+    )
     assert derive_params(5, nprobe=3, candidates=2).candidates == 5  # never below k
+    assert derive_params(5, nprobe=3, candidates=9, scored=2).scored == 5
 
 
 # ---------------------------------------------------------------- in the manifest
@@ -93,10 +103,9 @@ def test_an_index_is_built_with_its_presets(index: Index) -> None:
     assert index.params(10, 0.9) == derive_params(10, presets=presets, recall=0.9)
     assert index.params() == derive_params(10, presets=presets)
     for preset in presets:
-        assert preset.overlap >= preset.recall or preset.nprobe == max(calibration.NPROBES)
-        assert preset.overlap >= preset.recall or preset.k > 10
-        assert preset.k <= preset.candidates
-        assert preset.scored <= 900
+        assert preset.overlap >= TARGETS[preset.recall] or preset.k > 10
+        assert preset.k <= preset.scored <= preset.candidates
+        assert preset.mean_scored <= 900
     assert describe(index.manifest)["presets"] == [dataclasses.asdict(p) for p in presets]
     verify(index.generation.path)
 
@@ -139,9 +148,19 @@ def test_a_sample_of_the_passages_says_nearly_the_same(
     monkeypatch.setattr(calibration, "SAMPLE_TOKENS", index.manifest.tokens // 3)
     sampled = calibrate(index.generation.shards, index.generation.codec)
     whole = index.manifest.presets
-    assert {preset.k for preset in sampled} == {10}  # three hundred passages have no top hundred
-    for ours, theirs in zip(sampled, whole, strict=False):
-        assert ours.margin == pytest.approx(theirs.margin, abs=0.06)
+    assert [preset.k for preset in sampled] == [preset.k for preset in whole]
+    generation = index.generation
+    other = Index(
+        dataclasses.replace(
+            generation, manifest=dataclasses.replace(index.manifest, presets=sampled)
+        )
+    )
+    queries = [vectors[:6] for vectors in clustered(900, 32)[::30]]
+    exact = [{hit.id for hit in index.search(query, exact=True)} for query in queries]
+    for recall in RECALLS:
+        found = [{hit.id for hit in other.search(query, recall=recall)} for query in queries]
+        overlap = np.mean([len(a & b) / 10 for a, b in zip(found, exact, strict=True)])
+        assert overlap == pytest.approx(recall, abs=0.12)
 
 
 @pytest.mark.parametrize("codec", ["tartan", "colbertv2"])

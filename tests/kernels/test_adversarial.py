@@ -152,7 +152,7 @@ def test_a_passed_deadline_names_its_stage(isa: str) -> None:
     with pytest.raises(TimeoutError, match="candidates"):
         shard.search(Q_LD, ids_LP, scores_LP, 3, 5, None, past)
     with pytest.raises(TimeoutError, match="centroid"):
-        shard.search(Q_LD, ids_LP, scores_LP, 3, 100, None, past)
+        shard.search(Q_LD, ids_LP, scores_LP, 3, 100, None, past, scored=10)
     with pytest.raises(TimeoutError, match="precise"):
         shard.exhaustive(Q_LD, 3, None, past)
     ahead = time.monotonic() + 60

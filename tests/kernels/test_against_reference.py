@@ -38,24 +38,29 @@ def assert_equal_on_everything(
     candidates: int = 8,
     allowed_N: AnyArray | None = None,
     margin: float = np.inf,
+    scored: int = 5,
+    interaction_margin: float = np.inf,
 ) -> None:
     """All calls of both implementations over one shard and one query."""
     (table, shard), (ref_table, ref_shard) = world.native(), world.reference()
     ids_LP, scores_LP = ref_table.probe(Q_LD, nprobe)
     assert_same(table.probe(Q_LD, nprobe), (ids_LP, scores_LP))
-    asked = (Q_LD, ids_LP, scores_LP, k, candidates, allowed_N, 0.0, margin)
+    budget = margin, scored, interaction_margin
+    asked = (Q_LD, ids_LP, scores_LP, k, candidates, allowed_N, 0.0, *budget)
     found = ref_shard.search(*asked)
     assert_same(shard.search(*asked), found)
     assert_same(table.probe(Q_LD, nprobe, 1, True), (ids_LP, scores_LP))  # keeps its rows
     assert_same(shard.search(*asked), found)
-    sifted = (Q_LD, ids_LP, scores_LP, 1, 10_000, allowed_N)  # by centroid interaction, if over 51
-    assert_same(shard.search(*sifted), ref_shard.search(*sifted))
+    for most in (k, 10_000):  # hits as postings, then as centroids rank them
+        coarse = (Q_LD, ids_LP, scores_LP, k, most, allowed_N, 0.0, margin, 0)
+        assert_same(shard.search(*coarse), ref_shard.search(*coarse))
     touched = ref_shard.approximate(Q_LD, ids_LP, scores_LP, allowed_N)
     assert_same(shard.approximate(Q_LD, ids_LP, scores_LP, allowed_N), touched)
     exact = ref_shard.exhaustive(Q_LD, k, allowed_N)
     assert_same(shard.exhaustive(Q_LD, k, allowed_N), exact)
     pids = np.arange(world.passages - 1, -1, -1)[:5]
     assert_same(shard.score(Q_LD, pids), ref_shard.score(Q_LD, pids))
+    assert_same(shard.interaction(Q_LD, pids), ref_shard.interaction(Q_LD, pids))
     for pid in (0, world.passages - 1):
         if world.passages:
             assert_same(shard.match(Q_LD, pid), ref_shard.match(Q_LD, pid))
@@ -178,12 +183,50 @@ def test_a_margin_leaves_out_what_is_far_behind_the_kth(isa: str) -> None:
     assert k <= counts[0] < counts[1] < counts[2] < len(pids)
 
 
+@pytest.mark.parametrize("interaction_margin", [0.0, 0.05, 0.2, np.inf])
+@pytest.mark.parametrize("scored", [1, 20, 200])
+def test_what_is_scored(isa: str, scored: int, interaction_margin: float) -> None:
+    """Precisely the candidates that centroid interaction says, and no more."""
+    world, Q_LD, k = make_world(passages=300, longest=6, clustered=2.0), make_query(9, 128), 4
+    table, shard = world.native()
+    probes = table.probe(Q_LD, 8)
+    pids = np.sort(shard.search(Q_LD, *probes, 120, 120)[0])
+    scores = shard.interaction(Q_LD, pids)
+    best = pids[np.lexsort((pids, -scores))][: max(scored, k)]
+    behind = np.sort(scores)[-k] - shard.interaction(Q_LD, best)
+    kept = best[behind <= interaction_margin * 3 + 1e-6]
+    order = np.lexsort((kept, -shard.score(Q_LD, kept)))[:k]
+    found = shard.search(Q_LD, *probes, k, 120, None, 0.0, np.inf, scored, interaction_margin)
+    np.testing.assert_array_equal(found[0], kept[order])
+    assert found[3] == len(kept)
+    assert_equal_on_everything(
+        world, Q_LD, k=k, scored=scored, interaction_margin=interaction_margin, candidates=120
+    )
+
+
+def test_hits_without_precise_scores(isa: str) -> None:
+    """Of k candidates as postings rank them, of more as centroid interaction does."""
+    world, Q_LD = make_world(passages=300, longest=6, clustered=2.0), make_query(9, 128)
+    table, shard = world.native()
+    probes = table.probe(Q_LD, 8)
+    pids, estimates = shard.approximate(Q_LD, *probes)
+    order = np.lexsort((pids, -estimates))[:10]
+    found = shard.search(Q_LD, *probes, 10, 10, None, 0.0, np.inf, 0)
+    assert_same(found[:2], (pids[order], estimates[order]))
+    assert found[3] == 0
+    candidates = np.sort(pids[np.lexsort((pids, -estimates))[:40]])
+    scores = shard.interaction(Q_LD, candidates)
+    order = np.lexsort((candidates, -scores))[:10]
+    found = shard.search(Q_LD, *probes, 10, 40, None, 0.0, np.inf, 0)
+    assert_same(found[:2], (candidates[order], scores[order]))
+
+
 def test_one_probe_a_token_says_nothing_of_scores(isa: str) -> None:
     """With nothing to be behind of, a margin leaves out nothing."""
     world, Q_LD = make_world(passages=100), make_query(5, 128)
     ids_LP, scores_LP = world.native()[0].probe(Q_LD, 1)
     shard = world.native()[1]
-    assert not shard.approximate(Q_LD, ids_LP, scores_LP)[1].any()
+    assert len(np.unique(shard.approximate(Q_LD, ids_LP, scores_LP)[1])) == 1
     found = shard.search(Q_LD, ids_LP, scores_LP, 3, 60, margin=0.0)
     assert_same(found, shard.search(Q_LD, ids_LP, scores_LP, 3, 60))
 
@@ -234,6 +277,8 @@ def test_many_centroids_and_threads(isa: str) -> None:
     exact_centroids=st.booleans(),
     share=st.sampled_from([None, 0.1, 0.6]),
     margin=st.sampled_from([0.0, 0.02, 0.1, 1.0, 1e39, np.inf]),
+    scored=st.sampled_from([1, 4, 30, 2**63 - 1]),
+    interaction_margin=st.sampled_from([0.0, 0.02, 0.1, 1.0, 1e39, np.inf]),
     seed=st.integers(0, 2**16),
 )
 def test_anything(
@@ -251,6 +296,8 @@ def test_anything(
     exact_centroids: bool,
     share: float | None,
     margin: float,
+    scored: int,
+    interaction_margin: float,
     seed: int,
 ) -> None:
     world = make_world(
@@ -274,6 +321,8 @@ def test_anything(
         candidates=candidates,
         allowed_N=allowed_N,
         margin=margin,
+        scored=scored,
+        interaction_margin=interaction_margin,
     )
 
 

@@ -151,6 +151,11 @@ def test_other_arguments(twin: str) -> None:
         (lambda: shard.search(Q_LD, ids_LP, scores_LP, 3, 0), "candidates 0"),
         (lambda: shard.search(Q_LD, ids_LP, scores_LP, 3, 10, margin=-0.1), "margin"),
         (lambda: shard.search(Q_LD, ids_LP, scores_LP, 3, 10, margin=np.nan), "margin"),
+        (
+            lambda: shard.search(Q_LD, ids_LP, scores_LP, 3, 10, interaction_margin=-0.1),
+            "interaction_margin",
+        ),
+        (lambda: shard.search(Q_LD, ids_LP, scores_LP, 3, 10, scored=-1), "scored -1"),
         (lambda: shard.approximate(Q_LD, ids_LP[:3], scores_LP[:3]), "probe"),
         (lambda: shard.approximate(Q_LD, ids_LP + np.int32(20), scores_LP), "probe_ids_LP"),
         (lambda: shard.approximate(Q_LD, ids_LP, scores_LP, np.ones(59, np.uint8)), "allowed_N"),

@@ -156,28 +156,38 @@ class SearchBudget(_message.Message):
 
     NPROBE_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
+    SCORED_FIELD_NUMBER: _builtins.int
     nprobe: _builtins.int
     """Centroids that each query token visits, at least 1."""
     candidates: _builtins.int
-    """Passages per shard that are scored from their codes, at least 1."""
+    """Passages per shard that are compared by their centroids, at least 1."""
+    scored: _builtins.int
+    """Of these, the passages per shard that are scored precisely; 0 leaves ranking and scores to the
+    centroids: coarse, and several times as fast for a large k.
+    """
     def __init__(
         self,
         *,
         nprobe: _builtins.int | None = ...,
         candidates: _builtins.int | None = ...,
+        scored: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_nprobe", b"_nprobe", "candidates", b"candidates", "nprobe", b"nprobe"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_nprobe", b"_nprobe", "_scored", b"_scored", "candidates", b"candidates", "nprobe", b"nprobe", "scored", b"scored"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_nprobe", b"_nprobe", "candidates", b"candidates", "nprobe", b"nprobe"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_candidates", b"_candidates", "_nprobe", b"_nprobe", "_scored", b"_scored", "candidates", b"candidates", "nprobe", b"nprobe", "scored", b"scored"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__candidates: _TypeAlias = _typing.Literal["candidates"]  # noqa: Y015
     _WhichOneofArgType__candidates: _TypeAlias = _typing.Literal["_candidates", b"_candidates"]  # noqa: Y015
     _WhichOneofReturnType__nprobe: _TypeAlias = _typing.Literal["nprobe"]  # noqa: Y015
     _WhichOneofArgType__nprobe: _TypeAlias = _typing.Literal["_nprobe", b"_nprobe"]  # noqa: Y015
+    _WhichOneofReturnType__scored: _TypeAlias = _typing.Literal["scored"]  # noqa: Y015
+    _WhichOneofArgType__scored: _TypeAlias = _typing.Literal["_scored", b"_scored"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__candidates) -> _WhichOneofReturnType__candidates | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__nprobe) -> _WhichOneofReturnType__nprobe | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scored) -> _WhichOneofReturnType__scored | None: ...
 
 Global___SearchBudget: _TypeAlias = SearchBudget  # noqa: Y015
 
@@ -311,32 +321,44 @@ class SearchParams(_message.Message):
     K_FIELD_NUMBER: _builtins.int
     NPROBE_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
+    SCORED_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
     MARGIN_FIELD_NUMBER: _builtins.int
+    INTERACTION_MARGIN_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     nprobe: _builtins.int
-    """Both 0 when exact."""
+    """All three 0 when exact."""
     candidates: _builtins.int
+    scored: _builtins.int
     exact: _builtins.bool
     margin: _builtins.float
-    """Candidates whose approximate score lay more than margin · √(query tokens) below the k-th best
-    of their shard were not scored; unset when none was left out for that.
+    """Candidates whose estimated score lay more than margin · √(query tokens) below the k-th best of
+    their shard were not compared; unset when none was left out for that.
     """
+    interaction_margin: _builtins.float
+    """The same of their scores by centroid interaction: those were not scored precisely."""
     def __init__(
         self,
         *,
         k: _builtins.int = ...,
         nprobe: _builtins.int = ...,
         candidates: _builtins.int = ...,
+        scored: _builtins.int = ...,
         exact: _builtins.bool = ...,
         margin: _builtins.float | None = ...,
+        interaction_margin: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_margin", b"_margin", "margin", b"margin"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_interaction_margin", b"_interaction_margin", "_margin", b"_margin", "interaction_margin", b"interaction_margin", "margin", b"margin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_margin", b"_margin", "candidates", b"candidates", "exact", b"exact", "k", b"k", "margin", b"margin", "nprobe", b"nprobe"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_interaction_margin", b"_interaction_margin", "_margin", b"_margin", "candidates", b"candidates", "exact", b"exact", "interaction_margin", b"interaction_margin", "k", b"k", "margin", b"margin", "nprobe", b"nprobe", "scored", b"scored"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__interaction_margin: _TypeAlias = _typing.Literal["interaction_margin"]  # noqa: Y015
+    _WhichOneofArgType__interaction_margin: _TypeAlias = _typing.Literal["_interaction_margin", b"_interaction_margin"]  # noqa: Y015
     _WhichOneofReturnType__margin: _TypeAlias = _typing.Literal["margin"]  # noqa: Y015
     _WhichOneofArgType__margin: _TypeAlias = _typing.Literal["_margin", b"_margin"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__interaction_margin) -> _WhichOneofReturnType__interaction_margin | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__margin) -> _WhichOneofReturnType__margin | None: ...
 
 Global___SearchParams: _TypeAlias = SearchParams  # noqa: Y015

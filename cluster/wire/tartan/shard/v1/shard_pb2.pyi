@@ -53,6 +53,8 @@ class SearchRequest(_message.Message):
     CANDIDATES_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
     MARGIN_FIELD_NUMBER: _builtins.int
+    SCORED_FIELD_NUMBER: _builtins.int
+    INTERACTION_MARGIN_FIELD_NUMBER: _builtins.int
     generation: _builtins.str
     shard_id: _builtins.str
     query_tokens: _builtins.int
@@ -67,11 +69,15 @@ class SearchRequest(_message.Message):
     k: _builtins.int
     candidates: _builtins.int
     exact: _builtins.bool
-    """Score every passage; nprobe, candidates and margin are ignored."""
+    """Score every passage; nprobe, candidates, scored and the margins are ignored."""
     margin: _builtins.float
-    """Candidates whose approximate score lies more than margin · √L below the shard's k-th best are
-    not scored. At least 0; unset leaves none out.
+    """Candidates whose estimated score lies more than margin · √L below the shard's k-th best are
+    not compared. At least 0; unset leaves none out.
     """
+    scored: _builtins.int
+    """Passages that are scored precisely, the best by centroid interaction; 0: none."""
+    interaction_margin: _builtins.float
+    """As margin, of scores by centroid interaction."""
     def __init__(
         self,
         *,
@@ -87,13 +93,20 @@ class SearchRequest(_message.Message):
         candidates: _builtins.int = ...,
         exact: _builtins.bool = ...,
         margin: _builtins.float | None = ...,
+        scored: _builtins.int = ...,
+        interaction_margin: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_margin", b"_margin", "margin", b"margin"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_interaction_margin", b"_interaction_margin", "_margin", b"_margin", "interaction_margin", b"interaction_margin", "margin", b"margin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_margin", b"_margin", "candidates", b"candidates", "dim", b"dim", "exact", b"exact", "generation", b"generation", "k", b"k", "margin", b"margin", "nprobe", b"nprobe", "probe_ids", b"probe_ids", "probe_scores", b"probe_scores", "query", b"query", "query_tokens", b"query_tokens", "shard_id", b"shard_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_interaction_margin", b"_interaction_margin", "_margin", b"_margin", "candidates", b"candidates", "dim", b"dim", "exact", b"exact", "generation", b"generation", "interaction_margin", b"interaction_margin", "k", b"k", "margin", b"margin", "nprobe", b"nprobe", "probe_ids", b"probe_ids", "probe_scores", b"probe_scores", "query", b"query", "query_tokens", b"query_tokens", "scored", b"scored", "shard_id", b"shard_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__interaction_margin: _TypeAlias = _typing.Literal["interaction_margin"]  # noqa: Y015
+    _WhichOneofArgType__interaction_margin: _TypeAlias = _typing.Literal["_interaction_margin", b"_interaction_margin"]  # noqa: Y015
     _WhichOneofReturnType__margin: _TypeAlias = _typing.Literal["margin"]  # noqa: Y015
     _WhichOneofArgType__margin: _TypeAlias = _typing.Literal["_margin", b"_margin"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__interaction_margin) -> _WhichOneofReturnType__interaction_margin | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__margin) -> _WhichOneofReturnType__margin | None: ...
 
 Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
