@@ -28,6 +28,7 @@ from cluster.wire.handlers import (
     deadline_after,
     problem_of,
 )
+from cluster.wire.requests import checked, parsing
 from cluster.wire.tartan.v1 import search_pb2, search_pb2_grpc
 from cluster.wire.types import IndexInfo, ServedShard
 from colbert_core.errors import AddressInUse, TartanError
@@ -93,7 +94,7 @@ class _Servicer(search_pb2_grpc.SearchServiceServicer):
         self, request: search_pb2.SearchBatchRequest, context: AsyncContext
     ) -> AsyncIterator[search_pb2.SearchBatchResponse]:
         try:
-            check_batch(len(request.requests), self._pipeline.limits)
+            check_batch(len(checked(request).requests), self._pipeline.limits)
         except TartanError as error:
             await abort_async(context, error)
         deadline = self._deadline(context)
@@ -156,7 +157,7 @@ class Gateway:
         )
         self._health = HealthServicer()
         servicer = _Servicer(pipeline, manifest, config)
-        search_pb2_grpc.add_SearchServiceServicer_to_server(servicer, self._server)
+        search_pb2_grpc.add_SearchServiceServicer_to_server(servicer, parsing(self._server))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
