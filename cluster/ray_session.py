@@ -13,15 +13,21 @@ under the home directory, and where that is impossible this process makes one fo
 
 from __future__ import annotations
 
+import atexit
+import functools
 import logging
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 # Ray reads these when it is imported, so they are set before it is.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -31,6 +37,7 @@ import ray
 from colbert_core.errors import JobFailed, TartanError, Unavailable
 
 OBJECT_STORE_BYTES = 512 * 2**20  # paths and tables travel through Ray, never embeddings
+REMOVE_TIMEOUT_S = 5.0
 START_ATTEMPTS = 2  # a raylet has 30 s to start; a busy machine may miss it once
 _log = logging.getLogger(__name__)
 
@@ -78,7 +85,7 @@ def ray_session(*, purpose: str, cpus: int | None = None) -> Iterator[RaySession
             if keep:
                 _log.warning("Ray's own logs are kept in %s", folder)
             else:
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
 
 
 def _join(address: str, purpose: str) -> None:
@@ -96,22 +103,33 @@ def _start(purpose: str, cpus: int | None) -> Path:
     """Start a private local Ray; returns the folder that holds its sockets and logs."""
     _ensure_token()
     last: Exception | None = None
-    for _ in range(START_ATTEMPTS):
+    for attempt in range(1, START_ATTEMPTS + 1):
         folder = Path(tempfile.mkdtemp(prefix="tartan-ray-", dir=_short_tmp()))
+        # A signal ends this function at any point. Hooks run in reverse order, so that the folder
+        # goes after Ray's own hook has ended the processes that write to it.
+        remove = atexit.register(functools.partial(_remove, folder))
         try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                log_to_driver=_wants_logs(),
-                logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=str(folder),
-            )
-            return folder
+            with _interruptible():
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    log_to_driver=_wants_logs(),
+                    logging_level=logging.ERROR,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _temp_dir=str(folder),
+                )
+        except SystemExit:  # SIGTERM: Ray's handlers exit, with 1 or 15
+            raise SystemExit(signal.SIGTERM) from None
         except Exception as error:
             last = error
             ray.shutdown()
+            atexit.unregister(remove)
+            if attempt < START_ATTEMPTS:
+                _remove(folder)  # the logs of the last attempt are enough
+        else:
+            atexit.unregister(remove)
+            return folder
     raise Unavailable(
         f"Ray did not start on this machine for {purpose} in {START_ATTEMPTS} attempts: {last}. "
         f"Its logs are in {folder}; a busy or memory-starved machine may need another try"
@@ -141,6 +159,53 @@ def _ensure_token() -> None:
     except OSError:
         pass
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raise KeyboardInterrupt after the block where Ctrl-C was pressed in it and got lost: what is
+    raised inside a callback from native code is printed and forgotten."""
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+        yield
+        return
+    pressed = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        previous(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if pressed:
+        raise KeyboardInterrupt
+
+
+def _remove(folder: Path) -> None:
+    """Remove Ray's folder, and first what would write into it again: Ray's own agents outlive it by
+    seconds where it was ended while it started."""
+    end = time.monotonic() + REMOVE_TIMEOUT_S
+    while ((left := _processes_of(folder)) or folder.exists()) and time.monotonic() < end:
+        for process in left:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.02)
+
+
+def _processes_of(folder: Path) -> list[int]:
+    """The processes that run a program of Ray's own with this folder among their arguments."""
+    wanted = (os.fsencode(folder), os.fsencode(Path(ray.__file__).parent))
+    found = []
+    for arguments in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            if all(part in arguments.read_bytes() for part in wanted):
+                found.append(int(arguments.parent.name))
+    return found
 
 
 def _short_tmp() -> str:
