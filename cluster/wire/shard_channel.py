@@ -24,7 +24,7 @@ class ShardChannel:
         self._shard_id = shard_id
         # Channels to the same address would share one connection, which a paused server blocks.
         options = [
-            *channel_options(),
+            *channel_options(proxy=False),  # a shard server is in the gateway's own network
             ("grpc.use_local_subchannel_pool", 1),
             # Held, and tried, without calls too: health is that of the connection.
             ("grpc.client_idle_timeout_ms", 2**31 - 1),

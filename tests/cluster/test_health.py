@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -73,6 +77,49 @@ def test_one_replica_of_each_shard_is_enough(small_index: Path) -> None:
         cluster.servers[1][1].stop(0.0)  # the last of its shard, and the first to be shown
         assert next(statuses) == NOT_SERVING
         assert [route.reachable() for route in cluster.routes] == [True, False, True]
+
+
+HANGING = """
+import sys, time
+from workers.shard_server import HeldShard, ShardServer
+server = ShardServer(HeldShard.open(*sys.argv[1:]))
+server.start()
+print(server.address, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def hanging(small_index: Path) -> Iterator[tuple[LocalCluster, subprocess.Popen[str]]]:
+    """A cluster whose second shard is served by a process of its own, which can be paused."""
+    with LocalCluster(small_index) as cluster:
+        generation, route = cluster.generation.manifest.generation, cluster.routes[1]
+        process = subprocess.Popen(
+            [sys.executable, "-c", HANGING, str(small_index), generation, route.shard_id],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            cluster.loop.run(use(route, process.stdout.readline().strip()))
+            while not route.reachable():
+                time.sleep(0.01)
+            yield cluster, process
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.long
+def test_a_server_that_hangs_is_shown_without_any_query(
+    hanging: tuple[LocalCluster, subprocess.Popen[str]],
+) -> None:
+    cluster, process = hanging
+    with watching(cluster, "") as statuses:
+        process.send_signal(signal.SIGSTOP)
+        assert next(statuses) == NOT_SERVING
+        process.send_signal(signal.SIGCONT)
+        assert next(statuses) == SERVING
 
 
 def test_a_gateway_that_stops_says_so_whatever_its_shards_do(small_index: Path) -> None:
