@@ -8,7 +8,8 @@ Three cases, in this order: this process already has Ray (it is used, and left r
 here and ends with the block. Ray's own files live in a short folder of their own
 (its socket paths must stay under 108 characters), kept only where its logs may explain a failure.
 Token authentication, on by default since Ray 2.60, needs nothing from the user: Ray writes a token
-under the home directory, and where that is impossible this process makes one for itself alone.
+under the home directory, and where that is impossible this process makes one for itself alone. The
+token that is there is presented to a cluster that is joined.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from types import FrameType
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
+from ray._raylet import Config  # type: ignore[attr-defined]  # native, without stubs
 
 from colbert_core.errors import JobFailed, TartanError, Unavailable
 
@@ -89,6 +91,7 @@ def ray_session(*, purpose: str, cpus: int | None = None) -> Iterator[RaySession
 
 
 def _join(address: str, purpose: str) -> None:
+    _offer_token()
     try:
         ray.init(address=address, log_to_driver=_wants_logs(), logging_level=logging.ERROR)
     except Exception as error:
@@ -147,14 +150,32 @@ def _describe(*, started: bool) -> RaySession:
     )
 
 
+def _offer_token() -> None:
+    """Present the token that is at hand to the cluster that is joined. Ray does so by itself only
+    where it starts a cluster; one without authentication takes a driver with a token, too."""
+    if os.environ.get("RAY_AUTH_MODE") or not _has_token():
+        return
+    os.environ["RAY_AUTH_MODE"] = "token"
+    Config.initialize("")  # Ray has read its settings already, when it was imported
+
+
+def _has_token() -> bool:
+    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return bool(named) or _home_token().exists()
+
+
+def _home_token() -> Path:
+    return Path.home() / ".ray" / "auth_token"
+
+
 def _ensure_token() -> None:
     """Give this process and its children a token of their own where Ray could not write one."""
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+    if _has_token():
         return
-    home_file = Path.home() / ".ray" / "auth_token"
+    folder = _home_token().parent
     try:
-        home_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if home_file.exists() or os.access(home_file.parent, os.W_OK):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
             return
     except OSError:
         pass

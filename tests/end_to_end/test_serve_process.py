@@ -6,8 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +15,12 @@ import grpc
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from processes import START_TIMEOUT_S, descendants, first_line, is_running, tartan
 
 from cluster.client import Client, RetryPolicy
 from colbert_core.api import Index
 from colbert_core.errors import Unavailable
 
-START_TIMEOUT_S = 150.0
 STOP_TIMEOUT_S = 60.0
 RECOVERY_TIMEOUT_S = 60.0
 DIM = 32
@@ -38,57 +36,10 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def tartan_serve(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "cluster.cli", "serve", *arguments],
-        stdout=subprocess.PIPE,
-        env=environment,
-        text=True,
-        **options,
-    )
-
-
-def first_line(process: subprocess.Popen[str]) -> str:
-    """The first line that the process prints; "" if it ends before, or takes too long."""
-    watchdog = threading.Timer(START_TIMEOUT_S, process.kill)
-    watchdog.start()
-    try:
-        assert process.stdout is not None
-        return process.stdout.readline()
-    finally:
-        watchdog.cancel()
-
-
-def descendants(root: int) -> dict[int, str]:
-    """Command by process id of everything that `root` started, directly or not."""
-    listed = subprocess.run(
-        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
-    )
-    rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
-    found: dict[int, str] = {}
-    parents = [root]
-    while parents:
-        parent = parents.pop()
-        for pid, ppid, *command in rows:
-            if int(ppid) == parent:
-                found[int(pid)] = command[0] if command else ""
-                parents.append(int(pid))
-    return found
-
-
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 @pytest.fixture(scope="module")
 def serving(index: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The running process and the line that it printed."""
-    process = tartan_serve(str(index), "--port", "0")
+    process = tartan("serve", str(index), "--port", "0")
     line = first_line(process)
     try:
         yield process, line
@@ -167,7 +118,7 @@ def test_a_taken_port_ends_at_once_with_a_code_of_its_own(index: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        process = tartan_serve(str(index), "--port", str(port), stderr=subprocess.PIPE)
+        process = tartan("serve", str(index), "--port", str(port), stderr=subprocess.PIPE)
         _, complaint = process.communicate(timeout=START_TIMEOUT_S)
     assert process.returncode == 10
     assert f"127.0.0.1:{port}" in complaint
@@ -175,7 +126,7 @@ def test_a_taken_port_ends_at_once_with_a_code_of_its_own(index: Path) -> None:
 
 
 def test_no_index_ends_at_once_and_says_how_to_build_one(tmp_path: Path) -> None:
-    process = tartan_serve(str(tmp_path / "nothing"), stderr=subprocess.PIPE)
+    process = tartan("serve", str(tmp_path / "nothing"), stderr=subprocess.PIPE)
     _, complaint = process.communicate(timeout=START_TIMEOUT_S)
     assert process.returncode == 5
     assert "tartan index build" in complaint
