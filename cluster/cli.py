@@ -5,10 +5,11 @@ Heavy imports stand inside the functions, so that `tartan --help` answers at onc
 
 from __future__ import annotations
 
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -251,6 +252,7 @@ def demo_command(
 
 def main() -> None:
     """Run the command line; an expected error is one line on stderr and an exit code of its own."""
+    signal.signal(signal.SIGTERM, _end)
     try:
         app()
     except TartanError as error:
@@ -262,6 +264,16 @@ def main() -> None:
     except KeyboardInterrupt:
         print("tartan: interrupted", file=sys.stderr)
         sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == signal.SIGTERM:  # _end, or the handler that Ray puts in its place
+            print("tartan: terminated", file=sys.stderr)
+            sys.exit(143)
+        raise
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    """Leave every block on the way out, so that temporary folders and half an index are removed."""
+    raise SystemExit(number)
 
 
 if __name__ == "__main__":

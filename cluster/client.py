@@ -21,7 +21,7 @@ import grpc
 
 from cluster.client_calls import BatchProgress, Query, SearchOptions, batches, make_request
 from cluster.client_retry import Attempts, RetryPolicy
-from cluster.wire.channels import channel_options
+from cluster.wire.channels import channel_options, may_use_proxy
 from cluster.wire.public import answer_from_proto, info_from_proto
 from cluster.wire.status import from_status
 from cluster.wire.tartan.v1 import search_pb2, search_pb2_grpc
@@ -61,6 +61,7 @@ class _Settings:
         self.target = target
         self._timeout_s = _checked_timeout(timeout_s)
         self._retry = retry or RetryPolicy()
+        self._channel_options = channel_options(proxy=may_use_proxy(target))
 
     def _attempts(self, timeout_s: float | None) -> Attempts:
         given = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
@@ -79,7 +80,7 @@ class Client(_Settings):
         self, target: str, *, timeout_s: float = 10.0, retry: RetryPolicy | None = None
     ) -> None:
         super().__init__(target, timeout_s=timeout_s, retry=retry)
-        self._channel = grpc.insecure_channel(target, options=channel_options())
+        self._channel = grpc.insecure_channel(target, options=self._channel_options)
         self._stub = search_pb2_grpc.SearchServiceStub(self._channel)
 
     def search(
@@ -253,7 +254,7 @@ class AsyncClient(_Settings):
     def _stub(self) -> search_pb2_grpc.SearchServiceAsyncStub:
         # A grpc.aio channel belongs to the event loop that runs when it is made.
         if self._made_stub is None:
-            self._channel = grpc.aio.insecure_channel(self.target, options=channel_options())
+            self._channel = grpc.aio.insecure_channel(self.target, options=self._channel_options)
             self._made_stub = search_pb2_grpc.SearchServiceStub(self._channel)
         return self._made_stub
 

@@ -30,6 +30,9 @@ class ShardTransport(Protocol):
     def address(self) -> str:
         """Where it is, for messages."""
 
+    def connected(self) -> bool:
+        """Whether there is a connection now; where there is none, it begins to be made."""
+
     async def search(self, query: ShardQuery, timeout_s: float) -> ShardAnswer:
         """The shard's best passages."""
 
@@ -83,6 +86,11 @@ class ShardRoute:
     def replace(self, transports: Sequence[ShardTransport]) -> None:
         """Set the replicas. Calls under way on a replica that left are finished on it."""
         self.replicas = tuple(Replica(transport) for transport in transports)
+
+    def reachable(self) -> bool:
+        """Whether any replica is connected; those that are not begin to connect."""
+        connected = [replica.transport.connected() for replica in self.replicas]  # each is asked
+        return any(connected)
 
     def choose(self, tried: Collection[Replica]) -> Replica | None:
         """The replica to ask next, or None when all were tried."""

@@ -2,8 +2,9 @@
 
     request ─ conversion (wire) ─ SearchPipeline (gateway_search.py) ─ conversion ─ answer
 
-Beside the search service it offers the standard health service (SERVING once `set_ready` was
-called, NOT_SERVING while it drains) and server reflection, so that grpcurl needs no .proto files.
+Beside the search service it offers the standard health service (after `set_ready` that of the
+shards, gateway_health.py; NOT_SERVING while it drains) and server reflection, so that grpcurl needs
+no .proto files.
 """
 
 from __future__ import annotations
@@ -13,10 +14,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 
+from cluster.gateway_health import GatewayHealth
 from cluster.gateway_limits import check_batch
 from cluster.gateway_search import SearchPipeline
 from cluster.wire import public as convert
@@ -28,6 +28,7 @@ from cluster.wire.handlers import (
     deadline_after,
     problem_of,
 )
+from cluster.wire.requests import checked, parsing
 from cluster.wire.tartan.v1 import search_pb2, search_pb2_grpc
 from cluster.wire.types import IndexInfo, ServedShard
 from colbert_core.errors import AddressInUse, TartanError
@@ -93,7 +94,7 @@ class _Servicer(search_pb2_grpc.SearchServiceServicer):
         self, request: search_pb2.SearchBatchRequest, context: AsyncContext
     ) -> AsyncIterator[search_pb2.SearchBatchResponse]:
         try:
-            check_batch(len(request.requests), self._pipeline.limits)
+            check_batch(len(checked(request).requests), self._pipeline.limits)
         except TartanError as error:
             await abort_async(context, error)
         deadline = self._deadline(context)
@@ -154,10 +155,9 @@ class Gateway:
             options=server_options(pipeline.limits.max_message_bytes),
             maximum_concurrent_rpcs=config.max_concurrent,
         )
-        self._health = HealthServicer()
+        self._health = GatewayHealth(("", SERVICE), pipeline.fan_out.routes)
         servicer = _Servicer(pipeline, manifest, config)
-        search_pb2_grpc.add_SearchServiceServicer_to_server(servicer, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        search_pb2_grpc.add_SearchServiceServicer_to_server(servicer, parsing(self._server))
         names = (SERVICE, HEALTH, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
@@ -178,20 +178,16 @@ class Gateway:
                 f"cannot listen on {wanted}: it is in use, or not an address of this machine; "
                 "choose another with --port (0 takes a free one) or --host"
             ) from error
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._health.add_to(self._server)
         await self._server.start()
         return f"{self._config.host}:{port}"
 
     async def set_ready(self) -> None:
-        """Say SERVING to health checks."""
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        """Say SERVING to health checks, for as long as every shard can be reached."""
+        await self._health.follow()
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Say NOT_SERVING, refuse new calls, finish those under way for up to `grace_s`."""
-        await self._health.enter_graceful_shutdown()
+        await self._health.stop()
         await self._server.stop(grace_s)
         await self._pipeline.fan_out.close()
-
-    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        for service in ("", SERVICE):
-            await self._health.set(service, status)

@@ -8,29 +8,38 @@ Three cases, in this order: this process already has Ray (it is used, and left r
 here and ends with the block. Ray's own files live in a short folder of their own
 (its socket paths must stay under 108 characters), kept only where its logs may explain a failure.
 Token authentication, on by default since Ray 2.60, needs nothing from the user: Ray writes a token
-under the home directory, and where that is impossible this process makes one for itself alone.
+under the home directory, and where that is impossible this process makes one for itself alone. The
+token that is there is presented to a cluster that is joined.
 """
 
 from __future__ import annotations
 
+import atexit
+import functools
 import logging
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 # Ray reads these when it is imported, so they are set before it is.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
+from ray._raylet import Config  # type: ignore[attr-defined]  # native, without stubs
 
 from colbert_core.errors import JobFailed, TartanError, Unavailable
 
 OBJECT_STORE_BYTES = 512 * 2**20  # paths and tables travel through Ray, never embeddings
+REMOVE_TIMEOUT_S = 5.0
 START_ATTEMPTS = 2  # a raylet has 30 s to start; a busy machine may miss it once
 _log = logging.getLogger(__name__)
 
@@ -78,10 +87,11 @@ def ray_session(*, purpose: str, cpus: int | None = None) -> Iterator[RaySession
             if keep:
                 _log.warning("Ray's own logs are kept in %s", folder)
             else:
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove(folder)
 
 
 def _join(address: str, purpose: str) -> None:
+    _offer_token()
     try:
         ray.init(address=address, log_to_driver=_wants_logs(), logging_level=logging.ERROR)
     except Exception as error:
@@ -96,22 +106,33 @@ def _start(purpose: str, cpus: int | None) -> Path:
     """Start a private local Ray; returns the folder that holds its sockets and logs."""
     _ensure_token()
     last: Exception | None = None
-    for _ in range(START_ATTEMPTS):
+    for attempt in range(1, START_ATTEMPTS + 1):
         folder = Path(tempfile.mkdtemp(prefix="tartan-ray-", dir=_short_tmp()))
+        # A signal ends this function at any point. Hooks run in reverse order, so that the folder
+        # goes after Ray's own hook has ended the processes that write to it.
+        remove = atexit.register(functools.partial(_remove, folder))
         try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                log_to_driver=_wants_logs(),
-                logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=str(folder),
-            )
-            return folder
+            with _interruptible():
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    log_to_driver=_wants_logs(),
+                    logging_level=logging.ERROR,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _temp_dir=str(folder),
+                )
+        except SystemExit:  # SIGTERM: Ray's handlers exit, with 1 or 15
+            raise SystemExit(signal.SIGTERM) from None
         except Exception as error:
             last = error
             ray.shutdown()
+            atexit.unregister(remove)
+            if attempt < START_ATTEMPTS:
+                _remove(folder)  # the logs of the last attempt are enough
+        else:
+            atexit.unregister(remove)
+            return folder
     raise Unavailable(
         f"Ray did not start on this machine for {purpose} in {START_ATTEMPTS} attempts: {last}. "
         f"Its logs are in {folder}; a busy or memory-starved machine may need another try"
@@ -129,18 +150,83 @@ def _describe(*, started: bool) -> RaySession:
     )
 
 
+def _offer_token() -> None:
+    """Present the token that is at hand to the cluster that is joined. Ray does so by itself only
+    where it starts a cluster; one without authentication takes a driver with a token, too."""
+    if os.environ.get("RAY_AUTH_MODE") or not _has_token():
+        return
+    os.environ["RAY_AUTH_MODE"] = "token"
+    Config.initialize("")  # Ray has read its settings already, when it was imported
+
+
+def _has_token() -> bool:
+    named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return bool(named) or _home_token().exists()
+
+
+def _home_token() -> Path:
+    return Path.home() / ".ray" / "auth_token"
+
+
 def _ensure_token() -> None:
     """Give this process and its children a token of their own where Ray could not write one."""
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+    if _has_token():
         return
-    home_file = Path.home() / ".ray" / "auth_token"
+    folder = _home_token().parent
     try:
-        home_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if home_file.exists() or os.access(home_file.parent, os.W_OK):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
             return
     except OSError:
         pass
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raise KeyboardInterrupt after the block where Ctrl-C was pressed in it and got lost: what is
+    raised inside a callback from native code is printed and forgotten."""
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+        yield
+        return
+    pressed = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        previous(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if pressed:
+        raise KeyboardInterrupt
+
+
+def _remove(folder: Path) -> None:
+    """Remove Ray's folder, and first what would write into it again: Ray's own agents outlive it by
+    seconds where it was ended while it started."""
+    end = time.monotonic() + REMOVE_TIMEOUT_S
+    while ((left := _processes_of(folder)) or folder.exists()) and time.monotonic() < end:
+        for process in left:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.02)
+
+
+def _processes_of(folder: Path) -> list[int]:
+    """The processes that run a program of Ray's own with this folder among their arguments."""
+    wanted = (os.fsencode(folder), os.fsencode(Path(ray.__file__).parent))
+    found = []
+    for arguments in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            if all(part in arguments.read_bytes() for part in wanted):
+                found.append(int(arguments.parent.name))
+    return found
 
 
 def _short_tmp() -> str:

@@ -23,6 +23,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from cluster.wire import shard as convert
 from cluster.wire.channels import DEFAULT_MAX_MESSAGE_BYTES, server_options
 from cluster.wire.handlers import answering, deadline_after
+from cluster.wire.requests import parsing
 from cluster.wire.tartan.shard.v1 import shard_pb2, shard_pb2_grpc
 from cluster.wire.types import FetchQuery, ShardAnswer, ShardIdentity, ShardQuery, StoredPassage
 from colbert_core import kernels
@@ -214,7 +215,7 @@ class ShardServer:
             maximum_concurrent_rpcs=max_concurrent,
         )
         self._health = health.HealthServicer()
-        shard_pb2_grpc.add_ShardServiceServicer_to_server(_Servicer(held), self._server)
+        shard_pb2_grpc.add_ShardServiceServicer_to_server(_Servicer(held), parsing(self._server))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         try:
             self.port = self._server.add_insecure_port(f"{host}:{port}")

@@ -25,13 +25,25 @@ def server_options(max_message_bytes: int) -> Options:
     ]
 
 
-def channel_options() -> Options:
-    """A peer that vanished without closing is noticed within about 20 s, a returned one in 1 s."""
+def may_use_proxy(target: str) -> bool:
+    """Whether a target may be asked through the proxy of `http_proxy`: not one of this machine,
+    which no proxy reaches, and which gRPC would send there all the same."""
+    return not target.startswith(("localhost:", "127.", "[::1]:"))
+
+
+def channel_options(*, proxy: bool) -> Options:
+    """A peer that vanished without closing is noticed within about 20 s, a returned one in 1 s.
+
+    Args:
+        proxy: whether the proxy that the environment may name is used.
+    """
     return [
+        ("grpc.enable_http_proxy", int(proxy)),
         ("grpc.max_receive_message_length", MAX_ANSWER_BYTES),
         ("grpc.max_send_message_length", -1),
         ("grpc.keepalive_time_ms", 15_000),
         ("grpc.keepalive_timeout_ms", 5_000),
+        ("grpc.http2.ping_timeout_ms", 5_000),  # else a minute, whatever keepalive_timeout says
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 1_000),

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 
+from cluster.wire.requests import checked
 from cluster.wire.status import ERROR_KEY, code_from_number, to_problem
 from cluster.wire.types import Problem
 from colbert_core.errors import TartanError
@@ -34,7 +35,7 @@ def answering(
     @functools.wraps(handler)
     def answered(self: Servicer, request: Request, context: grpc.ServicerContext) -> Response:
         try:
-            return handler(self, request, context)
+            return handler(self, checked(request), context)
         except Exception as error:
             problem = problem_of(error)
             context.set_trailing_metadata(((ERROR_KEY, problem.error),))
@@ -51,7 +52,7 @@ def answering_async(
     @functools.wraps(handler)
     async def answered(self: Servicer, request: Request, context: AsyncContext) -> Response:
         try:
-            return await handler(self, request, context)
+            return await handler(self, checked(request), context)
         except Exception as error:
             await abort_async(context, error)
 

@@ -23,9 +23,21 @@ class ShardChannel:
         self.address = address
         self._shard_id = shard_id
         # Channels to the same address would share one connection, which a paused server blocks.
-        options = [*channel_options(), ("grpc.use_local_subchannel_pool", 1)]
+        options = [
+            *channel_options(proxy=False),  # a shard server is in the gateway's own network
+            ("grpc.use_local_subchannel_pool", 1),
+            # Held, and tried, without calls too: health is that of the connection.
+            ("grpc.client_idle_timeout_ms", 2**31 - 1),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
+        ]
         self._channel = grpc.aio.insecure_channel(address, options=options)
         self._stub = shard_pb2_grpc.ShardServiceStub(self._channel)
+
+    def connected(self) -> bool:
+        """Whether there is a connection now; where there is none, it begins to be made."""
+        state = self._channel.get_state(try_to_connect=True)
+        return state is grpc.ChannelConnectivity.READY
 
     async def search(self, query: ShardQuery, timeout_s: float) -> ShardAnswer:
         """The shard's best passages."""

@@ -24,6 +24,7 @@ from cluster.fanout import ShardRoute
 from cluster.gateway import GatewayConfig
 from cluster.gateway_encoder import LazyEncoder
 from cluster.gateway_limits import DEFAULT_LIMITS, check_probes
+from cluster.wire.channels import may_use_proxy
 from cluster.wire.shard_channel import ShardChannel
 from cluster.wire.status import ERROR_KEY
 from cluster.wire.tartan.v1 import search_pb2, search_pb2_grpc
@@ -381,12 +382,8 @@ def test_a_shard_server_of_another_generation_is_never_used(small_index: Path) -
         newer.stop(0.0)
 
 
-def test_health_and_reflection(serving: LocalCluster) -> None:
+def test_reflection(serving: LocalCluster) -> None:
     with grpc.insecure_channel(serving.address) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
-        for service in ("", "tartan.v1.SearchService"):
-            answer = health.Check(health_pb2.HealthCheckRequest(service=service))
-            assert answer.status == health_pb2.HealthCheckResponse.SERVING
         reflection = reflection_pb2_grpc.ServerReflectionStub(channel)
         request = reflection_pb2.ServerReflectionRequest(list_services="")
         (listed,) = reflection.ServerReflectionInfo(iter([request]))
@@ -415,6 +412,29 @@ def test_index_info(client: Client, index: Index) -> None:
         shard.passages for shard in index.manifest.shards
     ]
     assert info.limits == DEFAULT_LIMITS
+
+
+def test_no_proxy_stands_between_gateway_shards_and_a_client_on_this_machine(
+    small_index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("grpc_proxy", "http_proxy"):  # gRPC asks it for 127.0.0.1, too
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with LocalCluster(small_index) as cluster, Client(cluster.address, retry=ONCE) as client:
+        assert client.search(query()).hits
+
+
+@pytest.mark.parametrize(
+    ("target", "may"),
+    [
+        ("localhost:50051", False),
+        ("127.0.0.1:1", False),
+        ("[::1]:50051", False),
+        ("search.example.org:443", True),
+        ("10.0.0.1:50051", True),
+    ],
+)
+def test_only_other_machines_are_asked_through_a_proxy(target: str, may: bool) -> None:
+    assert may_use_proxy(target) is may
 
 
 @pytest.mark.parametrize(

@@ -6,21 +6,21 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from processes import START_TIMEOUT_S, descendants, first_line, is_running, tartan
 
 from cluster.client import Client, RetryPolicy
 from colbert_core.api import Index
 from colbert_core.errors import Unavailable
 
-START_TIMEOUT_S = 150.0
 STOP_TIMEOUT_S = 60.0
 RECOVERY_TIMEOUT_S = 60.0
 DIM = 32
@@ -36,57 +36,10 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def tartan_serve(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "cluster.cli", "serve", *arguments],
-        stdout=subprocess.PIPE,
-        env=environment,
-        text=True,
-        **options,
-    )
-
-
-def first_line(process: subprocess.Popen[str]) -> str:
-    """The first line that the process prints; "" if it ends before, or takes too long."""
-    watchdog = threading.Timer(START_TIMEOUT_S, process.kill)
-    watchdog.start()
-    try:
-        assert process.stdout is not None
-        return process.stdout.readline()
-    finally:
-        watchdog.cancel()
-
-
-def descendants(root: int) -> dict[int, str]:
-    """Command by process id of everything that `root` started, directly or not."""
-    listed = subprocess.run(
-        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
-    )
-    rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
-    found: dict[int, str] = {}
-    parents = [root]
-    while parents:
-        parent = parents.pop()
-        for pid, ppid, *command in rows:
-            if int(ppid) == parent:
-                found[int(pid)] = command[0] if command else ""
-                parents.append(int(pid))
-    return found
-
-
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 @pytest.fixture(scope="module")
 def serving(index: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The running process and the line that it printed."""
-    process = tartan_serve(str(index), "--port", "0")
+    process = tartan("serve", str(index), "--port", "0")
     line = first_line(process)
     try:
         yield process, line
@@ -111,10 +64,17 @@ def test_hits_are_those_of_one_process(serving: Any, index: Path) -> None:
             assert list(client.search(query, k=7).hits) == opened.search(query, k=7)
 
 
-def test_a_killed_shard_server_is_named_and_comes_back(serving: Any) -> None:
+def test_a_killed_shard_server_is_named_shown_by_health_and_comes_back(serving: Any) -> None:
     process, line = serving
+    address = line.split()[-1]
     query = np.ones((2, DIM), np.float32)
-    with Client(line.split()[-1], retry=RetryPolicy(attempts=1), timeout_s=10.0) as client:
+    with (
+        grpc.insecure_channel(address) as channel,
+        Client(address, retry=RetryPolicy(attempts=1), timeout_s=10.0) as client,
+    ):
+        request = health_pb2.HealthCheckRequest(service="")
+        watched = health_pb2_grpc.HealthStub(channel).Watch(request, timeout=RECOVERY_TIMEOUT_S)
+        assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
         wanted = client.search(query).hits
         servers = [
             pid
@@ -124,26 +84,18 @@ def test_a_killed_shard_server_is_named_and_comes_back(serving: Any) -> None:
         assert len(servers) == 2
         os.kill(servers[0], signal.SIGKILL)
         with pytest.raises(Unavailable, match=r"shard \S+ \([12] of 2\) does not answer"):
-            ask_until(client, query, fails=True)
-        assert ask_until(client, query, fails=False) == wanted
+            ask_until_it_fails(client, query)
+        assert next(watched).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
+        assert client.search(query).hits == wanted
 
 
-def ask_until(client: Client, query: Any, *, fails: bool) -> Any:
-    """Ask until an answer comes; with `fails`, until an error comes, which is raised."""
+def ask_until_it_fails(client: Client, query: Any) -> None:
+    """Ask until an error comes, which is raised."""
     end = time.monotonic() + RECOVERY_TIMEOUT_S
     while time.monotonic() < end:
-        try:
-            hits = client.search(query).hits
-        except Unavailable:
-            if fails:
-                raise
-        else:
-            if not fails:
-                return hits
+        client.search(query)
         time.sleep(0.02)  # polling another process; there is no event to wait for
-    raise AssertionError(
-        f"waited {RECOVERY_TIMEOUT_S:.0f} s for {'a failure' if fails else 'hits'}"
-    )
 
 
 def test_sigterm_stops_everything_with_exit_code_0(serving: Any) -> None:
@@ -166,7 +118,7 @@ def test_a_taken_port_ends_at_once_with_a_code_of_its_own(index: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        process = tartan_serve(str(index), "--port", str(port), stderr=subprocess.PIPE)
+        process = tartan("serve", str(index), "--port", str(port), stderr=subprocess.PIPE)
         _, complaint = process.communicate(timeout=START_TIMEOUT_S)
     assert process.returncode == 10
     assert f"127.0.0.1:{port}" in complaint
@@ -174,7 +126,7 @@ def test_a_taken_port_ends_at_once_with_a_code_of_its_own(index: Path) -> None:
 
 
 def test_no_index_ends_at_once_and_says_how_to_build_one(tmp_path: Path) -> None:
-    process = tartan_serve(str(tmp_path / "nothing"), stderr=subprocess.PIPE)
+    process = tartan("serve", str(tmp_path / "nothing"), stderr=subprocess.PIPE)
     _, complaint = process.communicate(timeout=START_TIMEOUT_S)
     assert process.returncode == 5
     assert "tartan index build" in complaint

@@ -1,0 +1,69 @@
+"""The gateway's health: SERVING while every shard has a server that can be reached.
+
+A search needs every shard, so one that is away is what a load balancer must know of. What is looked
+at is the connection to each shard server, four times a second: gRPC notices at once that a process
+has ended, and within 20 s that a machine has vanished or a process hangs (channels.py). A server
+that is merely busy stays connected. Nothing is asked of the shards for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+
+from cluster.fanout import ShardRoute
+
+INTERVAL_S = 0.25
+
+
+class GatewayHealth:
+    """The standard health service of one gateway. Belongs to one event loop."""
+
+    def __init__(self, services: Sequence[str], routes: Sequence[ShardRoute]) -> None:
+        """NOT_SERVING until `follow`.
+
+        Args:
+            services: names that all have the same health; "" stands for the whole server.
+            routes: the shards.
+        """
+        self._services = services
+        self._routes = routes
+        self._servicer = HealthServicer()
+        self._following: asyncio.Task[None] | None = None
+
+    async def add_to(self, server: grpc.aio.Server) -> None:
+        """Offer the service on a server that is not started yet."""
+        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+        await self._set(serving=False)
+
+    async def follow(self) -> None:
+        """Say how the shards are, now and from now on."""
+        await self._set(serving=self._all_reachable())
+        self._following = asyncio.create_task(self._follow())
+
+    async def stop(self) -> None:
+        """NOT_SERVING for good."""
+        if self._following is not None:
+            self._following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._following
+        await self._servicer.enter_graceful_shutdown()
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL_S)
+            await self._set(serving=self._all_reachable())
+
+    def _all_reachable(self) -> bool:
+        reachable = [route.reachable() for route in self._routes]  # each begins to connect
+        return all(reachable)
+
+    async def _set(self, *, serving: bool) -> None:
+        known = health_pb2.HealthCheckResponse
+        for service in self._services:
+            await self._servicer.set(service, known.SERVING if serving else known.NOT_SERVING)
