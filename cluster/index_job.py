@@ -2,7 +2,7 @@
 
     read      driver: every passage once, checked, into unit files          corpus_units.py
     start     driver: Ray, and workers that load the model                  worker_pool.py
-    sample    workers: random units are encoded, their vectors kept         workers/encoder.py
+    sample    workers: random units are encoded, pooled, their vectors kept workers/encoder.py
     train     driver: projection (PCA), centroids and codec, once           colbert_core/codec
     encode    workers: each unit is encoded, compressed, committed          workers/encoder.py
     write     workers: each shard from the chunks of its passages           workers/shard_builder.py
@@ -71,6 +71,7 @@ def build_index(
     centroids: int | None = None,
     seed: int = 0,
     doc_maxlen: int | None = None,
+    pool_factor: int = 1,
     workers: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -89,6 +90,8 @@ def build_index(
             encoder's.
         seed: of the sample and of the centroids.
         doc_maxlen: tokens of a passage; by default the checkpoint's own.
+        pool_factor: keep a passage's tokens in so many times fewer vectors
+            (`colbert_core.pooling`); 1 keeps each.
         workers: processes that encode; by default one per GPU, else one per CPU.
         overwrite: whether an index that is there becomes the parent of the new generation.
         progress: where to report to.
@@ -99,7 +102,15 @@ def build_index(
         Unavailable: Ray, or workers on it, cannot be had.
     """
     settings = BuildSettings(
-        absolute_if_folder(model), bits, codec, shards, dim, centroids, seed, doc_maxlen
+        absolute_if_folder(model),
+        bits,
+        codec,
+        shards,
+        dim,
+        centroids,
+        seed,
+        doc_maxlen,
+        pool_factor,
     )
     settings.check()
     check_place(Path(out).expanduser().absolute(), overwrite=overwrite)
@@ -174,6 +185,7 @@ class _Job:
             doc_maxlen=self.settings.doc_maxlen,
             device="cuda" if plan.gpus else "cpu",
             threads=plan.threads,
+            pool_factor=self.settings.pool_factor,
         )
         return WorkerPool(plan, settings, self.progress.note)
 
@@ -196,7 +208,10 @@ class _Job:
         # Torch: imported once there is a corpus and a model to use it for.
         from colbert_core.codec.kmeans import SAMPLE_PER_CENTROID, default_centroids
 
-        estimates = [estimate_tokens(unit, identity.doc_maxlen) for unit in corpus.units]
+        factor = self.settings.pool_factor
+        estimates = [
+            max(1, estimate_tokens(unit, identity.doc_maxlen) // factor) for unit in corpus.units
+        ]
         centroids = self.settings.centroids or default_centroids(sum(estimates))
         dim = self.settings.kept_dim(identity)
         target = min(centroids * SAMPLE_PER_CENTROID, SAMPLE_BYTES // dim)
@@ -323,6 +338,7 @@ class _Job:
                 entries,
                 model=identity.to_dict(),
                 truncated=sum(result.truncated for result in units),
+                pool_factor=self.settings.pool_factor,
                 presets=presets,
                 extras={"empty": corpus.empty, "seed": self.settings.seed},
             )

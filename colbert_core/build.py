@@ -30,6 +30,7 @@ from colbert_core.index import (
     write_codec,
 )
 from colbert_core.index.manifest import CURRENT
+from colbert_core.pooling import check_pool_factor, pool_embeddings
 from colbert_core.search.calibrate import calibrate
 from colbert_core.types import I32, AnyArray
 
@@ -56,6 +57,7 @@ class Settings:
     seed: int = 0
     normalize: bool = False
     overwrite: bool = False
+    pool_factor: int = 1
 
 
 def build_from_vectors(
@@ -71,6 +73,7 @@ def build_from_vectors(
     """Build and publish one generation; see `Index.build`."""
     report = on_progress or (lambda _stage, _done, _total: None)
     _check_place(path, settings)
+    check_pool_factor(settings.pool_factor)
     with tempfile.TemporaryDirectory(prefix="tartan-spool-") as spool:
         checked = check_embeddings(
             embeddings,
@@ -81,6 +84,11 @@ def build_from_vectors(
             lambda number: report("read", number, 0),
         )
         columns = _check_columns(len(checked.doclens_N), ids, texts, metadata)
+        if settings.pool_factor > 1:
+            total = checked.tokens
+            checked = pool_embeddings(
+                checked, settings.pool_factor, Path(spool), lambda done: report("pool", done, total)
+            )
         codec = _train(checked, settings, report)
         generation = new_generation_id(path)
         write_codec(path, generation, codec)
@@ -89,7 +97,15 @@ def build_from_vectors(
         shards = [ShardReader(path, entry, codec) for entry in entries]
         presets = calibrate(shards, codec, settings.seed)
         report("calibrate", 1, 1)
-        return publish(path, generation, generation, codec, entries, presets=presets)
+        return publish(
+            path,
+            generation,
+            generation,
+            codec,
+            entries,
+            presets=presets,
+            pool_factor=settings.pool_factor,
+        )
 
 
 def _write_shards(

@@ -18,6 +18,7 @@ import ray
 from colbert_core.codec import Codec, Compressed
 from colbert_core.errors import JobFailed
 from colbert_core.index import ShardEntry
+from colbert_core.pooling import pool_passages, pooled_doclens
 from colbert_core.types import F32
 from workers.memory import bound_kernel_caches, release_freed_memory
 from workers.shard_builder import ShardTask, build_shard
@@ -40,6 +41,7 @@ class WorkerSettings:
         doc_maxlen: tokens of a passage, or None for the checkpoint's own.
         device: torch device, or None for the worker's own choice.
         threads: processor threads; they fix the order of sums, so a job keeps to one number.
+        pool_factor: how many times fewer vectors than tokens a passage gets.
     """
 
     staging: str
@@ -47,6 +49,7 @@ class WorkerSettings:
     doc_maxlen: int | None
     device: str | None
     threads: int
+    pool_factor: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +156,12 @@ class EncoderWorker:
 
     def _encode(self, unit: Unit) -> UnitVectors:
         encoded = self._model().encode_passages(self._staging.passages(unit.index).texts)
+        factor = self._settings.pool_factor
+        pooled_TD = pool_passages(encoded.vectors_TD, encoded.doclens_N, factor)
         return UnitVectors(
             # Rounded for every unit, kept or not: its bytes must not depend on being sampled.
-            encoded.vectors_TD.astype(np.float16),
-            encoded.doclens_N,
+            pooled_TD.astype(np.float16),
+            pooled_doclens(encoded.doclens_N, factor),
             int(encoded.truncated_N.sum()),
         )
 
