@@ -20,8 +20,8 @@ from colbert_core.types import F32, I32, AnyArray
 
 MAX_POOL_FACTOR = 16
 """Above, nearly single-vector search: a passage of 128 tokens keeps 8."""
-RUN = 1024
-"""Tokens clustered together: time and memory grow with their square, so longer passages are cut."""
+RUN = 512
+"""Tokens clustered together; longer passages are cut, for time grows with the square."""
 
 
 def check_pool_factor(factor: int) -> None:
