@@ -2,9 +2,9 @@
 
     read      driver: every passage once, checked, into unit files          corpus_units.py
     start     driver: Ray, and workers that load the model                  worker_pool.py
-    sample    workers: random units are encoded, pooled, their vectors kept workers/encoder.py
+    sample    workers: random units are encoded, their vectors kept         workers/encoder.py
     train     driver: projection (PCA), centroids and codec, once           colbert_core/codec
-    encode    workers: each unit is encoded, compressed, committed          workers/encoder.py
+    encode    workers: each unit is encoded, pooled, compressed, committed  workers/encoder.py
     write     workers: each shard from the chunks of its passages           workers/shard_builder.py
     calibrate driver: what recall targets take on these shards              colbert_core/search
     publish   driver: manifest, then CURRENT; from here on readers see it   colbert_core/index
@@ -150,7 +150,8 @@ class _Job:
             self.check_dim(identity)
             sample = self.sample(corpus, identity, pool)
             codec, projection = self.train(corpus, identity, sample)
-            codec_ref = CodecRef(ray.put(SharedCodec(codec, projection)))
+            shared = SharedCodec(codec, projection, self.settings.pool_factor)
+            codec_ref = CodecRef(ray.put(shared))
             units = self.encode(corpus, codec_ref, pool)
             entries = self.write(corpus, units, codec, codec_ref, pool)
             worker_count = pool.workers
@@ -185,7 +186,6 @@ class _Job:
             doc_maxlen=self.settings.doc_maxlen,
             device="cuda" if plan.gpus else "cpu",
             threads=plan.threads,
-            pool_factor=self.settings.pool_factor,
         )
         return WorkerPool(plan, settings, self.progress.note)
 
@@ -208,11 +208,9 @@ class _Job:
         # Torch: imported once there is a corpus and a model to use it for.
         from colbert_core.codec.kmeans import SAMPLE_PER_CENTROID, default_centroids
 
-        factor = self.settings.pool_factor
-        estimates = [
-            max(1, estimate_tokens(unit, identity.doc_maxlen) // factor) for unit in corpus.units
-        ]
-        centroids = self.settings.centroids or default_centroids(sum(estimates))
+        estimates = [estimate_tokens(unit, identity.doc_maxlen) for unit in corpus.units]
+        stored = max(1, sum(estimates) // self.settings.pool_factor)
+        centroids = self.settings.centroids or default_centroids(stored)
         dim = self.settings.kept_dim(identity)
         target = min(centroids * SAMPLE_PER_CENTROID, SAMPLE_BYTES // dim)
         chosen = [
@@ -238,7 +236,7 @@ class _Job:
                 name=settings.codec,
                 bits=settings.bits,
                 centroids=settings.centroids,
-                total_tokens=max(total_tokens, tokens),
+                total_tokens=max(1, max(total_tokens, tokens) // settings.pool_factor),
                 seed=settings.seed,
                 on_iteration=lambda _done, _of: self.progress.advance(1),
             )

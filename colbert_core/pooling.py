@@ -1,20 +1,18 @@
 """Token pooling: fewer vectors a passage, each the mean of tokens that are alike.
 
 Within a passage, Ward's clustering merges T tokens into exactly ⌈T / factor⌉ clusters, each kept as
-its mean at unit length (Clavié et al. 2024, arXiv 2409.14683). Pooled vectors stand in the order of
-their clusters' first tokens; which tokens they stand for is not kept.
+its mean at unit length (Clavié et al. 2024, arXiv 2409.14683). The passage's first token, in most
+models a marker that stands for all of it, is not merged. Pooled vectors stand in the order of their
+clusters' first tokens; which tokens they stand for is not stored.
 
 Shapes: N passages, T tokens before pooling, P pooled tokens, D dimensions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 
-from colbert_core.embeddings import Embeddings, with_norms
+from colbert_core.embeddings import with_norms
 from colbert_core.errors import InvalidInput
 from colbert_core.types import F32, I32, AnyArray
 
@@ -30,32 +28,6 @@ def check_pool_factor(factor: int) -> None:
         raise InvalidInput(
             f"pool_factor is {factor}; give 1 (which keeps every token) to {MAX_POOL_FACTOR}"
         )
-
-
-def pool_embeddings(
-    embeddings: Embeddings, factor: int, spool: Path, on_tokens: Callable[[int], None]
-) -> Embeddings:
-    """Pool every passage, in memory that does not grow with them.
-
-    Args:
-        embeddings: unit vectors, as they are read.
-        factor: at least 2.
-        spool: folder that the pooled vectors lie in, fp16.
-        on_tokens: called with the number of tokens that are done.
-    """
-    path = spool / "pooled.fp16"
-    batches = embeddings.batches(np.arange(len(embeddings.doclens_N)))
-    done = 0
-    with path.open("wb") as file:
-        for numbers, vectors_TD in zip(batches, embeddings.read(batches), strict=True):
-            pooled_PD = pool_passages(vectors_TD, embeddings.doclens_N[numbers], factor)
-            pooled_PD.astype(np.float16).tofile(file)
-            done += len(vectors_TD)
-            on_tokens(done)
-    doclens_N = pooled_doclens(embeddings.doclens_N, factor)
-    shape = (int(doclens_N.sum(dtype=np.int64)), embeddings.dim)
-    pooled_PD = np.memmap(path, np.float16, "r", shape=shape)
-    return Embeddings(pooled_PD, doclens_N, embeddings.dim, normalize=True)
 
 
 def pooled_doclens(doclens_N: I32, factor: int) -> I32:
@@ -80,19 +52,26 @@ def pool_passages(vectors_TD: F32, doclens_N: I32, factor: int) -> F32:
     parts: list[F32] = []
     start = 0
     for stop in np.cumsum(doclens_N, dtype=np.int64).tolist():
-        firsts = range(start, stop, run)
-        parts += [_pool(vectors_TD[first : min(first + run, stop)], factor) for first in firsts]
+        for first in range(start, stop, run):
+            run_TD = vectors_TD[first : min(first + run, stop)]
+            parts.append(_pool(run_TD, factor, kept=1 if first == start else 0))
         start = stop
     return np.concatenate(parts)
 
 
-def _pool(vectors_TD: F32, factor: int) -> F32:
-    """The means of ⌈T / factor⌉ clusters, at unit length."""
+def _pool(vectors_TD: F32, factor: int, kept: int) -> F32:
+    """The means of ⌈T / factor⌉ clusters, at unit length.
+
+    The first `kept` tokens are clusters of their own, where that leaves one for the others.
+    """
     tokens = len(vectors_TD)
     clusters = -(-tokens // factor)
     if clusters == tokens:
         return vectors_TD
-    cluster_T = _cluster(vectors_TD, clusters)
+    if clusters <= kept:
+        kept = 0
+    others_T = kept + _cluster(vectors_TD[kept:], clusters - kept)
+    cluster_T = np.concatenate([np.arange(kept), others_T])
     order_T = np.argsort(cluster_T, kind="stable")
     firsts_P = np.searchsorted(cluster_T[order_T], np.arange(clusters))
     sums_PD, norms_P = with_norms(np.add.reduceat(vectors_TD[order_T], firsts_P))

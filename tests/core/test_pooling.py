@@ -31,12 +31,25 @@ def pairs(rng: np.random.Generator, count: int, dim: int = 32) -> F32:
 
 
 def test_what_is_alike_becomes_its_mean_where_its_first_token_stood() -> None:
-    tokens_TD = pairs(np.random.default_rng(0), 10)
+    rng = np.random.default_rng(0)
+    tokens_TD = pairs(rng, 10)
     partner_T = np.argsort(-(tokens_TD @ tokens_TD.T), axis=1)[:, 1]
     firsts = [token for token, partner in enumerate(partner_T) if token < partner]
     means_PD = tokens_TD[firsts] + tokens_TD[partner_T[firsts]]
     means_PD /= np.linalg.norm(means_PD, axis=1, keepdims=True)
-    np.testing.assert_allclose(pool(tokens_TD, 2), means_PD, atol=1e-6)
+    marker_1D = unit(rng, 1, 32)
+    pooled_PD = pool(np.concatenate([marker_1D, tokens_TD]), 2)
+    np.testing.assert_allclose(pooled_PD, np.concatenate([marker_1D, means_PD]), atol=1e-6)
+
+
+def test_the_first_token_is_not_merged_unless_it_must_be() -> None:
+    tokens_TD = np.repeat(unit(np.random.default_rng(0), 2, 16), 6, axis=0)
+    tokens_TD[0] = -tokens_TD[1]
+    pooled_PD = pool(tokens_TD, 6)
+    np.testing.assert_array_equal(pooled_PD[0], tokens_TD[0])
+    assert len(pooled_PD) == 2
+    mean_D = tokens_TD.sum(0) / np.linalg.norm(tokens_TD.sum(0))
+    np.testing.assert_allclose(pool(tokens_TD, 12), mean_D[None], atol=1e-6)
 
 
 def ward(tokens_TD: F32, clusters: int) -> list[set[int]]:
@@ -60,10 +73,12 @@ def ward(tokens_TD: F32, clusters: int) -> list[set[int]]:
 
 @pytest.mark.parametrize("factor", [2, 3, 5])
 def test_clusters_are_those_of_ward(factor: int) -> None:
-    tokens_TD = np.concatenate(clustered(4, 16))[:24]
-    expected = [tokens_TD[sorted(group)].sum(0) for group in ward(tokens_TD, -(-24 // factor))]
+    tokens_TD = np.concatenate(clustered(4, 16))[:25]
+    others_TD = tokens_TD[1:]
+    groups = ward(others_TD, -(-25 // factor) - 1)
+    expected = [others_TD[sorted(group)].sum(0) for group in groups]
     pooled_PD = pool(tokens_TD, factor)
-    assert len(pooled_PD) == len(expected)
+    assert len(pooled_PD) == len(expected) + 1
     for mean_D in expected:
         nearest = (pooled_PD @ (mean_D / np.linalg.norm(mean_D))).max()
         assert nearest == pytest.approx(1, abs=1e-5)
