@@ -8,6 +8,7 @@ from pathlib import Path
 
 from colbert_core.codec import check_settings
 from colbert_core.errors import InvalidInput
+from colbert_core.pooling import check_pool_factor
 from colbert_core.text.aliases import DEFAULT_MODEL, locate
 from colbert_core.text.identity import ModelIdentity
 
@@ -28,6 +29,7 @@ class BuildSettings:
     centroids: int | None = None
     seed: int = 0
     doc_maxlen: int | None = None
+    pool_factor: int = 1
 
     def kept_dim(self, identity: ModelIdentity) -> int:
         """Dimensions to store: as asked, or the model's own, a plain encoder's reduced."""
@@ -49,6 +51,7 @@ class BuildSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidInput(f"{name} is {value}; give 1 or more, or leave it out")
+        check_pool_factor(self.pool_factor)
         if self.seed < 0:
             raise InvalidInput(f"seed is {self.seed}; give 0 or more")
         locate(self.model)

@@ -71,6 +71,10 @@ def index_build(
     doc_maxlen: Annotated[
         int | None, typer.Option("--doc-maxlen", help="Tokens kept of a passage.")
     ] = None,
+    pool_factor: Annotated[
+        int,
+        typer.Option("--pool-factor", help="So many times fewer vectors: alike tokens merged."),
+    ] = 1,
     workers: Annotated[
         int | None, typer.Option("--workers", help="By default one per GPU, else per CPU.")
     ] = None,
@@ -100,6 +104,7 @@ def index_build(
         dim=dim,
         centroids=centroids,
         doc_maxlen=doc_maxlen,
+        pool_factor=pool_factor,
         workers=workers,
         seed=seed,
         overwrite=overwrite,

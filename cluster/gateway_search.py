@@ -92,6 +92,7 @@ class SearchPipeline:
     limits: Limits
     executor: Executor = field(repr=False)
     presets: Sequence[Preset] = ()
+    pooled: bool = False  # tokens were pooled: which text a vector stands for is not stored
 
     async def search(self, call: SearchCall, deadline: float) -> Found:
         """Answer one query.
@@ -223,7 +224,7 @@ class SearchPipeline:
         if tokens_L is None or scores_L is None:
             return ()
         spans: Sequence[tuple[int, int]] = ()
-        if passage.text and self.encoder.available:
+        if passage.text and self.encoder.available and not self.pooled:
             spans = self.encoder.get().passage_spans(passage.text)
         return tuple(
             TokenMatch(

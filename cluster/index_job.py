@@ -4,7 +4,7 @@
     start     driver: Ray, and workers that load the model                  worker_pool.py
     sample    workers: random units are encoded, their vectors kept         workers/encoder.py
     train     driver: projection (PCA), centroids and codec, once           colbert_core/codec
-    encode    workers: each unit is encoded, compressed, committed          workers/encoder.py
+    encode    workers: each unit is encoded, pooled, compressed, committed  workers/encoder.py
     write     workers: each shard from the chunks of its passages           workers/shard_builder.py
     calibrate driver: what recall targets take on these shards              colbert_core/search
     publish   driver: manifest, then CURRENT; from here on readers see it   colbert_core/index
@@ -71,6 +71,7 @@ def build_index(
     centroids: int | None = None,
     seed: int = 0,
     doc_maxlen: int | None = None,
+    pool_factor: int = 1,
     workers: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -89,6 +90,8 @@ def build_index(
             encoder's.
         seed: of the sample and of the centroids.
         doc_maxlen: tokens of a passage; by default the checkpoint's own.
+        pool_factor: keep a passage's tokens in so many times fewer vectors
+            (`colbert_core.pooling`); 1 keeps each.
         workers: processes that encode; by default one per GPU, else one per CPU.
         overwrite: whether an index that is there becomes the parent of the new generation.
         progress: where to report to.
@@ -99,7 +102,15 @@ def build_index(
         Unavailable: Ray, or workers on it, cannot be had.
     """
     settings = BuildSettings(
-        absolute_if_folder(model), bits, codec, shards, dim, centroids, seed, doc_maxlen
+        absolute_if_folder(model),
+        bits,
+        codec,
+        shards,
+        dim,
+        centroids,
+        seed,
+        doc_maxlen,
+        pool_factor,
     )
     settings.check()
     check_place(Path(out).expanduser().absolute(), overwrite=overwrite)
@@ -139,7 +150,8 @@ class _Job:
             self.check_dim(identity)
             sample = self.sample(corpus, identity, pool)
             codec, projection = self.train(corpus, identity, sample)
-            codec_ref = CodecRef(ray.put(SharedCodec(codec, projection)))
+            shared = SharedCodec(codec, projection, self.settings.pool_factor)
+            codec_ref = CodecRef(ray.put(shared))
             units = self.encode(corpus, codec_ref, pool)
             entries = self.write(corpus, units, codec, codec_ref, pool)
             worker_count = pool.workers
@@ -197,7 +209,8 @@ class _Job:
         from colbert_core.codec.kmeans import SAMPLE_PER_CENTROID, default_centroids
 
         estimates = [estimate_tokens(unit, identity.doc_maxlen) for unit in corpus.units]
-        centroids = self.settings.centroids or default_centroids(sum(estimates))
+        stored = max(1, sum(estimates) // self.settings.pool_factor)
+        centroids = self.settings.centroids or default_centroids(stored)
         dim = self.settings.kept_dim(identity)
         target = min(centroids * SAMPLE_PER_CENTROID, SAMPLE_BYTES // dim)
         chosen = [
@@ -223,7 +236,7 @@ class _Job:
                 name=settings.codec,
                 bits=settings.bits,
                 centroids=settings.centroids,
-                total_tokens=max(total_tokens, tokens),
+                total_tokens=max(1, max(total_tokens, tokens) // settings.pool_factor),
                 seed=settings.seed,
                 on_iteration=lambda _done, _of: self.progress.advance(1),
             )
@@ -323,6 +336,7 @@ class _Job:
                 entries,
                 model=identity.to_dict(),
                 truncated=sum(result.truncated for result in units),
+                pool_factor=self.settings.pool_factor,
                 presets=presets,
                 extras={"empty": corpus.empty, "seed": self.settings.seed},
             )

@@ -174,6 +174,7 @@ async def _run(
             limits=config.limits,
             executor=executor,
             presets=generation.manifest.presets,
+            pooled=generation.manifest.pool_factor > 1,
         )
         gateway = Gateway(pipeline, generation.manifest, config.gateway)
         try:

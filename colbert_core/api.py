@@ -69,6 +69,7 @@ class Index:
         seed: int = 0,
         normalize: bool = False,
         overwrite: bool = False,
+        pool_factor: int = 1,
         on_progress: OnProgress | None = None,
     ) -> Index:
         """Compress token vectors into an index, publish it, and open it.
@@ -90,13 +91,15 @@ class Index:
             seed: the same vectors and seed give the same index.
             normalize: scale every vector to unit length instead of refusing those that are not.
             overwrite: publish a new generation where an index exists.
+            pool_factor: keep a passage's tokens in so many times fewer vectors
+                (`colbert_core.pooling`); 1 keeps each.
             on_progress: called with (stage, done, total).
 
         Raises:
             InvalidInput: a setting is out of range (`CorpusError`: a passage is unusable).
             IndexExists: there is an index at `path`, and `overwrite` is false.
         """
-        settings = Settings(bits, codec, centroids, shards, seed, normalize, overwrite)
+        settings = Settings(bits, codec, centroids, shards, seed, normalize, overwrite, pool_factor)
         build_from_vectors(
             Path(path), embeddings, doclens, ids, texts, metadata, settings, on_progress
         )
@@ -265,6 +268,7 @@ class Index:
         matches = explain(self._generation.shards[shard_index], rotated_LD, pid)
         if not isinstance(query, str):
             return matches
-        return with_text(
-            matches, self.encoder.query_tokens(query), self.encoder.passage_spans(text)
-        )
+        # Which text a pooled vector stands for is not stored.
+        pooled = self.manifest.pool_factor > 1
+        spans = [] if pooled else self.encoder.passage_spans(text)
+        return with_text(matches, self.encoder.query_tokens(query), spans)

@@ -30,6 +30,7 @@ from colbert_core.index import (
     write_codec,
 )
 from colbert_core.index.manifest import CURRENT
+from colbert_core.pooling import check_pool_factor, pool_passages, pooled_doclens
 from colbert_core.search.calibrate import calibrate
 from colbert_core.types import I32, AnyArray
 
@@ -56,6 +57,7 @@ class Settings:
     seed: int = 0
     normalize: bool = False
     overwrite: bool = False
+    pool_factor: int = 1
 
 
 def build_from_vectors(
@@ -71,6 +73,7 @@ def build_from_vectors(
     """Build and publish one generation; see `Index.build`."""
     report = on_progress or (lambda _stage, _done, _total: None)
     _check_place(path, settings)
+    check_pool_factor(settings.pool_factor)
     with tempfile.TemporaryDirectory(prefix="tartan-spool-") as spool:
         checked = check_embeddings(
             embeddings,
@@ -84,12 +87,20 @@ def build_from_vectors(
         codec = _train(checked, settings, report)
         generation = new_generation_id(path)
         write_codec(path, generation, codec)
-        entries = _write_shards(path, generation, codec, checked, columns, settings.shards, report)
+        entries = _write_shards(path, generation, codec, checked, columns, settings, report)
         report("calibrate", 0, 1)
         shards = [ShardReader(path, entry, codec) for entry in entries]
         presets = calibrate(shards, codec, settings.seed)
         report("calibrate", 1, 1)
-        return publish(path, generation, generation, codec, entries, presets=presets)
+        return publish(
+            path,
+            generation,
+            generation,
+            codec,
+            entries,
+            pool_factor=settings.pool_factor,
+            presets=presets,
+        )
 
 
 def _write_shards(
@@ -98,27 +109,29 @@ def _write_shards(
     codec: Codec,
     embeddings: Embeddings,
     columns: _Columns,
-    shards: int,
+    settings: Settings,
     report: OnProgress,
 ) -> list[ShardEntry]:
-    """Compress and write everything, passage after passage."""
-    doclens_N, total, done = embeddings.doclens_N, embeddings.tokens, 0
-    batches = [embeddings.batches(range(*ends)) for ends in _shard_ranges(doclens_N, shards)]
+    """Pool if asked, compress and write everything, passage after passage."""
+    total, done, factor = embeddings.tokens, 0, settings.pool_factor
+    ranges = _shard_ranges(embeddings.doclens_N, settings.shards)
+    batches = [embeddings.batches(range(*ends)) for ends in ranges]
     vectors = embeddings.read(chain.from_iterable(batches))
     entries = []
     for number, batches_of_shard in enumerate(batches):
         with ShardWriter(path, f"{generation}-{number:04d}", codec) as writer:
             for batch in batches_of_shard:
-                tokens = codec.compress(next(vectors))
                 start, stop = int(batch[0]), int(batch[-1]) + 1
+                doclens_N = embeddings.doclens_N[start:stop]
+                vectors_TD = next(vectors)
                 writer.add(
-                    tokens,
-                    doclens_N[start:stop],
+                    codec.compress(pool_passages(vectors_TD, doclens_N, factor)),
+                    pooled_doclens(doclens_N, factor),
                     columns.ids[start:stop],
                     columns.texts[start:stop] if columns.texts else None,
                     columns.metadata[start:stop] if columns.metadata else None,
                 )
-                done += len(tokens)
+                done += len(vectors_TD)
                 report("compress", done, total)
             entries.append(writer.finish())
     return entries
@@ -156,11 +169,14 @@ def _check_columns(
 
 
 def _train(embeddings: Embeddings, settings: Settings, report: OnProgress) -> Codec:
-    """Train the codec on random passages, enough of them for its centroids."""
-    total = embeddings.tokens
+    """Train the codec on random passages, enough of them for its centroids; never pooled ones.
+
+    There are as many centroids as the vectors that are stored want.
+    """
+    total = int(pooled_doclens(embeddings.doclens_N, settings.pool_factor).sum(dtype=np.int64))
     budget = (settings.centroids or default_centroids(total)) * SAMPLE_PER_CENTROID
     passages = len(embeddings.doclens_N)
-    chosen_N = np.random.default_rng(settings.seed).random(passages) < budget / total
+    chosen_N = np.random.default_rng(settings.seed).random(passages) < budget / embeddings.tokens
     if not chosen_N.any():
         chosen_N[:] = True
     return train_codec(

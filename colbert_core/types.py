@@ -69,7 +69,8 @@ class TokenMatch:
     """One query token and the passage token that it matched best.
 
     `start` and `end` are the character span in the passage's text, or -1 where the passage token
-    stands for no text (a marker) or the index stores none.
+    stands for no text (a marker), the index stores none, or it was built with pooled tokens: then
+    `passage_token_index` counts the passage's pooled vectors.
     """
 
     query_token: str

@@ -8,7 +8,7 @@ is one file in the staging folder (or one shard), the same bytes however often i
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +18,8 @@ import ray
 from colbert_core.codec import Codec, Compressed
 from colbert_core.errors import JobFailed
 from colbert_core.index import ShardEntry
-from colbert_core.types import F32
+from colbert_core.pooling import pool_passages, pooled_doclens
+from colbert_core.types import F32, AnyArray
 from workers.memory import bound_kernel_caches, release_freed_memory
 from workers.shard_builder import ShardTask, build_shard
 from workers.units import Staging, Unit, UnitChunk, UnitVectors
@@ -59,15 +60,17 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True)
 class SharedCodec:
-    """The codec, and the projection before it, as every worker gets them through the object store.
+    """How vectors are stored, as every worker gets it through the object store.
 
     Attributes:
         codec: the trained codec.
         projection: float32 [model's dim, codec's dim], or None.
+        pool_factor: how many times fewer vectors than tokens a passage gets.
     """
 
     codec: Codec
     projection: F32 | None
+    pool_factor: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,18 +112,19 @@ class EncoderWorker:
         vectors = self._encode(unit)
         self._staging.write_vectors(unit.index, vectors)
         release_freed_memory()
-        return _result(unit, vectors)
+        return UnitResult(unit.index, unit.passages, len(vectors.vectors_TD), vectors.truncated)
 
     def compress(self, unit: Unit, codec: CodecRef) -> UnitResult:
         """Encode a unit, unless its vectors are kept, and commit its compressed chunk."""
         shared = self._codec(codec)
         vectors = self._staging.vectors(unit.index) or self._encode(unit)
         tokens = compress_vectors(shared, vectors)
-        chunk = UnitChunk(tokens, vectors.doclens_N, vectors.truncated)
+        doclens_N = pooled_doclens(vectors.doclens_N, shared.pool_factor)
+        chunk = UnitChunk(tokens, doclens_N, vectors.truncated)
         self._staging.write_chunk(unit.index, chunk)
         self._staging.vectors_path(unit.index).unlink(missing_ok=True)
         release_freed_memory()
-        return _result(unit, vectors)
+        return UnitResult(unit.index, unit.passages, len(tokens), vectors.truncated)
 
     def build_shard(self, index: str, task: ShardTask, codec: CodecRef) -> ShardEntry:
         """Write one shard from the chunks of its passages."""
@@ -162,19 +166,22 @@ class EncoderWorker:
 
 
 def compress_vectors(shared: SharedCodec, vectors: UnitVectors) -> Compressed:
-    """Project, normalise and compress the vectors of a unit."""
-    total = len(vectors.vectors_TD)
-    parts = [
-        shared.codec.compress(
-            project(vectors.vectors_TD[start : start + COMPRESS_TOKENS], shared.projection)
-        )
-        for start in range(0, max(total, 1), COMPRESS_TOKENS)
-    ]
+    """Project, normalise, pool if asked, and compress the vectors of a unit."""
+    slices = (project(part, shared.projection) for part in _slices(vectors.vectors_TD))
+    if shared.pool_factor > 1:  # slices do not end where passages do
+        unit_TD = np.concatenate(list(slices))
+        slices = _slices(pool_passages(unit_TD, vectors.doclens_N, shared.pool_factor))
+    parts = [shared.codec.compress(slice_TD) for slice_TD in slices]
     return Compressed(
         np.concatenate([part.codes_T for part in parts]),
         np.concatenate([part.residuals_TB for part in parts]),
         np.concatenate([part.scales_T for part in parts]),
     )
+
+
+def _slices(vectors_TD: AnyArray) -> Generator[AnyArray]:
+    for start in range(0, max(len(vectors_TD), 1), COMPRESS_TOKENS):
+        yield vectors_TD[start : start + COMPRESS_TOKENS]
 
 
 def project(vectors_TD: Any, projection: F32 | None) -> F32:
@@ -184,7 +191,3 @@ def project(vectors_TD: Any, projection: F32 | None) -> F32:
         wide_TD = wide_TD @ projection
     norms_T = np.linalg.norm(wide_TD, axis=1, keepdims=True)
     return cast(F32, wide_TD / np.maximum(norms_T, np.float32(1e-12)))
-
-
-def _result(unit: Unit, vectors: UnitVectors) -> UnitResult:
-    return UnitResult(unit.index, unit.passages, len(vectors.vectors_TD), vectors.truncated)

@@ -84,8 +84,8 @@ def _most_bytes(shard: ShardEntry, centroids: int) -> int:
 def describe(manifest: Manifest) -> dict[str, Any]:
     """What `tartan index inspect --json` prints.
 
-    `bytes_per_token` counts everything but the stored texts; `ratio_to_fp16` is how many times
-    smaller that is than the vectors in fp16.
+    `tokens` counts stored vectors: what is left after pooling. `bytes_per_token` counts everything
+    but the stored texts; `ratio_to_fp16` is how many times smaller that is than these in fp16.
     """
     sizes = component_bytes(manifest)
     total = sum(sizes.values())
@@ -97,6 +97,7 @@ def describe(manifest: Manifest) -> dict[str, Any]:
         "passages": manifest.passages,
         "tokens": manifest.tokens,
         "truncated": manifest.truncated,
+        "pool_factor": manifest.pool_factor,
         "dim": manifest.codec["dim"],
         "centroids": manifest.codec["centroids"],
         "shards": len(manifest.shards),

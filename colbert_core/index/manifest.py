@@ -58,6 +58,7 @@ class Manifest:
         files: path relative to the index → size and checksum.
         model: identity of the encoder, or None where the vectors came from elsewhere.
         truncated: passages that were cut to the model's length.
+        pool_factor: how many times fewer vectors than tokens a passage has; 1 where not pooled.
         presets: what recall targets take on this index; empty for a small one.
     """
 
@@ -70,6 +71,7 @@ class Manifest:
     files: Mapping[str, FileEntry]
     model: Mapping[str, Any] | None = None
     truncated: int = 0
+    pool_factor: int = 1
     presets: tuple[Preset, ...] = ()
     format: str = FORMAT
     version: int = VERSION

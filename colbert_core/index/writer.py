@@ -200,6 +200,7 @@ def publish(
     *,
     model: Mapping[str, Any] | None = None,
     truncated: int = 0,
+    pool_factor: int = 1,
     presets: Sequence[Preset] = (),
     extras: Mapping[str, Any] | None = None,
 ) -> Manifest:
@@ -232,6 +233,7 @@ def publish(
         files=files,
         model=model,
         truncated=truncated,
+        pool_factor=pool_factor,
         presets=tuple(presets),
         extras=dict(extras or {}),
     )

@@ -87,6 +87,7 @@ class LocalCluster:
             limits,
             self._executor,
             manifest.presets,
+            manifest.pool_factor > 1,
         )
         self.gateway = Gateway(self.pipeline, manifest, config)
         self.address = await self.gateway.start()

@@ -108,6 +108,7 @@ def test_each_kind_of_mistake_has_its_exit_code(tartan: Any, built: Path, tmp_pa
         ((*build, built), 6, "--overwrite"),
         ((*build, tmp_path / "ix", "--bits", "9"), 2, "9"),
         ((*build, tmp_path / "ix", "--dim", "12"), 2, "multiple of 8"),
+        ((*build, tmp_path / "ix", "--pool-factor", "17"), 2, "pool_factor is 17"),
         (("index", "inspect", tmp_path / "nowhere"), 5, "tartan index build"),
         (("search", "x", "--index", tmp_path / "nowhere"), 5, "no index here"),
         (("search", "x", "--index", built), 2, "knows no model"),

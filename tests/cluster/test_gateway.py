@@ -275,6 +275,19 @@ def test_text_is_encoded_and_explained_with_words_and_spans(small_index: Path) -
         assert all(hit.text is None for hit in hidden.hits)
 
 
+def test_pooled_vectors_are_explained_without_spans(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    passages = [unit_vectors(rng, 6) for _ in range(20)]
+    Index.build(tmp_path / "ix", passages, texts=["one two three"] * 20, pool_factor=2)
+    encoder = LazyEncoder("fake", FakeEncoder)
+    pooled = LocalCluster(tmp_path / "ix", encoder=encoder)
+    with pooled as cluster, Client(cluster.address) as client:
+        matches = client.search("one three", k=1, explain=True).hits[0].matches
+    assert [match.query_token for match in matches] == ["one", "three"]
+    assert all(match.passage_token_index < 3 for match in matches)
+    assert {(match.start, match.end) for match in matches} == {(-1, -1)}
+
+
 def test_a_model_that_fails_to_load_is_an_answer_and_is_tried_again(small_index: Path) -> None:
     tries = []
 

@@ -6,17 +6,20 @@ import hashlib
 import os
 import random
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
 import orjson
 import pytest
 
+from cluster.cli import main
 from cluster.index_job import build_index
 from cluster.progress import SilentProgress
 from cluster.worker_pool import WorkerPool
+from colbert_core import Index
 from colbert_core.errors import IndexExists, InvalidInput, JobFailed
-from colbert_core.index import open_generation, verify
+from colbert_core.index import describe, open_generation, verify
 
 SETTINGS = {"shards": 2, "bits": 2, "seed": 3}
 WORDS = Path(__file__).read_text().split()
@@ -117,6 +120,50 @@ def test_the_index_holds_the_corpus(built):
         "global",
         "shards",
     ]
+
+
+def doclens(index):
+    """Vectors of each passage."""
+    return [
+        shard.offsets[pid + 1] - shard.offsets[pid]
+        for shard in open_generation(index).shards
+        for pid in range(shard.passages)
+    ]
+
+
+def test_pooled_by_the_command_line(built, corpus, tmp_path, monkeypatch, capfd):
+    """Half the vectors a passage, whoever pools; and what is found says that spans are unknown."""
+    pooled, same = tmp_path / "pooled", tmp_path / "same"
+    words = [
+        "index",
+        "build",
+        corpus,
+        "--out",
+        pooled,
+        "--workers",
+        1,
+        "--pool-factor",
+        2,
+        "--json",
+    ]
+    options = [str(word) for name, value in SETTINGS.items() for word in (f"--{name}", value)]
+    monkeypatch.setattr(sys, "argv", ["tartan", *map(str, words), *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code in (None, 0)
+    assert orjson.loads(capfd.readouterr().out)["tokens"] == sum(doclens(pooled))
+    assert doclens(pooled) == [-(-doclen // 2) for doclen in doclens(built[0])]
+    assert describe(open_generation(pooled).manifest)["pool_factor"] == 2
+    verify(pooled)
+
+    build_index(corpus, same, workers=2, pool_factor=2, **SETTINGS)
+    assert shard_bytes(same) == shard_bytes(pooled)
+
+    index = Index.open(pooled)
+    text = index.generation.shards[0].stored(19).text
+    (hit,) = index.search(text, k=1, explain=True)
+    assert hit.text == text
+    assert {(match.start, match.end) for match in hit.matches} == {(-1, -1)}
 
 
 def test_the_report_adds_up(built):

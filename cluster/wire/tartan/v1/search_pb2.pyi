@@ -288,12 +288,12 @@ class TokenMatch(_message.Message):
     """The token as it stands in the query; the row's number when the query was vectors."""
     query_index: _builtins.int
     passage_token_index: _builtins.int
-    """Position among the passage's stored tokens."""
+    """Position among the passage's stored vectors."""
     score: _builtins.float
     """This query token's part of the hit's score."""
     start: _builtins.int
     """Characters (Unicode code points) [start, end) of the hit's text; both -1 where the token stands
-    for no text (a marker), or the index stores no text or has no model.
+    for no text (a marker), the index stores no text or has no model, or tokens were pooled.
     """
     end: _builtins.int
     def __init__(
