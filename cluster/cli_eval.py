@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from cluster.progress import Progress, progress_for
 from colbert_core.errors import InvalidInput
 from colbert_core.types import Hit
 
-Search = Callable[..., list[Hit]]
+Search = Callable[..., Sequence[Hit]]
 TIMEOUT_S = 60.0
 
 
@@ -98,7 +98,7 @@ def _evaluate_gateway(
 
     with Client(target, timeout_s=TIMEOUT_S) as client:
 
-        def search(text: str, **options: Any) -> list[Hit]:
+        def search(text: str, **options: Any) -> Sequence[Hit]:
             answer = client.search(text, with_text=False, with_metadata=False, **options)
             return list(answer.hits)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def search(ask: Ask, *, target: str | None, index: Path | None, as_json: bool) -
     print_hits(Console(), hits, explain=ask.explain)
 
 
-def _search_index(ask: Ask, path: Path) -> tuple[list[Hit], dict[str, Any]]:
+def _search_index(ask: Ask, path: Path) -> tuple[Sequence[Hit], dict[str, Any]]:
     from colbert_core.api import Index
 
     index = Index.open(path)
@@ -78,7 +79,7 @@ def _search_index(ask: Ask, path: Path) -> tuple[list[Hit], dict[str, Any]]:
     return index.search(ask.query, **ask.options), about
 
 
-def _search_gateway(ask: Ask, target: str) -> tuple[list[Hit], dict[str, Any]]:
+def _search_gateway(ask: Ask, target: str) -> tuple[Sequence[Hit], dict[str, Any]]:
     from cluster.client import Client
 
     with Client(target) as client:
@@ -100,7 +101,7 @@ def hit_dict(hit: Hit) -> dict[str, Any]:
     return row
 
 
-def print_hits(console: Console, hits: list[Hit], *, explain: bool) -> None:
+def print_hits(console: Console, hits: Sequence[Hit], *, explain: bool) -> None:
     """Hits as a person reads them: rank, score, id, and the part of the text that matched."""
     if not hits:
         console.print("nothing was found")

@@ -32,11 +32,10 @@ from cluster.wire.types import (
 from colbert_core.codec import Codec
 from colbert_core.errors import DeadlineExceeded
 from colbert_core.index import Preset
-from colbert_core.search import merge
+from colbert_core.search import Located, merge
 from colbert_core.types import F32, I32, Hit, SearchParams, TokenMatch
 
 T = TypeVar("T")
-Located = tuple[int, int, float]  # (shard index, ordinal in the shard, score)
 NO_SPAN = (-1, -1)
 
 
@@ -116,7 +115,7 @@ class SearchPipeline:
         with clock.stage("fan_out"):
             replies = await self.fan_out.search(self._shard_query(prepared, params), deadline)
         with clock.stage("merge"):
-            located = merge([reply.value.top for reply in replies], params.k)
+            located = merge([reply.value.top for reply in replies], params.k).located()
         with clock.stage("fetch"):
             passages = await self._fetch(call, prepared, located, deadline)
         with clock.stage("explain"):

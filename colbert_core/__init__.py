@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from colbert_core.hits import Hits
 from colbert_core.types import Hit, Passage, SearchParams, TokenMatch
 
 if TYPE_CHECKING:
     from colbert_core.api import Index
 
-__all__ = ["Hit", "Index", "Passage", "SearchParams", "TokenMatch"]
+__all__ = ["Hit", "Hits", "Index", "Passage", "SearchParams", "TokenMatch"]
 
 
 def __getattr__(name: str) -> object:

@@ -13,12 +13,13 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colbert_core.build import OnProgress, Settings, build_from_vectors
 from colbert_core.errors import QueryError
+from colbert_core.hits import Hits
 from colbert_core.index import Generation, Manifest, describe, open_generation
 from colbert_core.search import (
     Searcher,
@@ -27,7 +28,7 @@ from colbert_core.search import (
     explain,
     with_text,
 )
-from colbert_core.types import F32, U8, AnyArray, Hit, SearchParams, TokenMatch
+from colbert_core.types import F32, U8, AnyArray, SearchParams, TokenMatch
 
 if TYPE_CHECKING:
     from colbert_core.text import Encoder
@@ -168,7 +169,7 @@ class Index:
         exact: bool = False,
         explain: bool = False,
         timeout_s: float | None = None,
-    ) -> list[Hit]:
+    ) -> Hits:
         """The best passages for a query, best first; ties in the order of the corpus.
 
         Args:
@@ -207,7 +208,7 @@ class Index:
         scored: int | None = None,
         exact: bool = False,
         threads: int | None = None,
-    ) -> list[list[Hit]]:
+    ) -> list[Hits]:
         """`search` for many queries, in parallel over queries; answers in the same order."""
         params = self.params(
             k, recall, nprobe=nprobe, candidates=candidates, scored=scored, exact=exact
@@ -249,17 +250,14 @@ class Index:
         allowed: list[U8] | None,
         explain: bool,
         timeout_s: float | None,
-    ) -> list[Hit]:
+    ) -> Hits:
         Q_LD = self.encode_query(query)
-        hits = []
-        for shard_index, pid, score in self._searcher.search(Q_LD, params, allowed, timeout_s):
-            shard = self._generation.shards[shard_index]
-            row = shard.stored(pid)
-            matches: tuple[TokenMatch, ...] = ()
-            if explain:
-                matches = self._explain(query, Q_LD, shard_index, pid, row.text or "")
-            hits.append(Hit(row.id, score, row.text, row.metadata, matches))
-        return hits
+        found = self._searcher.search(Q_LD, params, allowed, timeout_s)
+        return Hits(
+            self._generation.shards,
+            found,
+            partial(self._explain, query, Q_LD) if explain else None,
+        )
 
     def _explain(
         self, query: Query, Q_LD: F32, shard_index: int, pid: int, text: str

@@ -74,7 +74,7 @@ class Tartan(Engine):
 
     def search(self, query: np.ndarray, k: int, setting: dict[str, Any]) -> list[int]:
         """Settings: `recall`, `exact`, or `nprobe` and `candidates_per_hit`; none: the default."""
-        return [int(hit.id) for hit in self.index.search(query, k=k, **_knobs(setting, k))]
+        return [int(one) for one in self.index.search(query, k=k, **_knobs(setting, k)).ids]
 
     def search_many(
         self, queries: Sequence[np.ndarray], k: int, setting: dict[str, Any], threads: int

@@ -12,10 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 
 from colbert_core.errors import IndexCorrupt
+from colbert_core.types import I64, AnyArray
 
 BATCH = 4096
 _IDS = pa.schema([pa.field("id", pa.string(), nullable=False)])
@@ -133,6 +135,16 @@ class PassageReader:
     def id(self, pid: int) -> str:
         """The user's id of passage `pid`."""
         return self._id_of.row(pid)[0] or ""
+
+    def ids_of(self, pids: I64) -> AnyArray:
+        """The ids of passages, strings as objects: Arrow turns a batch's into Python's at once."""
+        ids = np.empty(len(pids), object)
+        batches, rows = np.divmod(pids, BATCH)
+        for number in np.unique(batches).tolist():
+            here = np.flatnonzero(batches == number)
+            column = self._ids.get_batch(number).column(0)
+            ids[here] = column.take(pa.array(rows[here])).to_numpy(zero_copy_only=False)
+        return ids
 
     def ids(self) -> list[str]:
         """All ids, in order."""

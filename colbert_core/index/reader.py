@@ -27,7 +27,7 @@ from colbert_core.index.manifest import (
 )
 from colbert_core.index.passages import PassageReader, StoredRow
 from colbert_core.packed_ints import PackedInts
-from colbert_core.types import F32, AnyArray
+from colbert_core.types import F32, I64, AnyArray
 
 ARRAYS = ("codes", "residuals", "scales", "offsets", "posting_offsets", "postings")
 
@@ -119,6 +119,10 @@ class ShardReader:
     def id(self, pid: int) -> str:
         """The user's id of passage `pid`."""
         return self._passages.id(int(pid))
+
+    def ids_of(self, pids: I64) -> AnyArray:
+        """The user's ids of passages, as objects."""
+        return self._passages.ids_of(pids)
 
     def ids(self) -> list[str]:
         """All ids, in the order of the corpus."""

@@ -1,10 +1,10 @@
 """Searching: parameters, one process over all shards, and the merge that the gateway shares."""
 
 from colbert_core.search.explain import explain, with_text
-from colbert_core.search.merge import merge
+from colbert_core.search.merge import Located, merge
 from colbert_core.search.params import COMMON_PRESETS, DEFAULT_RECALL, derive_params
 from colbert_core.search.query import check_query
-from colbert_core.search.searcher import Located, Searcher, search_shard
+from colbert_core.search.searcher import Searcher, search_shard
 
 __all__ = [
     "COMMON_PRESETS",

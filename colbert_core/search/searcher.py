@@ -14,11 +14,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from colbert_core.index import Generation, ShardReader
-from colbert_core.search.merge import merge
+from colbert_core.search.merge import Merged, merge
 from colbert_core.types import F32, I32, U8, SearchParams, ShardTopK
-
-Located = tuple[int, int, float]
-"""(shard index, ordinal in the shard, score)"""
 
 
 def search_shard(
@@ -75,7 +72,7 @@ class Searcher:
         params: SearchParams,
         allowed: list[U8] | None = None,
         timeout_s: float | None = None,
-    ) -> list[Located]:
+    ) -> Merged:
         """The best k passages for a checked query in the model's space.
 
         Args:

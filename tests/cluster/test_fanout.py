@@ -309,7 +309,7 @@ def test_shards_merge_to_what_one_shard_would_give(shards: list[list[float]], k:
         best = sorted(enumerate(scores), key=lambda found: (-found[1], found[0]))[:k]
         parts.append([FakeShard("x", answers(*best))])
     replies = search(fan_out(*parts))
-    merged = merge([reply.value.top for reply in replies], k)
+    merged = merge([reply.value.top for reply in replies], k).located()
     corpus = itertools.chain.from_iterable(
         ((shard, pid, score) for pid, score in enumerate(scores))
         for shard, scores in enumerate(shards)

@@ -208,7 +208,7 @@ def test_merge_is_a_sort_of_everything(parts: list[list[tuple[int, float]]], k: 
     ]
     everything = [(i, pid, score) for i, part in enumerate(parts) for pid, score in part]
     want = sorted(everything, key=lambda one: (-one[2], one[0], one[1]))[:k]
-    assert merge(shards, k) == want
+    assert merge(shards, k).located() == want
 
 
 @pytest.mark.parametrize(
