@@ -133,6 +133,9 @@ def serve_command(
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 50051,
     replicas: Annotated[int, typer.Option("--replicas", help="Shard servers for each shard.")] = 1,
+    device: Annotated[
+        str, typer.Option("--device", help="Where shards are searched: cpu, or cuda for GPUs.")
+    ] = "cpu",
     start_timeout_s: Annotated[
         float, typer.Option("--start-timeout", help="Seconds for all servers to come up.")
     ] = 120.0,
@@ -144,7 +147,8 @@ def serve_command(
     """
     from cluster.serve import serve
 
-    raise typer.Exit(serve(index, host, port, replicas, start_timeout_s=start_timeout_s))
+    code = serve(index, host, port, replicas, device=device, start_timeout_s=start_timeout_s)
+    raise typer.Exit(code)
 
 
 Target = Annotated[str | None, typer.Option("--target", metavar="HOST:PORT", help="A gateway.")]
@@ -180,6 +184,9 @@ def search_command(
         bool, typer.Option("--explain", help="Show what each query token matched.")
     ] = False,
     timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds.")] = 30.0,
+    device: Annotated[
+        str, typer.Option("--device", help="With --index: cpu, cuda, or one GPU, such as cuda:1.")
+    ] = "cpu",
     as_json: Json = False,
 ) -> None:
     """Search a running gateway (default: 127.0.0.1:50051), or an index in this process.
@@ -192,6 +199,7 @@ def search_command(
         Ask(query, k, recall, nprobe, candidates, scored, exact, explain, timeout_s),
         target=target,
         index=index,
+        device=device,
         as_json=as_json,
     )
 

@@ -50,15 +50,19 @@ class Ask:
         return {**self.knobs, "explain": self.explain, "timeout_s": self.timeout_s}
 
 
-def search(ask: Ask, *, target: str | None, index: Path | None, as_json: bool) -> None:
+def search(ask: Ask, *, target: str | None, index: Path | None, device: str, as_json: bool) -> None:
     """Search where the user says, and print the hits."""
     if target and index:
         raise InvalidInput("both --target and --index are given; choose one place to search")
+    if device != "cpu" and not index:
+        raise InvalidInput(
+            f"--device {device} goes with --index; a gateway's is chosen by `tartan serve --device`"
+        )
     began = time.perf_counter()
     # A person's eye needs the matched words highlighted, so the matches are always asked for then.
     asked = ask if as_json else dataclasses.replace(ask, explain=True)
     if index:
-        hits, about = _search_index(asked, index)
+        hits, about = _search_index(asked, index, device)
     else:
         hits, about = _search_gateway(asked, target or DEFAULT_TARGET)
     about["elapsed_ms"] = round(1000 * (time.perf_counter() - began), 2)
@@ -68,10 +72,10 @@ def search(ask: Ask, *, target: str | None, index: Path | None, as_json: bool) -
     print_hits(Console(), hits, explain=ask.explain)
 
 
-def _search_index(ask: Ask, path: Path) -> tuple[Sequence[Hit], dict[str, Any]]:
+def _search_index(ask: Ask, path: Path, device: str) -> tuple[Sequence[Hit], dict[str, Any]]:
     from colbert_core.api import Index
 
-    index = Index.open(path)
+    index = Index.open(path, device)
     about = {
         "generation": index.manifest.generation,
         "params": dataclasses.asdict(index.params(**ask.knobs)),

@@ -42,6 +42,8 @@ class ServeConfig:
         index: path of the index.
         replicas: shard servers per shard.
         limits: what requests are held to.
+        device: where shard servers search: "cpu", or "cuda" for the GPUs that Ray has
+            ("torch:cpu", the same kernels without a GPU, is for testing).
         shard_cpus: CPUs that Ray reserves for each shard server; by default 0 on a Ray of our own
             and 1 on a cluster.
         encoder_threads: queries that are encoded or probed at once.
@@ -53,6 +55,7 @@ class ServeConfig:
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
     replicas: int = 1
     limits: Limits = DEFAULT_LIMITS
+    device: str = "cpu"
     shard_cpus: float | None = None
     encoder_threads: int = 2
     start_timeout_s: float = 120.0
@@ -62,6 +65,10 @@ class ServeConfig:
         """Raise InvalidInput where a value is not possible."""
         if self.replicas < 1:
             raise InvalidInput(f"replicas is {self.replicas}; give 1 or more")
+        if self.device not in ("cpu", "cuda", "torch:cpu"):
+            raise InvalidInput(
+                f"device is {self.device!r}; give cpu or cuda (Ray says which GPU is whose)"
+            )
         if not 0 <= self.gateway.port <= 65_535:
             raise InvalidInput(f"port is {self.gateway.port}; give 0 to 65535 (0: any free one)")
         if self.encoder_threads < 1:
@@ -79,6 +86,7 @@ def serve(
     replicas: int = 1,
     *,
     limits: Limits = DEFAULT_LIMITS,
+    device: str = "cpu",
     shard_cpus: float | None = None,
     start_timeout_s: float = 120.0,
     on_ready: Callable[[str], None] | None = None,
@@ -89,6 +97,7 @@ def serve(
         index: path of the index; on a Ray cluster, one that every node can read.
         port: 0 takes a free one, which the line names.
         replicas: shard servers per shard.
+        device: where shard servers search, "cpu" or "cuda".
         on_ready: called with HOST:PORT when queries are answered, after the line is printed.
 
     Returns:
@@ -105,6 +114,7 @@ def serve(
         gateway=GatewayConfig(host=host, port=port),
         replicas=replicas,
         limits=limits,
+        device=device,
         shard_cpus=shard_cpus,
         start_timeout_s=start_timeout_s,
     )
@@ -163,6 +173,7 @@ async def _run(
         replicas=config.replicas,
         host="127.0.0.1" if own_ray else "",
         cpus=config.shard_cpus if config.shard_cpus is not None else float(not own_ray),
+        device=config.device,
     )
     fleet = ShardFleet(plan, ShardChannel)
     with ThreadPoolExecutor(config.encoder_threads, thread_name_prefix="encode") as executor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,7 @@ class FleetPlan:
         index: path of the index, readable under this name on every Ray node.
         host: what shard servers listen on; "" means each node's own address.
         cpus: CPUs that Ray reserves for each shard server.
+        device: where shards are searched; on "cuda", shard servers share the GPUs evenly.
     """
 
     index: str
@@ -46,6 +48,7 @@ class FleetPlan:
     replicas: int
     host: str
     cpus: float
+    device: str = "cpu"
 
 
 class _Slot:
@@ -69,6 +72,7 @@ class ShardFleet:
         self._plan = plan
         self._connect = connect
         self._watchers: list[asyncio.Task[None]] = []
+        self._gpus = 0.0  # that Ray reserves for each shard server
         self.routes = tuple(
             ShardRoute(shard.id, shard.passages, shard.tokens) for shard in plan.manifest.shards
         )
@@ -81,8 +85,11 @@ class ShardFleet:
 
         Raises:
             IndexMissing, IndexCorrupt: a shard cannot be opened.
-            Unavailable: shard servers did not come up in time; names which.
+            InvalidInput: a GPU that Ray has cannot be searched on.
+            Unavailable: shard servers did not come up in time; names which. Or Ray has no GPU.
         """
+        if self._plan.device == "cuda":
+            self._gpus = gpu_share(len(self._slots), ray.cluster_resources().get("GPU", 0))
         for slot in self._slots:
             slot.actor = self._new_actor(slot)
         waiting = {
@@ -124,6 +131,7 @@ class ShardFleet:
         actor_class = ray.remote(ShardServerActor)
         return actor_class.options(
             num_cpus=self._plan.cpus,
+            num_gpus=self._gpus,
             max_restarts=-1,
             max_task_retries=0,
             scheduling_strategy="SPREAD",
@@ -132,6 +140,7 @@ class ShardFleet:
             self._plan.manifest.generation,
             slot.route.shard_id,
             self._plan.host,
+            device=self._plan.device,
         )
 
     async def _watch(self, slot: _Slot) -> None:
@@ -169,10 +178,30 @@ class ShardFleet:
             await old.close()  # its server is gone
 
 
+def gpu_share(servers: int, gpus: float) -> float:
+    """GPUs that Ray is to reserve for each of so many servers: equal parts of a GPU, or one.
+
+    Raises:
+        Unavailable: there is none.
+    """
+    if gpus < 1:
+        raise Unavailable(
+            "device is 'cuda', and Ray has no GPU: run it where there is one, join such nodes to "
+            "the cluster before serving, or serve with --device cpu"
+        )
+    together = math.ceil(servers / int(gpus))
+    return math.floor(10_000 / together) / 10_000  # the finest that Ray divides
+
+
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _free() -> str:
     free = ray.available_resources()
-    return f"{free.get('CPU', 0):g} CPUs free of {ray.cluster_resources().get('CPU', 0):g}"
+    of = ray.cluster_resources()
+    return ", ".join(
+        f"{free.get(kind, 0):g} {kind}s free of {of[kind]:g}"
+        for kind in ("CPU", "GPU")
+        if kind in of
+    )

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from colbert_core.build import OnProgress, Settings, build_from_vectors
 from colbert_core.errors import QueryError
+from colbert_core.hardware import searches_at_once
 from colbert_core.hits import Hits
 from colbert_core.index import Generation, Manifest, describe, open_generation
 from colbert_core.search import (
@@ -44,14 +45,20 @@ class Index:
         self._searcher = Searcher(generation)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Index:
+    def open(cls, path: str | os.PathLike[str], device: str = "cpu") -> Index:
         """Open the live generation of an index; costs the same whatever its size.
 
+        Args:
+            device: where to search: "cpu", or "cuda" (or "cuda:1", …) for a GPU, which the shards
+                are copied to. It answers alike, but many queries at a time: `search_many`, or
+                `search` from several threads.
+
         Raises:
+            InvalidInput: there is no such device here, or the shards do not fit on it.
             IndexMissing: there is no index at `path`.
             IndexCorrupt: a file is missing, truncated or altered.
         """
-        return cls(open_generation(Path(path)))
+        return cls(open_generation(Path(path), device=device))
 
     @classmethod
     def build(
@@ -214,7 +221,7 @@ class Index:
             k, recall, nprobe=nprobe, candidates=candidates, scored=scored, exact=exact
         )
         allowed = None if filter is None else self._searcher.allowed(filter)
-        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        with ThreadPoolExecutor(threads or searches_at_once(self._generation.device)) as pool:
             return list(pool.map(lambda q: self._search(q, params, allowed, False, None), queries))
 
     @cached_property

@@ -7,6 +7,14 @@ import sys
 from functools import cache
 from pathlib import Path
 
+DEVICE_BATCH = 64
+"""Searches that a GPU answers in one batch, at most."""
+
+
+def searches_at_once(device: str) -> int:
+    """Searches that are worth running at once: one per processor; on a GPU, a batch of them."""
+    return (os.cpu_count() or 1) if device == "cpu" else DEVICE_BATCH
+
 
 def threads() -> int:
     """Threads for work on many vectors: what torch may use, and what it would use by default.

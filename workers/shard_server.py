@@ -26,8 +26,8 @@ from cluster.wire.handlers import answering, deadline_after
 from cluster.wire.requests import parsing
 from cluster.wire.tartan.shard.v1 import shard_pb2, shard_pb2_grpc
 from cluster.wire.types import FetchQuery, ShardAnswer, ShardIdentity, ShardQuery, StoredPassage
-from colbert_core import kernels
 from colbert_core.errors import IndexMissing, QueryError, Unavailable
+from colbert_core.hardware import searches_at_once
 from colbert_core.index import ShardReader, open_generation, verify_checksums
 from colbert_core.search import check_query, search_shard
 from colbert_core.types import I32, I64, SearchParams
@@ -47,16 +47,22 @@ class HeldShard:
         self.centroids = shard.codec.centroid_count
 
     @classmethod
-    def open(cls, index: str | Path, generation: str, shard_id: str) -> HeldShard:
+    def open(
+        cls, index: str | Path, generation: str, shard_id: str, device: str = "cpu"
+    ) -> HeldShard:
         """Open a shard, live generation or not, after checking every byte of its files.
 
         Reading them all also warms the page cache.
 
+        Args:
+            device: where to search, as `open_generation` takes it.
+
         Raises:
+            InvalidInput: there is no such device here.
             IndexMissing: the index has no such generation, or it has no such shard.
             IndexCorrupt: a file is missing, truncated, altered, or does not fit the manifest.
         """
-        opened = open_generation(index, shards=[shard_id], generation=generation)
+        opened = open_generation(index, shards=[shard_id], generation=generation, device=device)
         if not opened.shards:
             known = ", ".join(shard.id for shard in opened.manifest.shards)
             raise IndexMissing(f"{index}: generation {generation} has no shard {shard_id}; {known}")
@@ -73,7 +79,7 @@ class HeldShard:
             entry.passages,
             entry.tokens,
             self.dim,
-            kernels.IMPLEMENTATION,
+            self.shard.implementation,
         )
 
     def search(self, query: ShardQuery, deadline: float) -> ShardAnswer:
@@ -243,16 +249,23 @@ class ShardServerActor:
     """The class that `cluster/serve_shards.py` makes Ray actors of; usable without Ray, too."""
 
     def __init__(
-        self, index: str, generation: str, shard_id: str, host: str, threads: int | None = None
+        self,
+        index: str,
+        generation: str,
+        shard_id: str,
+        host: str,
+        threads: int | None = None,
+        device: str = "cpu",
     ) -> None:
         """Nothing that can fail: an error here would reach the caller without its class.
 
         Args:
             host: what to listen on; "" means this Ray node's own address.
+            threads: calls that run at once; as many as the device is worth by default.
         """
-        self._wanted = (index, generation, shard_id)
+        self._wanted = (index, generation, shard_id, device)
         self._host = host
-        self._threads = threads
+        self._threads = threads or searches_at_once(device)
         self._server: ShardServer | None = None
 
     def address(self) -> str:

@@ -89,10 +89,11 @@ class Codec:
     @cached_property
     def centroid_table(self) -> kernels.CentroidTable:
         """The int8 table that kernels probe; for `tartan` it is the exact definition."""
-        return kernels.CentroidTable(*self._int8)
+        return kernels.CentroidTable(*self.centroids_i8)
 
     @cached_property
-    def _int8(self) -> tuple[I8, F32]:
+    def centroids_i8(self) -> tuple[I8, F32]:
+        """The centroids as int8 [C, D] and a float32 scale of each [C]."""
         return tartan.quantise_centroids(self.centroids_CD)
 
     @cached_property
@@ -132,7 +133,7 @@ class Codec:
         header = {"name": self.name, "bits": self.bits}
         (folder / "codec.json").write_text(json.dumps(header) + "\n")
         if self.name == "tartan":
-            codes_CD, scales_C = self._int8
+            codes_CD, scales_C = self.centroids_i8
             np.save(folder / "centroids.npy", codes_CD)
             np.save(folder / "centroid_scales.npy", scales_C)
         else:

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from colbert_core import kernels
 from colbert_core.codec import Codec
-from colbert_core.errors import IndexCorrupt
+from colbert_core.errors import IndexCorrupt, InvalidInput
 from colbert_core.index.files import map_array
 from colbert_core.index.manifest import (
     FileEntry,
@@ -28,6 +28,9 @@ from colbert_core.index.manifest import (
 from colbert_core.index.passages import PassageReader, StoredRow
 from colbert_core.packed_ints import PackedInts
 from colbert_core.types import F32, I64, AnyArray
+
+if TYPE_CHECKING:
+    from colbert_core.torch_kernels import TorchShard, TorchTable
 
 ARRAYS = ("codes", "residuals", "scales", "offsets", "posting_offsets", "postings")
 
@@ -45,12 +48,19 @@ class ShardArrays:
 
 
 class ShardReader:
-    """One shard, open for searching; immutable, safe to share between threads."""
+    """One shard, open for searching; immutable, safe to share between threads.
 
-    def __init__(self, index: Path, entry: ShardEntry, codec: Codec) -> None:
+    Args:
+        table: the centroids on the device that the shard is to be searched on; None for the CPU.
+    """
+
+    def __init__(
+        self, index: Path, entry: ShardEntry, codec: Codec, table: TorchTable | None = None
+    ) -> None:
         self.folder = index / "shards" / entry.id
         self.entry = entry
         self.codec = codec
+        self._table = table
         self.arrays = ShardArrays(*(map_array(self.folder / f"{name}.npy") for name in ARRAYS))
         if len(self.arrays.scales) != entry.tokens:
             raise IndexCorrupt(
@@ -73,15 +83,16 @@ class ShardReader:
         return self.entry.tokens
 
     @cached_property
-    def kernel(self) -> kernels.Shard:
-        """The kernel's view of this shard.
+    def kernel(self) -> kernels.Shard | TorchShard:
+        """The kernel's view of this shard; on a GPU, a copy of its arrays.
 
         Raises:
             IndexCorrupt: the arrays do not fit each other.
         """
         arrays, codec = self.arrays, self.codec
+        centroids_CD = codec.centroids_CD if codec.normalize else None
         try:
-            return kernels.Shard(
+            native = kernels.Shard(
                 codec.centroid_table,
                 self.passages,
                 arrays.codes,
@@ -94,13 +105,36 @@ class ShardReader:
                 codec.tables.levels,
                 codec.tables.alpha,
                 codec.tables.beta,
-                codec.centroids_CD if codec.normalize else None,
+                centroids_CD,
+                codec.normalize,
+            )
+            if self._table is None:
+                return native
+            from colbert_core.torch_kernels import TorchShard
+
+            return TorchShard(
+                self._table,
+                native,
+                arrays.codes,
+                arrays.residuals,
+                arrays.scales,
+                arrays.offsets,
+                codec.bits,
+                codec.tables.levels,
+                codec.tables.alpha,
+                codec.tables.beta,
+                centroids_CD,
                 codec.normalize,
             )
         except ValueError as error:
             raise IndexCorrupt(
                 f"{self.folder}: {error}; run `tartan index verify` to find the damaged file"
             ) from error
+
+    @property
+    def implementation(self) -> str:
+        """Which kernels search this shard, for people."""
+        return kernels.IMPLEMENTATION if self._table is None else f"torch ({self._table.device})"
 
     @property
     def codes(self) -> PackedInts:
@@ -137,6 +171,13 @@ class Generation:
     manifest: Manifest
     codec: Codec
     shards: tuple[ShardReader, ...]
+    device: str = "cpu"
+    device_table: TorchTable | None = None
+
+    @property
+    def table(self) -> kernels.CentroidTable | TorchTable:
+        """The centroids where shards are searched."""
+        return self.device_table or self.codec.centroid_table
 
     @property
     def model(self) -> Mapping[str, Any] | None:
@@ -151,7 +192,11 @@ class Generation:
 
 
 def open_generation(
-    path: str | Path, *, shards: Sequence[str] | None = None, generation: str | None = None
+    path: str | Path,
+    *,
+    shards: Sequence[str] | None = None,
+    generation: str | None = None,
+    device: str = "cpu",
 ) -> Generation:
     """Open a generation of an index.
 
@@ -159,8 +204,12 @@ def open_generation(
         path: folder of the index.
         shards: ids of the shards to open; all by default, none for a gateway.
         generation: its id; the live one by default.
+        device: where to search. "cpu" is the native kernels; "cuda", or "cuda:1" for one of
+            several GPUs, is those in torch, with the shards copied there now; "torch:cpu" is the
+            same without a GPU, for testing.
 
     Raises:
+        InvalidInput: there is no such device here, or the shards do not fit on it.
         IndexMissing: there is no index here.
         IndexCorrupt: a file is missing, truncated, or does not fit the manifest.
     """
@@ -172,8 +221,24 @@ def open_generation(
         if name.startswith(folders):
             check_size(index / name, entry)
     codec = Codec.load(index / "global" / manifest.codec_id)
-    readers = tuple(ShardReader(index, shard, codec) for shard in wanted)
-    return Generation(index, manifest, codec, readers)
+    table = None if device == "cpu" else _device_table(codec, device)
+    readers = tuple(ShardReader(index, shard, codec, table) for shard in wanted)
+    if table is not None:
+        for reader in readers:  # copied now: threads that search first would each make a copy
+            _ = reader.kernel
+    return Generation(index, manifest, codec, readers, device, table)
+
+
+def _device_table(codec: Codec, device: str) -> TorchTable:
+    """The centroids on a device; torch is imported here, and nowhere else for searching."""
+    try:
+        from colbert_core.torch_kernels import TorchTable, open_device
+    except ModuleNotFoundError as error:
+        raise InvalidInput(
+            f"device is {device!r}, which needs torch: install it (`pip install torch`), or search "
+            "with device cpu"
+        ) from error
+    return TorchTable(*codec.centroids_i8, open_device(device))
 
 
 def check_size(path: Path, entry: FileEntry) -> None:

@@ -15,6 +15,9 @@ LOW_STEPS = np.float32(254)
 """Steps of a query's low plane in one of its high plane: the low one is then int8 within ±127."""
 
 
+LARGEST_ROW = np.float32(32000)  # of an int16, with room for rounding
+
+
 class QuantisedQuery(NamedTuple):
     """A query as two int8 planes, q ≈ (high + low / 254) · scale: 16 bits in all.
 
@@ -38,6 +41,20 @@ def quantise_query(Q_LD: F32) -> QuantisedQuery:
     high_LD = np.clip(np.rint(values_LD), -127, 127)
     low_LD = np.clip(np.rint((values_LD - high_LD) * LOW_STEPS), -127, 127)
     return QuantisedQuery(high_LD.astype(np.int8), low_LD.astype(np.int8), scales_L)
+
+
+def row_scales(query: QuantisedQuery, longest: float) -> tuple[F32, F32]:
+    """Of the int16 rows of centroid interaction, for each query token, float32 [L]: what a dot
+    product times a centroid's scale is multiplied by, and what a row's step is worth.
+
+    The longest centroid (`longest`) in the token's direction gets 32,000.
+    """
+    longest_L = np.sqrt(np.sum(query.high_LD.astype(np.float64) ** 2, axis=1)) * longest
+    used_L = longest_L > 0
+    divisor_L = np.where(used_L, longest_L, 1).astype(np.float32)
+    gains_L = np.where(used_L, LARGEST_ROW / divisor_L, np.float32(0))
+    steps_L = np.where(used_L, query.scales_L / np.where(used_L, gains_L, 1), np.float32(0))
+    return gains_L, steps_L
 
 
 def integer_dots(rows_RD: I8, queries_LD: I8) -> F32:

@@ -13,6 +13,7 @@ from colbert_core.reference.arithmetic import (
     quantise_levels,
     quantise_query,
     query_dots,
+    row_scales,
     sum_over_query,
     unpack_residuals,
 )
@@ -37,7 +38,6 @@ LARGEST_TOTAL = 2**31
 
 SMALLEST_RANGE = np.float32(1e-30)  # of probe scores; below, all gains count as equal
 MOST = 2**63 - 1  # where nothing is limited
-LARGEST_ROW = 32000.0  # of an int16, with room for rounding
 BATCH = 64  # passages between two looks at the clock
 
 
@@ -132,12 +132,7 @@ class Shard:
         self.alpha, self.beta, self.centroids_f32 = alpha, beta, centroids_f32
         self.normalize = normalize
         self.levels_i8, self.level_step = quantise_levels(levels)
-        off_grid = np.abs(levels - self.levels_i8 * self.level_step).max()
-        self.on_grid = (
-            centroids_f32 is None
-            and not normalize
-            and bool(off_grid <= GRID_TOLERANCE * np.abs(levels).max())
-        )
+        self.on_grid = scores_are_integers(levels, centroids_f32, normalize)
 
     # ------------------------------------------------------------ public calls
 
@@ -184,7 +179,8 @@ class Shard:
         require(k >= 1, f"k {k} must be at least 1")
         require(candidates >= 1, f"candidates {candidates} must be at least 1")
         require(scored >= 0, f"scored {scored} must be at least 0")
-        first, second = _margin("margin", margin), _margin("interaction_margin", interaction_margin)
+        first = check_margin("margin", margin)
+        second = check_margin("interaction_margin", interaction_margin)
         allowed = self._allowed(allowed_N)
         live = self.passages if allowed is None else int(np.count_nonzero(allowed))
         if live == 0:
@@ -291,7 +287,7 @@ class Shard:
                 break
             ids_LP, scores_LP = self.table.probe(Q_LD, min(4 * width, self.table.centroids))
         order = np.lexsort((pids, -totals))[:candidates]
-        factor = _addend_factor(scores_LP)
+        factor = addend_factor(scores_LP)
         with np.errstate(over="ignore", invalid="ignore"):
             slack = margin * np.sqrt(np.float32(len(Q_LD))) * factor
         if len(order) > wanted and factor > 0 and slack < LARGEST_TOTAL:
@@ -308,7 +304,7 @@ class Shard:
         and 1 for being met at all. Integers, so that the order of addition cannot matter.
         """
         gains_LP = scores_LP - scores_LP[:, -1:]
-        factor = _addend_factor(scores_LP)
+        factor = addend_factor(scores_LP)
         addends_LP = 1 + np.minimum(np.rint(gains_LP * factor), FINEST_ADDEND).astype(np.int64)
         totals_N = np.zeros(self.passages, np.int64)
         met_N = np.full(self.passages, -1, np.int64)
@@ -326,15 +322,10 @@ class Shard:
     def _interact(self, Q_LD: F32, pids: I64, deadline_s: float) -> F32:
         """MaxSim, float32 [M], with every token taken for its centroid (PLAID, stage 3).
 
-        A centroid's score is an int16 in steps of its own for each query token, such that the
-        longest centroid in the token's direction gets 32,000.
+        A centroid's score is an int16 in steps of its own for each query token (`row_scales`).
         """
         query, table = quantise_query(Q_LD), self.table
-        longest_L = np.sqrt(np.sum(query.high_LD.astype(np.float64) ** 2, axis=1)) * table.longest
-        used_L = longest_L > 0
-        divisor_L = np.where(used_L, longest_L, 1).astype(np.float32)
-        gains_L = np.where(used_L, np.float32(LARGEST_ROW) / divisor_L, np.float32(0))
-        steps_L = np.where(used_L, query.scales_L / np.where(used_L, gains_L, 1), np.float32(0))
+        gains_L, steps_L = row_scales(query, table.longest)
         totals = np.zeros(len(pids), np.float32)
         for i, pid in enumerate(pids):
             if i % BATCH == 0:
@@ -443,7 +434,19 @@ class Shard:
         require(0 <= pid < self.passages, f"passage {pid} is not one of {self.passages}")
 
 
-def _addend_factor(scores_LP: F32) -> np.float32:
+def scores_are_integers(levels: F32, centroids_f32: F32 | None, normalize: bool) -> bool:
+    """Whether decoded vectors are sums of int8 vectors, but for a float's rounding: centroids as in
+    the table, and levels that are int8 multiples of one step."""
+    levels_i8, step = quantise_levels(levels)
+    off_grid = np.abs(levels - levels_i8 * step).max()
+    return (
+        centroids_f32 is None
+        and not normalize
+        and bool(off_grid <= GRID_TOLERANCE * np.abs(levels).max())
+    )
+
+
+def addend_factor(scores_LP: F32) -> np.float32:
     """Integer units of a candidate's total per unit of score; 0 where all probes score alike."""
     widest = (scores_LP[:, 0] - scores_LP[:, -1]).max()
     return np.float32(FINEST_ADDEND) / widest if widest >= SMALLEST_RANGE else np.float32(0)
@@ -457,13 +460,13 @@ def _best(pids: I64, scores: F32, k: int) -> tuple[I64, F32]:
 
 def _estimates(totals: I64, scores_LP: F32) -> F32:
     """Scores, float32, of integer totals: above what the last probes of all tokens would give."""
-    base, factor = sum_over_query(scores_LP[:, -1]), _addend_factor(scores_LP)
+    base, factor = sum_over_query(scores_LP[:, -1]), addend_factor(scores_LP)
     gains = totals.astype(np.float32) / factor if factor > 0 else np.zeros(len(totals), np.float32)
     estimates: F32 = base + gains
     return estimates
 
 
-def _margin(name: str, margin: float) -> np.float32:
+def check_margin(name: str, margin: float) -> np.float32:
     require(margin >= 0, f"{name} must be a number of at least 0")
     with np.errstate(over="ignore"):
         return np.float32(margin)

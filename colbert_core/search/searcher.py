@@ -90,7 +90,7 @@ class Searcher:
         probes = (
             None
             if params.exact
-            else codec.centroid_table.probe(rotated_LD, params.nprobe, keep_rows=True)
+            else self.generation.table.probe(rotated_LD, params.nprobe, keep_rows=True)
         )
         parts = [
             search_shard(

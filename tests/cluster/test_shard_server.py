@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from local_cluster import DIM, unit_vectors
 
+from cluster.serve_shards import gpu_share
 from cluster.wire import shard as convert
 from cluster.wire.tartan.shard.v1 import shard_pb2, shard_pb2_grpc
 from cluster.wire.types import FetchQuery, ShardQuery
@@ -233,3 +234,30 @@ def test_the_actor_class_works_without_ray(small_index: Path, held: HeldShard) -
     with grpc.insecure_channel(address) as channel:
         assert shard_pb2_grpc.ShardServiceStub(channel).Search(request(held), timeout=30.0).pids
     actor.stop(0.0)
+
+
+def test_a_shard_on_a_device_answers_alike(held: HeldShard, small_index: Path) -> None:
+    actor = ShardServerActor(
+        str(small_index), held.generation, held.identity.shard_id, "127.0.0.1", device="torch:cpu"
+    )
+    try:
+        with grpc.insecure_channel(actor.address()) as channel:
+            stub = shard_pb2_grpc.ShardServiceStub(channel)
+            late = [stub.Search.future(request(held, k=k)) for k in (1, 5, 9) for _ in range(8)]
+            found = [convert.answer_from_proto(future.result()).top for future in late]
+            info = stub.GetShardInfo(shard_pb2.GetShardInfoRequest())
+    finally:
+        actor.stop(0.0)
+    for k, top in zip(np.repeat([1, 5, 9], 8), found, strict=True):
+        query = convert.query_from_proto(request(held, k=int(k)))
+        expected = held.search(query, time.monotonic() + 60).top
+        np.testing.assert_array_equal(top.pids_K, expected.pids_K)
+        np.testing.assert_array_equal(top.scores_K, expected.scores_K)
+    assert convert.identity_from_proto(info).kernels == "torch (cpu)"
+
+
+def test_gpus_are_shared_evenly() -> None:
+    assert [gpu_share(servers, 4) for servers in (1, 4, 5, 8, 9)] == [1, 1, 0.5, 0.5, 0.3333]
+    assert gpu_share(3, 1) * 3 <= 1
+    with pytest.raises(Unavailable, match=r"no GPU.*--device cpu"):
+        gpu_share(1, 0)

@@ -50,6 +50,19 @@ def test_only_text_and_train_import_transformers() -> None:
             assert not under(imports_of(path), "transformers", "tokenizers"), path
 
 
+def test_only_a_device_brings_torch_to_a_search() -> None:
+    """The kernels in torch are imported in one place, and use nothing of what stands above them."""
+    for path in sources("colbert_core"):
+        inside = path.parts[-2] == "torch_kernels"
+        if not inside and path.name != "reader.py":
+            assert not under(imports_of(path), "colbert_core.torch_kernels"), path
+        if inside:
+            above = [f"colbert_core.{name}" for name in (*LAYERS, "text", "api", "build")]
+            assert not under(imports_of(path), *above), path
+    for path in [*sources("colbert_core/search"), *sources("colbert_core/index"), *SERVING]:
+        assert not under(imports_of(path), "torch"), path
+
+
 LAYERS = {"codec": 1, "index": 2, "search": 3}
 
 
@@ -114,7 +127,8 @@ def loaded_after(statement: str) -> set[str]:
         ("import workers.shard_server", "torch transformers"),
         (
             "import numpy, tempfile; from colbert_core import Index; "
-            "Index.build(tempfile.mkdtemp(), [numpy.eye(8)] * 9)",
+            "index = Index.build(tempfile.mkdtemp(), [numpy.eye(8)] * 9); "
+            "index.search_many([numpy.eye(8)] * 2)",
             "torch transformers",
         ),
         ("import cluster.cli", "ray grpc torch transformers pyarrow"),

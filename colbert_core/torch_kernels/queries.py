@@ -1,0 +1,70 @@
+"""A batch of queries on a device, padded to the longest with tokens that add nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from colbert_core.reference.arithmetic import quantise_query, row_scales
+from colbert_core.types import F32, AnyArray
+
+
+@dataclass(frozen=True)
+class QueryBatch:
+    """B queries of up to L tokens. What a shorter one lacks is zeros: its vectors, so that its
+    products are 0, and its scales and steps, so that it adds 0 to a sum.
+
+    Attributes:
+        Q_BDL: float32 [B, D, L].
+        planes_BDX: float32 [B, D, 2·L], the int8 planes of `quantise_query`, high, then low.
+        high_DBL: float32 [D, B, L], the high one again.
+        scales_BL: float32, of the planes.
+        gains_BL, steps_BL: float32, from dot products to int16 rows, and from these to scores.
+    """
+
+    Q_BDL: torch.Tensor
+    planes_BDX: torch.Tensor
+    high_DBL: torch.Tensor
+    scales_BL: torch.Tensor
+    gains_BL: torch.Tensor
+    steps_BL: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.scales_BL)
+
+    @property
+    def lanes(self) -> int:
+        """L, padding included."""
+        return self.scales_BL.shape[1]
+
+
+def make_batch(queries: Sequence[F32], longest: float, device: torch.device) -> QueryBatch:
+    """Quantise queries, float32 [L, D] each, and bring them to the device.
+
+    Args:
+        longest: length of the longest centroid, which int16 rows are made to fit.
+    """
+    lengths = [len(Q_LD) for Q_LD in queries]
+    used_BL = np.arange(max(lengths)) < np.array(lengths)[:, None]
+
+    def padded(values_XD: AnyArray) -> torch.Tensor:
+        """All queries' tokens in a row, [X, …] → float32 [B, L, …]."""
+        values_BLD = np.zeros((*used_BL.shape, *values_XD.shape[1:]), np.float32)
+        values_BLD[used_BL] = values_XD
+        return torch.tensor(values_BLD, device=device)
+
+    Q_XD = np.concatenate(queries)
+    planes = quantise_query(Q_XD)
+    gains_X, steps_X = row_scales(planes, longest)
+    high_BLD, low_BLD = padded(planes.high_LD), padded(planes.low_LD)
+    return QueryBatch(
+        Q_BDL=padded(Q_XD).transpose(1, 2).contiguous(),
+        planes_BDX=torch.cat([high_BLD, low_BLD], dim=1).transpose(1, 2).contiguous(),
+        high_DBL=high_BLD.permute(2, 0, 1).contiguous(),
+        scales_BL=padded(planes.scales_L),
+        gains_BL=padded(gains_X),
+        steps_BL=padded(steps_X),
+    )
