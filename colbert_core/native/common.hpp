@@ -27,6 +27,8 @@ constexpr uint32_t kFinestAddend = 1u << 20;  // 1024 of them fit in 31 bits
 constexpr float kGridTolerance = 1e-6f;       // of the largest level: a float's rounding
 constexpr size_t kScoredPerHit = 3;           // of the candidates, by centroid interaction
 constexpr size_t kScoredBeside = 48;
+constexpr int kTrellisWindow = 6;  // bits that name a level
+constexpr int kTrellisLevels = 1 << kTrellisWindow;
 constexpr size_t kBatch = 64;  // passages between two looks at the clock
 
 struct CorruptShard : std::runtime_error {
