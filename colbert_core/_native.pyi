@@ -90,8 +90,8 @@ def quantise_tartan(
     centroids_CD: F32,
     bits: int,
     levels: F32,
-    alpha_borders: F32,
-    beta_borders: F32,
+    ratio_steps: F32,
+    gain_steps: F32,
     threads: int = 1,
 ) -> tuple[U8, U8]: ...
 def quantise_colbertv2(

@@ -6,11 +6,10 @@ W = 64 levels.
 A random rotation makes the residual's components alike and nearly Gaussian, so that one set of
 levels is right for all of them. The b bits of a dimension choose among 2^b of 64 levels; which
 ones, the bits before decide (reference/trellis.py), and the bits of a token are chosen together. A
-least-squares scale per token absorbs how long its residual is, and the decoded vector is scaled to
-unit length, as the original was. Both scales share a byte: four bits choose what the centroid is
-multiplied by, four bits what the levels are. Levels and centroids lie on int8 grids by definition,
-so integer kernels decode exactly what is stored. docs/decisions/codec.md has the measurements, and
-what did not help.
+token decodes as gain · (centroid + ratio · level): a least-squares ratio absorbs how long its
+residual is, and the gain makes it of unit length, as the original was. Both share a byte, three
+bits of ratio and five of gain. Levels and centroids lie on int8 grids by definition, so integer kernels
+decode exactly what is stored. docs/decisions/codec.md has the measurements, and what did not help.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ import numpy as np
 
 from colbert_core import hardware, kernels
 from colbert_core.codec.tables import Tables
-from colbert_core.reference.residuals import fit_tartan
+from colbert_core.reference.residuals import fit_ratios, fit_tartan
 from colbert_core.reference.trellis import WINDOW, WINDOWS, windows_of
 from colbert_core.types import F32, F64, I8, I32, U8
 
 _LLOYD_ROUNDS = 60
-_SCALE_STEPS = 16
+_RATIOS, _GAINS = 8, 32
 _LEVEL_ROUNDS = 20
 _LEVEL_TOKENS = 4096
 """Sample tokens that the 64 levels are trained on."""
@@ -67,13 +66,10 @@ def train_tables(vectors_SD: F32, centroids_SD: F32, *, bits: int) -> Tables:
     residuals_SD = vectors_SD - centroids_SD
     lengths_S1 = np.sqrt(np.mean(residuals_SD * residuals_SD, axis=1, keepdims=True))
     levels = train_levels((residuals_SD / np.maximum(lengths_S1, 1e-6))[:_LEVEL_TOKENS], bits)
-    _, alpha_S, beta_S = fit_tartan(levels, bits, vectors_SD, centroids_SD, _best_bits)
-    return Tables(
-        levels=levels,
-        cutoffs=None,
-        alpha=np.tile(_lloyd_steps(alpha_S), _SCALE_STEPS),
-        beta=np.repeat(_lloyd_steps(beta_S), _SCALE_STEPS),
-    )
+    ratios = _lloyd_steps(fit_ratios(levels, bits, residuals_SD, _best_bits), _RATIOS)
+    _, _, gain_S = fit_tartan(levels, bits, vectors_SD, centroids_SD, ratios, _best_bits)
+    alpha = np.repeat(_lloyd_steps(gain_S, _GAINS), _RATIOS)
+    return Tables(levels, cutoffs=None, alpha=alpha, beta=alpha * np.tile(ratios, _GAINS))
 
 
 def train_levels(components_SD: F32, bits: int) -> F32:
@@ -115,8 +111,8 @@ def quantise(
         centroids_CD,
         bits,
         tables.levels,
-        _borders(tables.alpha[:_SCALE_STEPS]),
-        _borders(tables.beta[::_SCALE_STEPS]),
+        tables.beta[:_RATIOS] / tables.alpha[:_RATIOS],
+        np.ascontiguousarray(tables.alpha[::_RATIOS]),
         hardware.threads(),
     )
 
@@ -153,11 +149,6 @@ def _lloyd(values: F32, count: int) -> F64:
     return levels
 
 
-def _lloyd_steps(scales_S: F32) -> F32:
-    steps: F32 = _lloyd(scales_S, _SCALE_STEPS).astype(np.float32)
+def _lloyd_steps(scales_S: F32, count: int) -> F32:
+    steps: F32 = _lloyd(scales_S, count).astype(np.float32)
     return steps
-
-
-def _borders(steps: F32) -> F32:
-    borders: F32 = (steps[1:] + steps[:-1]) / np.float32(2)
-    return borders

@@ -158,12 +158,12 @@ class Quantising {
 };
 
 Residuals tartan_residuals(const Array& vectors_TD, const Array& codes_T, const Array& centroids_CD,
-                           int bits, const Array& levels, const Array& alpha_borders,
-                           const Array& beta_borders, int64_t threads) {
+                           int bits, const Array& levels, const Array& ratio_steps,
+                           const Array& gain_steps, int64_t threads) {
   Quantising work(vectors_TD, codes_T, centroids_CD, bits);
   const TartanTables tables{bits, sized("levels", levels, kTrellisLevels),
-                            sized("alpha_borders", alpha_borders, 15),
-                            sized("beta_borders", beta_borders, 15)};
+                            sized("ratio_steps", ratio_steps, kRatios),
+                            sized("gain_steps", gain_steps, kGains)};
   return work.by(quantise_tartan, tables, threads);
 }
 
@@ -196,7 +196,7 @@ void bind_build(nb::module_& module) {
              "levels_W"_a.noconvert(), "threads"_a = 1);
   module.def("quantise_tartan", &tartan_residuals, "vectors_TD"_a.noconvert(),
              "codes_T"_a.noconvert(), "centroids_CD"_a.noconvert(), "bits"_a,
-             "levels"_a.noconvert(), "alpha_borders"_a.noconvert(), "beta_borders"_a.noconvert(),
+             "levels"_a.noconvert(), "ratio_steps"_a.noconvert(), "gain_steps"_a.noconvert(),
              "threads"_a = 1);
   module.def("quantise_colbertv2", &colbertv2_residuals, "vectors_TD"_a.noconvert(),
              "codes_T"_a.noconvert(), "centroids_CD"_a.noconvert(), "bits"_a,

@@ -51,11 +51,13 @@ struct QuantiseTokens {
   uint8_t* scales;  // out: [count]
 };
 
+constexpr size_t kRatios = 8, kGains = 32;  // steps of either in a scale byte
+
 struct TartanTables {
   int bits;
-  const float* levels;         // [64]
-  const float* alpha_borders;  // [15], between the 16 values of alpha
-  const float* beta_borders;   // [15]
+  const float* levels;  // [64]
+  const float* ratios;  // [8] what the low three bits of a scale byte stand for
+  const float* gains;   // [32] what the others stand for
 };
 
 // Values whose nearest levels along the trellis are wanted.

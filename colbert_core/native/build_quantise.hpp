@@ -126,9 +126,11 @@ inline void pack_planes(const uint8_t* indices, size_t dim, uint8_t* out) {
   }
 }
 
-inline uint8_t steps_below(const float* borders, float value) {
+// The nearest of ascending steps.
+template <size_t kCount>
+inline uint8_t nearest_step(const float* steps, float value) {
   uint8_t below = 0;
-  for (size_t i = 0; i < kLanes - 1; ++i) below += borders[i] < value;
+  for (size_t i = 0; i + 1 < kCount; ++i) below += (steps[i + 1] + steps[i]) / 2.0f < value;
   return below;
 }
 
@@ -195,12 +197,10 @@ class Group {
     }
   }
 
-  // The scale of least squared error with the levels that were chosen.
+  // The levels of the windows, and the scale of least squared error with them.
   void fit() {
     for (size_t i = 0; i < kLanes; ++i) {
-      Padded& one = token[i];
-      for (size_t d = 0; d < one.dim; ++d) one.chosen[d] = levels_[one.indices[d]];
-      one.clear_tail();
+      const Padded& one = look_up(i);
       F products = F::splat(0), lengths = F::splat(0);
       for (size_t d = 0; d < one.lanes; d += kLanes) {
         const F chosen = F::load(one.chosen + d);
@@ -211,7 +211,17 @@ class Group {
     }
   }
 
+  // What gives the decoded vector unit length.
+  float gain(size_t i) { return 1.0f / decoded_norm<F>(look_up(i), scales[i]); }
+
  private:
+  const Padded& look_up(size_t i) {
+    Padded& one = token[i];
+    for (size_t d = 0; d < one.dim; ++d) one.chosen[d] = levels_[one.indices[d]];
+    one.clear_tail();
+    return one;
+  }
+
   const float* levels_;
   Viterbi<kBytes, kBits> viterbi_;
   alignas(64) float values_[kMaxDim * kLanes];  // [D][kLanes]
@@ -227,30 +237,30 @@ inline float root_mean_square(const Padded& token) {
   return std::max(std::sqrt(squares.sum() / static_cast<float>(token.dim)), 1e-6f);
 }
 
-constexpr int kFits = 2;  // the first of the residual as it is, the other for the fitted scale
-
 template <size_t kBytes, int kBits>
 void quantise_tartan_bits(const QuantiseTokens& tokens, const TartanTables& tables) {
   using F = Floats<kBytes>;
-  const auto group = std::make_unique<Group<kBytes, kBits>>(tokens.dim, tables.levels);
+  const size_t dim = tokens.dim;
+  const auto group = std::make_unique<Group<kBytes, kBits>>(dim, tables.levels);
   for (size_t first = 0; first < tokens.count; first += kLanes) {
     const size_t count = std::min(kLanes, tokens.count - first);
     for (size_t i = 0; i < kLanes; ++i) {  // the last one fills up
       group->token[i].take(tokens, first + std::min(i, count - 1));
       group->scales[i] = root_mean_square<F>(group->token[i]);
     }
-    for (int fit = 0; fit < kFits; ++fit) {
-      group->choose();
-      group->fit();
+    group->choose();
+    group->fit();
+    uint8_t steps[kLanes];
+    for (size_t i = 0; i < kLanes; ++i) {
+      steps[i] = nearest_step<kRatios>(tables.ratios, group->scales[i]);
+      group->scales[i] = std::max(tables.ratios[steps[i]], 1e-6f);
     }
+    group->choose();
     for (size_t i = 0; i < count; ++i) {
-      const Padded& token = group->token[i];
-      const float alpha = 1.0f / decoded_norm<F>(token, group->scales[i]);
-      const uint8_t low = steps_below(tables.alpha_borders, alpha);
-      const uint8_t high = steps_below(tables.beta_borders, alpha * group->scales[i]);
-      pack_windows<kBits>(token.indices, token.dim,
-                          tokens.packed + (first + i) * token.dim * kBits / 8);
-      tokens.scales[first + i] = static_cast<uint8_t>(low | high << 4);
+      const size_t gain = nearest_step<kGains>(tables.gains, group->gain(i));
+      tokens.scales[first + i] = static_cast<uint8_t>(steps[i] + kRatios * gain);
+      pack_windows<kBits>(group->token[i].indices, dim,
+                          tokens.packed + (first + i) * dim * kBits / 8);
     }
   }
 }

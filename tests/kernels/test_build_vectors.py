@@ -30,8 +30,10 @@ def trellis_levels(rng: np.random.Generator) -> F32:
     return levels
 
 
-def borders(rng: np.random.Generator) -> F32:
-    return np.sort(rng.uniform(0.02, 1.5, 15)).astype(np.float32)
+def steps(rng: np.random.Generator) -> tuple[F32, F32]:
+    """Of ratios and of gains."""
+    ratios, gains = rng.uniform(0.001, 0.2, 8), rng.uniform(0.8, 1.3, 32)
+    return np.sort(ratios).astype(np.float32), np.sort(gains).astype(np.float32)
 
 
 def odd(rng: np.random.Generator, dim: int) -> F32:
@@ -88,12 +90,12 @@ def test_residuals_are_the_references(bits: int, dim: int) -> None:
     values, cutoffs = buckets(rng, bits)
     levels = trellis_levels(rng)
     near_TD[40:80] += cutoffs[0]  # some lie on a border of colbertv2's
-    alpha, beta = borders(rng), borders(rng)
+    ratios, gains = steps(rng)
     for x_TD, codes in ((near_TD, codes_T), (odd_TD, codes_T[: len(odd_TD)])):
         shared = (x_TD, codes, centroids_CD, bits)
         for threads in (1, 3):
-            found = _native.quantise_tartan(*shared, levels, alpha, beta, threads)
-            expected = reference.quantise_tartan(*shared, levels, alpha, beta)
+            found = _native.quantise_tartan(*shared, levels, ratios, gains, threads)
+            expected = reference.quantise_tartan(*shared, levels, ratios, gains)
             assert np.array_equal(found[0], expected[0])
             assert np.array_equal(found[1], expected[1])
             found = _native.quantise_colbertv2(*shared, values, cutoffs, 0.5, 127.5, threads)
@@ -109,7 +111,7 @@ def test_more_vectors_than_a_thread_takes_at_once() -> None:
     centroids_CD = vectors(rng, 50, 64)
     codes_T = rng.integers(0, 50, 5000).astype(np.int32)
     x_TD = vectors(rng, 5000, 64)  # and the last ones do not fill a register
-    shared = (x_TD, codes_T, centroids_CD, 2, trellis_levels(rng), borders(rng), borders(rng))
+    shared = (x_TD, codes_T, centroids_CD, 2, trellis_levels(rng), *steps(rng))
     expected = reference.quantise_tartan(*shared)
     for threads in (1, 2, 8):
         found = _native.quantise_tartan(*shared, threads)
@@ -120,7 +122,7 @@ def test_more_vectors_than_a_thread_takes_at_once() -> None:
 X_TD = np.ones((3, 16), np.float32)
 CODES_T: I32 = np.zeros(3, np.int32)
 CENTROIDS_CD = np.ones((4, 16), np.float32)
-LEVELS, BORDERS = np.zeros(64, np.float32), np.zeros(15, np.float32)
+LEVELS, STEPS = np.zeros(64, np.float32), np.zeros(32, np.float32)
 VALUES, CUTOFFS = np.zeros(4, np.float32), np.zeros(3, np.float32)
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"vectors_TD": X_TD.astype(np.float64)}, "vectors_TD must be a C-contiguous float32"),
@@ -144,8 +146,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 WRONG_TABLES: list[tuple[str, dict[str, Any], str]] = [
     ("tartan", {"levels": LEVELS[:16]}, "levels has 16 entries, expected 64"),
     ("tartan", {"levels": LEVELS.astype(np.float64)}, "levels must be a C-contiguous float32"),
-    ("tartan", {"alpha_borders": BORDERS[:14]}, "alpha_borders has 14 entries, expected 15"),
-    ("tartan", {"beta_borders": VALUES}, "beta_borders has 4 entries, expected 15"),
+    ("tartan", {"ratio_steps": STEPS[:7]}, "ratio_steps has 7 entries, expected 8"),
+    ("tartan", {"gain_steps": VALUES}, "gain_steps has 4 entries, expected 32"),
     ("colbertv2", {"levels": VALUES[:3]}, "levels has 3 entries, expected 4"),
     ("colbertv2", {"cutoffs": VALUES}, "cutoffs has 4 entries, expected 3"),
 ]
@@ -153,7 +155,7 @@ WRONG_TABLES: list[tuple[str, dict[str, Any], str]] = [
 
 def quantise(twin: Any, name: str, changed: dict[str, Any]) -> None:
     tables: dict[str, dict[str, Any]] = {
-        "tartan": {"levels": LEVELS, "alpha_borders": BORDERS, "beta_borders": BORDERS},
+        "tartan": {"levels": LEVELS, "ratio_steps": STEPS[:8], "gain_steps": STEPS},
         "colbertv2": {"levels": VALUES, "cutoffs": CUTOFFS, "lowest": 0.5, "steps": 127.5},
     }
     arguments = {"vectors_TD": X_TD, "codes_T": CODES_T, "centroids_CD": CENTROIDS_CD, "bits": 2}
