@@ -8,8 +8,9 @@ levels is right for all of them. The b bits of a dimension choose among 2^b of 6
 ones, the bits before decide (reference/trellis.py), and the bits of a token are chosen together. A
 token decodes as gain · (centroid + ratio · level): a least-squares ratio absorbs how long its
 residual is, and the gain makes it of unit length, as the original was. Both share a byte, three
-bits of ratio and five of gain. Levels and centroids lie on int8 grids by definition, so integer kernels
-decode exactly what is stored. docs/decisions/codec.md has the measurements, and what did not help.
+bits of ratio and five of gain. Levels and centroids lie on int8 grids by definition, so integer
+kernels decode exactly what is stored. docs/decisions/codec.md has the measurements, and what did
+not help.
 """
 
 from __future__ import annotations
