@@ -52,7 +52,7 @@ def make_shard(
     counts_C = np.bincount(pairs // passages, minlength=centroids)
     sizes_C, lists = encode_lists(counts_C, pairs % passages, passages)
     list_ends_C1 = np.concatenate([[0], np.cumsum(sizes_C)])
-    levels = np.linspace(-1, 1, 1 << bits).astype(np.float32)
+    levels = (np.linspace(-127, 127, 64).round() / 127).astype(np.float32)
     offsets_N1 = np.concatenate([[0], np.cumsum(lengths_N)])
     shard = _native.Shard(
         table,

@@ -86,15 +86,15 @@ def to_int8(vectors_TD: F32, threads: int = 1) -> tuple[I8, F32]: ...
 def sum_rows(
     values_SD: I8, scales_S: F32, codes_S: I32, centroids: int, threads: int = 1
 ) -> F32: ...
+def best_bits(values_TD: F32, bits: int, levels_W: F32, threads: int = 1) -> U8: ...
 def quantise_tartan(
     vectors_TD: F32,
     codes_T: I32,
     centroids_CD: F32,
     bits: int,
     levels: F32,
-    cutoffs: F32,
-    alpha_borders: F32,
-    beta_borders: F32,
+    ratio_steps: F32,
+    gain_steps: F32,
     threads: int = 1,
 ) -> tuple[U8, U8]: ...
 def quantise_colbertv2(

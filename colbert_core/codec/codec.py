@@ -2,10 +2,10 @@
 
 Shapes: T tokens, D dimensions, C centroids, B packed bytes per token.
 
-A stored token is a centroid code, one residual index of b bits per dimension, and one byte that
-selects two scales. In the codec's rotated space it decodes as
+A stored token is a centroid code, b residual bits per dimension that name a level, and one byte
+that selects two scales. In the codec's rotated space it decodes as
 
-    decoded = alpha[scale] · centroid[code] + beta[scale] · levels[index]
+    decoded = alpha[scale] · centroid[code] + beta[scale] · level
 
 Two codecs share this form, this file and the search kernels: `tartan` (tartan.py), our default,
 and `colbertv2` (colbertv2.py), the paper's, whose decoded vectors are then L2-normalised. A query
@@ -26,14 +26,17 @@ from colbert_core import kernels
 from colbert_core.codec import colbertv2, tartan
 from colbert_core.codec.assign import Assigner
 from colbert_core.codec.kmeans import default_centroids, spherical_kmeans
-from colbert_core.codec.packing import PLANES, packed_bytes, unpack_planes
+from colbert_core.codec.packing import PLANES, packed_bytes
 from colbert_core.codec.rows import Rows
 from colbert_core.codec.tables import Tables
 from colbert_core.errors import IndexCorrupt, InvalidInput
 from colbert_core.types import F32, I8, I32, MAX_DIM, U8
 
 CODECS = {"tartan": tartan, "colbertv2": colbertv2}
-_ARRAYS = ("levels", "cutoffs", "alpha", "beta")
+_ARRAYS = {
+    "tartan": ("levels", "alpha", "beta"),
+    "colbertv2": ("levels", "cutoffs", "alpha", "beta"),
+}
 _TABLE_TOKENS = 20_000
 """Sample tokens that the levels and scales are trained on."""
 
@@ -120,10 +123,12 @@ class Codec:
 
     def decode(self, tokens: Compressed) -> F32:
         """Compressed tokens → float32 [T, D] in the model's space, for tests and export."""
-        indices_TD = unpack_planes(tokens.residuals_TB, self.bits, self.dim)
+        levels_TD = CODECS[self.name].residual_levels(
+            self.tables, tokens.residuals_TB, self.bits, self.dim
+        )
         decoded_TD: F32 = self.centroids_CD[tokens.codes_T]
         decoded_TD *= self.tables.alpha[tokens.scales_T, None]
-        decoded_TD += self.tables.beta[tokens.scales_T, None] * self.tables.levels[indices_TD]
+        decoded_TD += self.tables.beta[tokens.scales_T, None] * levels_TD
         if self.normalize:
             decoded_TD /= np.linalg.norm(decoded_TD, axis=1, keepdims=True).astype(np.float32)
         return decoded_TD if self.rotation_DD is None else decoded_TD @ self.rotation_DD.T
@@ -140,7 +145,7 @@ class Codec:
             np.save(folder / "centroids.npy", self.centroids_CD.astype(np.float16))
         if self.rotation_DD is not None:
             np.save(folder / "rotation.npy", self.rotation_DD)
-        for name in _ARRAYS:
+        for name in _ARRAYS[self.name]:
             np.save(folder / f"{name}.npy", getattr(self.tables, name))
 
     @classmethod
@@ -159,13 +164,18 @@ class Codec:
             if name == "tartan":
                 scales = np.load(folder / "centroid_scales.npy")
                 centroids = centroids * scales[:, None]
+            arrays = {array: np.load(folder / f"{array}.npy") for array in _ARRAYS[name]}
+            tables = Tables(**({"cutoffs": None} | arrays))
+            expected = CODECS[name].level_count(bits)
+            if len(tables.levels) != expected:
+                raise ValueError(f"it has {len(tables.levels)} levels, not {expected}")
             rotation = folder / "rotation.npy"
             return cls(
                 name=name,
                 bits=bits,
                 rotation_DD=np.load(rotation) if rotation.exists() else None,
                 centroids_CD=centroids.astype(np.float32),
-                tables=Tables(*(np.load(folder / f"{array}.npy") for array in _ARRAYS)),
+                tables=tables,
             )
         except (OSError, ValueError, KeyError) as error:
             raise IndexCorrupt(f"{folder}: the codec cannot be read: {error}") from error

@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from colbert_core import hardware, kernels
+from colbert_core.codec.packing import unpack_planes
 from colbert_core.codec.tables import Tables
 from colbert_core.types import F32, I32, U8
 
@@ -50,11 +51,23 @@ def tables_from(borders: F32, values: F32) -> Tables:
     return Tables(values, borders, scales, scales)
 
 
+def residual_levels(tables: Tables, packed_TB: U8, bits: int, dim: int) -> F32:
+    """Packed indices uint8 [T, B] → the value of every dimension's bucket, float32 [T, D]."""
+    values_TD: F32 = tables.levels[unpack_planes(packed_TB, bits, dim)]
+    return values_TD
+
+
+def level_count(bits: int) -> int:
+    """Buckets of a dimension."""
+    return 1 << bits
+
+
 def quantise(
     tables: Tables, vectors_TD: F32, codes_T: I32, centroids_CD: F32, bits: int
 ) -> tuple[U8, U8]:
     """Vectors and their codes → (packed indices uint8 [T, B], scale bytes uint8 [T])."""
     low, high = _SCALE_RANGE
+    assert tables.cutoffs is not None
     return kernels.quantise_colbertv2(
         vectors_TD,
         codes_T,

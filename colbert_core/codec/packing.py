@@ -1,8 +1,8 @@
-"""Packing residual indices into bytes: Tartan's bit planes, and the layout of Stanford's ColBERT.
+"""Packing the residual indices of `colbertv2`: bit planes, and the layout of Stanford's ColBERT.
 
 Shapes: T tokens, D dimensions, B packed bytes per token = D·bits/8.
 
-Tartan stores *planes*, so that a kernel unpacks with shifts and masks alone. In a plane of width w
+We store *planes*, so that a kernel unpacks with shifts and masks alone. In a plane of width w
 with n = D·w/8 bytes, byte i holds in field j (bits j·w … j·w+w−1) the value of dimension i + j·n.
 1, 2 and 4 bits are one plane; 3 bits are a plane of the low two bits, then one of the high bit.
 

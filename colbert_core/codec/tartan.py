@@ -1,26 +1,44 @@
-"""Tartan's own codec: rotation, optimal scalar levels, and one scale byte per token.
+"""Tartan's own codec: rotation, levels along a trellis, and one scale byte per token.
 
-Shapes: T tokens, S sample tokens, D dimensions, C centroids, B packed bytes of a token.
+Shapes: T tokens, S sample tokens, D dimensions, C centroids, B packed bytes of a token,
+W = 64 levels.
 
 A random rotation makes the residual's components alike and nearly Gaussian, so that one set of
-Lloyd–Max levels (Lloyd 1982) is right for all of them; a least-squares scale per token absorbs how
-long its residual is; and the decoded vector is scaled to unit length, as the original was. Both
-scales share a byte: four bits choose what the centroid is multiplied by, four bits what the levels
-are. Levels and centroids lie on int8 grids by definition, so integer kernels decode exactly what
-is stored. docs/decisions/codec.md has the measurements, and what did not help.
+levels is right for all of them. The b bits of a dimension choose among 2^b of 64 levels; which
+ones, the bits before decide (reference/trellis.py), and the bits of a token are chosen together. A
+token decodes as gain · (centroid + ratio · level): a least-squares ratio absorbs how long its
+residual is, and the gain makes it of unit length, as the original was. Both share a byte, three
+bits of ratio and five of gain. Levels and centroids lie on int8 grids by definition, so integer
+kernels decode exactly what is stored. docs/decisions/codec.md has the measurements, and what did
+not help.
 """
 
 from __future__ import annotations
+
+from statistics import NormalDist
 
 import numpy as np
 
 from colbert_core import hardware, kernels
 from colbert_core.codec.tables import Tables
-from colbert_core.reference.residuals import fit_tartan
+from colbert_core.reference.residuals import fit_ratios, fit_tartan
+from colbert_core.reference.trellis import WINDOW, WINDOWS, windows_of
 from colbert_core.types import F32, F64, I8, I32, U8
 
 _LLOYD_ROUNDS = 60
-_SCALE_STEPS = 16
+_RATIOS, _GAINS = 8, 32
+_LEVEL_ROUNDS = 20
+_LEVEL_TOKENS = 4096
+"""Sample tokens that the 64 levels are trained on."""
+
+_START: dict[int, tuple[float, tuple[int, ...]]] = {
+    1: (1.0, (29, 7, 10, 22, 18, 53)),
+    2: (1.0, (59, 45, 48, 8, 42, 49)),
+    3: (1.0, (13, 5, 4, 46, 17, 52)),
+    4: (1.6, (20, 32, 19, 57, 14, 47)),
+}
+"""bits → where training starts: the deviation of Gaussian quantiles, and which bits of a window are
+added without carry to make each bit of the rank of its level, lowest first. Found by trying."""
 
 
 def rotation(dim: int, seed: int) -> F32:
@@ -48,42 +66,71 @@ def train_tables(vectors_SD: F32, centroids_SD: F32, *, bits: int) -> Tables:
     tables from its scales."""
     residuals_SD = vectors_SD - centroids_SD
     lengths_S1 = np.sqrt(np.mean(residuals_SD * residuals_SD, axis=1, keepdims=True))
-    levels = lloyd_max(residuals_SD / np.maximum(lengths_S1, 1e-6), bits)
-    cutoffs = ((levels[1:] + levels[:-1]) / 2).astype(np.float32)
-    _, alpha_S, beta_S = fit_tartan(levels, cutoffs, vectors_SD, centroids_SD)
-    return Tables(
-        levels=levels,
-        cutoffs=cutoffs,
-        alpha=np.tile(_lloyd_steps(alpha_S), _SCALE_STEPS),
-        beta=np.repeat(_lloyd_steps(beta_S), _SCALE_STEPS),
-    )
+    levels = train_levels((residuals_SD / np.maximum(lengths_S1, 1e-6))[:_LEVEL_TOKENS], bits)
+    ratios = _lloyd_steps(fit_ratios(levels, bits, residuals_SD, _best_bits), _RATIOS)
+    _, _, gain_S = fit_tartan(levels, bits, vectors_SD, centroids_SD, ratios, _best_bits)
+    alpha = np.repeat(_lloyd_steps(gain_S, _GAINS), _RATIOS)
+    return Tables(levels, cutoffs=None, alpha=alpha, beta=alpha * np.tile(ratios, _GAINS))
 
 
-def lloyd_max(components: F32, bits: int) -> F32:
-    """The 2^bits symmetric levels of least squared error, on an int8 grid, ascending."""
-    half = 1 << (bits - 1)
-    levels = np.maximum(_lloyd(np.abs(components).ravel(), half), 1e-6)
-    step = levels[-1] / 127
-    grid = np.rint(np.concatenate([-levels[::-1], levels]) / step)
-    symmetric: F32 = (grid * step).astype(np.float32)
-    return symmetric
+def train_levels(components_SD: F32, bits: int) -> F32:
+    """The levels float32 [64] of little squared error, on an int8 grid, by window.
+
+    Lloyd's algorithm along the trellis; `components_SD` have a mean square of about 1.
+    """
+    levels_W = _first_levels(bits)
+    for _ in range(_LEVEL_ROUNDS):
+        packed_SB = _best_bits(components_SD, bits, levels_W)
+        windows = windows_of(packed_SB, bits, components_SD.shape[1]).ravel()
+        counts_W = np.bincount(windows, minlength=WINDOWS)
+        sums_W = np.bincount(windows, components_SD.ravel(), minlength=WINDOWS)
+        means_W = sums_W / np.maximum(counts_W, 1)
+        levels_W = np.where(counts_W > 0, means_W, levels_W).astype(np.float32)
+    step = np.maximum(np.abs(levels_W).max(), 1e-6) / 127
+    grid_W: F32 = (np.rint(levels_W / step) * step).astype(np.float32)
+    return grid_W
+
+
+def residual_levels(tables: Tables, packed_TB: U8, bits: int, dim: int) -> F32:
+    """Packed bits uint8 [T, B] → the level of every dimension, float32 [T, D]."""
+    levels_TD: F32 = tables.levels[windows_of(packed_TB, bits, dim)]
+    return levels_TD
+
+
+def level_count(bits: int) -> int:  # noqa: ARG001
+    """Levels of the trellis, at any bits."""
+    return WINDOWS
 
 
 def quantise(
     tables: Tables, vectors_TD: F32, codes_T: I32, centroids_CD: F32, bits: int
 ) -> tuple[U8, U8]:
-    """Rotated vectors and their codes → (packed indices uint8 [T, B], scale bytes uint8 [T])."""
+    """Rotated vectors and their codes → (packed bits uint8 [T, B], scale bytes uint8 [T])."""
     return kernels.quantise_tartan(
         vectors_TD,
         codes_T,
         centroids_CD,
         bits,
         tables.levels,
-        tables.cutoffs,
-        _borders(tables.alpha[:_SCALE_STEPS]),
-        _borders(tables.beta[::_SCALE_STEPS]),
+        tables.beta[:_RATIOS] / tables.alpha[:_RATIOS],
+        np.ascontiguousarray(tables.alpha[::_RATIOS]),
         hardware.threads(),
     )
+
+
+def _best_bits(values_TD: F32, bits: int, levels_W: F32) -> U8:
+    return kernels.best_bits(values_TD, bits, levels_W, hardware.threads())
+
+
+def _first_levels(bits: int) -> F32:
+    deviation, masks = _START[bits]
+    bits_Wk = np.arange(WINDOWS)[:, None] >> np.arange(WINDOW) & 1
+    mixed_Wm = bits_Wk @ (np.array(masks) >> np.arange(WINDOW)[:, None] & 1) % 2
+    rank_W = mixed_Wm @ (1 << np.arange(WINDOW))
+    gaussian = NormalDist(sigma=deviation)
+    quantiles = [gaussian.inv_cdf((rank + 0.5) / WINDOWS) for rank in range(WINDOWS)]
+    first_W: F32 = np.array(quantiles, np.float32)[rank_W]
+    return first_W
 
 
 def _lloyd(values: F32, count: int) -> F64:
@@ -103,11 +150,6 @@ def _lloyd(values: F32, count: int) -> F64:
     return levels
 
 
-def _lloyd_steps(scales_S: F32) -> F32:
-    steps: F32 = _lloyd(scales_S, _SCALE_STEPS).astype(np.float32)
+def _lloyd_steps(scales_S: F32, count: int) -> F32:
+    steps: F32 = _lloyd(scales_S, count).astype(np.float32)
     return steps
-
-
-def _borders(steps: F32) -> F32:
-    borders: F32 = (steps[1:] + steps[:-1]) / np.float32(2)
-    return borders

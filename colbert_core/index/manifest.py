@@ -22,7 +22,7 @@ from colbert_core.errors import IndexCorrupt, IndexMissing
 from colbert_core.index.presets import Preset
 
 FORMAT = "tartan-index"
-VERSION = 2
+VERSION = 3
 CURRENT = "CURRENT"
 
 

@@ -98,33 +98,49 @@ Matrix<float> sums_of_rows(const Array& values_SD, const Array& scales_S, const 
   return sums;
 }
 
+const float* sized(const char* name, const Array& array, size_t size) {
+  const auto values = view<float>(name, array, 1, "float32");
+  require(values.size() == size, std::string(name) + " has " + std::to_string(values.size()) +
+                                     " entries, expected " + std::to_string(size));
+  return values.data();
+}
+
+Matrix<uint8_t> room_for_bits(const char* name, const Array& rows_TD, int bits) {
+  view<float>(name, rows_TD, 2, "float32");
+  require(bits >= 1 && bits <= 4, "bits " + std::to_string(bits) + " must be 1, 2, 3 or 4");
+  return new_matrix<uint8_t>(rows_TD.shape(0), rows_TD.shape(1) * static_cast<size_t>(bits) / 8);
+}
+
+Matrix<uint8_t> bits_along_trellis(const Array& values_TD, int bits, const Array& levels_W,
+                                   int64_t threads) {
+  auto packed = room_for_bits("values_TD", values_TD, bits);
+  const TrellisValues trellis{view<float>("values_TD", values_TD, 2, "float32").data(),
+                              sized("levels_W", levels_W, kTrellisLevels),
+                              bits,
+                              values_TD.shape(0),
+                              values_TD.shape(1),
+                              packed.data()};
+  const size_t workers = thread_count(threads);
+  without_gil([&] { best_bits(trellis, workers); });
+  return packed;
+}
+
 // The arrays of `quantise_*`, checked; what they return is allocated here.
 class Quantising {
  public:
-  Quantising(const Array& vectors_TD, const Array& codes_T, const Array& centroids_CD, int bits,
-             const Array& levels, const Array& cutoffs)
-      : packed_(room_for(vectors_TD, bits)), scales_(new_vector<uint8_t>(vectors_TD.shape(0))) {
+  Quantising(const Array& vectors_TD, const Array& codes_T, const Array& centroids_CD, int bits)
+      : packed_(room_for_bits("vectors_TD", vectors_TD, bits)),
+        scales_(new_vector<uint8_t>(vectors_TD.shape(0))) {
     const auto vectors = view<float>("vectors_TD", vectors_TD, 2, "float32");
     const auto codes = view<int32_t>("codes_T", codes_T, 1, "int32");
     const auto centroids = view<float>("centroids_CD", centroids_CD, 2, "float32");
     require(codes.size() == vectors_TD.shape(0), "codes_T must have one entry for each vector");
     require(centroids_CD.shape(1) == vectors_TD.shape(1),
             "vectors_TD and centroids_CD must have the same dimension");
-    levels_ = sized("levels", levels, size_t{1} << bits);
-    cutoffs_ = sized("cutoffs", cutoffs, (size_t{1} << bits) - 1);
     tokens_ = {vectors.data(),      codes.data(),   centroids.data(), vectors_TD.shape(0),
                vectors_TD.shape(1), packed_.data(), scales_.data()};
     centroids_ = centroids_CD.shape(0);
   }
-
-  static const float* sized(const char* name, const Array& array, size_t size) {
-    const auto values = view<float>(name, array, 1, "float32");
-    require(values.size() == size, std::string(name) + " has " + std::to_string(values.size()) +
-                                       " entries, expected " + std::to_string(size));
-    return values.data();
-  }
-  const float* levels() const { return levels_; }
-  const float* cutoffs() const { return cutoffs_; }
 
   template <class Tables>
   Residuals by(void (*kernel)(QuantiseTokens, size_t, const Tables&, size_t), const Tables& tables,
@@ -135,35 +151,29 @@ class Quantising {
   }
 
  private:
-  static Matrix<uint8_t> room_for(const Array& vectors_TD, int bits) {
-    view<float>("vectors_TD", vectors_TD, 2, "float32");
-    require(bits >= 1 && bits <= 4, "bits " + std::to_string(bits) + " must be 1, 2, 3 or 4");
-    const size_t width = vectors_TD.shape(1) * static_cast<size_t>(bits) / 8;
-    return new_matrix<uint8_t>(vectors_TD.shape(0), width);
-  }
-
   Matrix<uint8_t> packed_;
   Vector<uint8_t> scales_;
-  const float *levels_, *cutoffs_;
   QuantiseTokens tokens_;
   size_t centroids_;
 };
 
 Residuals tartan_residuals(const Array& vectors_TD, const Array& codes_T, const Array& centroids_CD,
-                           int bits, const Array& levels, const Array& cutoffs,
-                           const Array& alpha_borders, const Array& beta_borders, int64_t threads) {
-  Quantising work(vectors_TD, codes_T, centroids_CD, bits, levels, cutoffs);
-  const TartanTables tables{bits, work.levels(), work.cutoffs(),
-                            Quantising::sized("alpha_borders", alpha_borders, 15),
-                            Quantising::sized("beta_borders", beta_borders, 15)};
+                           int bits, const Array& levels, const Array& ratio_steps,
+                           const Array& gain_steps, int64_t threads) {
+  Quantising work(vectors_TD, codes_T, centroids_CD, bits);
+  const TartanTables tables{bits, sized("levels", levels, kTrellisLevels),
+                            sized("ratio_steps", ratio_steps, kRatios),
+                            sized("gain_steps", gain_steps, kGains)};
   return work.by(quantise_tartan, tables, threads);
 }
 
 Residuals colbertv2_residuals(const Array& vectors_TD, const Array& codes_T,
                               const Array& centroids_CD, int bits, const Array& levels,
                               const Array& cutoffs, float lowest, float steps, int64_t threads) {
-  Quantising work(vectors_TD, codes_T, centroids_CD, bits, levels, cutoffs);
-  const ColbertTables tables{bits, work.levels(), work.cutoffs(), lowest, steps};
+  Quantising work(vectors_TD, codes_T, centroids_CD, bits);
+  const size_t count = size_t{1} << bits;
+  const ColbertTables tables{bits, sized("levels", levels, count),
+                             sized("cutoffs", cutoffs, count - 1), lowest, steps};
   return work.by(quantise_colbertv2, tables, threads);
 }
 
@@ -182,10 +192,12 @@ void bind_build(nb::module_& module) {
   module.def("to_int8", &to_int8_rows, "vectors_TD"_a.noconvert(), "threads"_a = 1);
   module.def("sum_rows", &sums_of_rows, "values_SD"_a.noconvert(), "scales_S"_a.noconvert(),
              "codes_S"_a.noconvert(), "centroids"_a, "threads"_a = 1);
+  module.def("best_bits", &bits_along_trellis, "values_TD"_a.noconvert(), "bits"_a,
+             "levels_W"_a.noconvert(), "threads"_a = 1);
   module.def("quantise_tartan", &tartan_residuals, "vectors_TD"_a.noconvert(),
              "codes_T"_a.noconvert(), "centroids_CD"_a.noconvert(), "bits"_a,
-             "levels"_a.noconvert(), "cutoffs"_a.noconvert(), "alpha_borders"_a.noconvert(),
-             "beta_borders"_a.noconvert(), "threads"_a = 1);
+             "levels"_a.noconvert(), "ratio_steps"_a.noconvert(), "gain_steps"_a.noconvert(),
+             "threads"_a = 1);
   module.def("quantise_colbertv2", &colbertv2_residuals, "vectors_TD"_a.noconvert(),
              "codes_T"_a.noconvert(), "centroids_CD"_a.noconvert(), "bits"_a,
              "levels"_a.noconvert(), "cutoffs"_a.noconvert(), "lowest"_a, "steps"_a,

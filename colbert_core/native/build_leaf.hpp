@@ -47,16 +47,27 @@ struct QuantiseTokens {
   const float* centroids;  // [C][D]
   size_t count;
   size_t dim;
-  uint8_t* packed;  // out: [count][D · bits / 8], planes as in codec/packing.py
+  uint8_t* packed;  // out: [count][D · bits / 8], see reference/trellis.py and codec/packing.py
   uint8_t* scales;  // out: [count]
 };
 
+constexpr size_t kRatios = 8, kGains = 32;  // steps of either in a scale byte
+
 struct TartanTables {
   int bits;
-  const float* levels;         // [2^bits]
-  const float* cutoffs;        // [2^bits − 1]
-  const float* alpha_borders;  // [15], between the 16 values of alpha
-  const float* beta_borders;   // [15]
+  const float* levels;  // [64]
+  const float* ratios;  // [8] what the low three bits of a scale byte stand for
+  const float* gains;   // [32] what the others stand for
+};
+
+// Values whose nearest levels along the trellis are wanted.
+struct TrellisValues {
+  const float* values;  // [count][D]
+  const float* levels;  // [64]
+  int bits;
+  size_t count;
+  size_t dim;
+  uint8_t* packed;  // out: [count][D · bits / 8]
 };
 
 struct ColbertTables {
@@ -74,8 +85,8 @@ struct BuildLeaf {
   void (*leave)();
   // What the bytes of a tile are xored with: 0x80 makes them unsigned.
   uint8_t flip;
-  // Offers the centroids of some runs, in the order given, to the tokens of a tile. Of equal scores the
-  // first one stays.
+  // Offers the centroids of some runs, in the order given, to the tokens of a tile. Of equal scores
+  // the first one stays.
   void (*offer)(const CentroidRows&, const uint32_t* runs, size_t count, const int8_t* tile,
                 NearestSoFar&);
   // Float vectors [count][D] as int8 with a scale each, the largest magnitude at 127.
@@ -83,6 +94,7 @@ struct BuildLeaf {
   // Adds every row whose code lies in [begin, end), times its scale, to sums[code − begin].
   void (*add_rows)(const int8_t* values, const float* scales, const int32_t* codes, size_t count,
                    size_t dim, int32_t begin, int32_t end, float* sums);
+  void (*best_bits)(const TrellisValues&);
   void (*quantise_tartan)(const QuantiseTokens&, const TartanTables&);
   void (*quantise_colbertv2)(const QuantiseTokens&, const ColbertTables&);
 };

@@ -2,13 +2,14 @@
 //
 // Included by the sources of single paths only, with the bytes of a register as kBytes. Every sum
 // over dimensions is 16 strided parts (d mod 16), each by ascending d, added in halves: the order
-// in which colbert_core/codec/tartan.py sums. Products are rounded before they are added.
+// in which colbert_core/reference/residuals.py sums. Products are rounded before they are added.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 
-#include "build_leaf.hpp"
+#include "build_trellis.hpp"
 
 namespace tartan {
 namespace {
@@ -125,9 +126,11 @@ inline void pack_planes(const uint8_t* indices, size_t dim, uint8_t* out) {
   }
 }
 
-inline uint8_t steps_below(const float* borders, float value) {
+// The nearest of ascending steps.
+template <size_t kCount>
+inline uint8_t nearest_step(const float* steps, float value) {
   uint8_t below = 0;
-  for (size_t i = 0; i < kLanes - 1; ++i) below += borders[i] < value;
+  for (size_t i = 0; i + 1 < kCount; ++i) below += (steps[i + 1] + steps[i]) / 2.0f < value;
   return below;
 }
 
@@ -137,9 +140,11 @@ struct Padded {
   alignas(64) float residual[kMaxDim + kLanes];
   alignas(64) float chosen[kMaxDim + kLanes];
   uint8_t indices[kMaxDim + kLanes];
-  size_t dim, lanes;
+  size_t dim = 0, lanes = 0;
 
-  explicit Padded(size_t dimensions) : dim(dimensions), lanes(whole_lanes(dimensions)) {
+  void start(size_t dimensions) {
+    dim = dimensions;
+    lanes = whole_lanes(dimensions);
     std::fill(centroid + dim, centroid + lanes, 0.0f);
     std::fill(residual + dim, residual + lanes, 0.0f);
   }
@@ -166,44 +171,116 @@ inline float decoded_norm(const Padded& token, float scale) {
   return std::max(std::sqrt(squares.sum()), 1e-6f);
 }
 
-constexpr int kFits = 3;  // the first of the residual as it is, the others for the fitted scale
+// Tokens side by side, as the trellis wants them, and their levels along it.
+template <size_t kBytes, int kBits>
+class Group {
+ public:
+  using F = Floats<kBytes>;
+  Padded token[kLanes];
+  float scales[kLanes];
+
+  Group(size_t dim, const float* levels) : levels_(levels), viterbi_(dim, levels) {
+    for (size_t i = 0; i < kLanes; ++i) token[i].start(dim);
+  }
+
+  // Windows of the residuals, each divided by its scale.
+  void choose() {
+    const size_t dim = token[0].dim;
+    for (size_t i = 0; i < kLanes; ++i) {
+      const float inverse = 1.0f / scales[i];
+      for (size_t d = 0; d < dim; ++d) values_[d * kLanes + i] = token[i].residual[d] * inverse;
+    }
+    for (size_t first = 0; first < kLanes; first += viterbi_.kTokens) {
+      uint8_t* windows[viterbi_.kTokens];
+      for (size_t i = 0; i < viterbi_.kTokens; ++i) windows[i] = token[first + i].indices;
+      viterbi_.run(values_ + first, kLanes, windows);
+    }
+  }
+
+  // The levels of the windows, and the scale of least squared error with them.
+  void fit() {
+    for (size_t i = 0; i < kLanes; ++i) {
+      const Padded& one = look_up(i);
+      F products = F::splat(0), lengths = F::splat(0);
+      for (size_t d = 0; d < one.lanes; d += kLanes) {
+        const F chosen = F::load(one.chosen + d);
+        products = products + F::load(one.residual + d) * chosen;
+        lengths = lengths + chosen * chosen;
+      }
+      scales[i] = std::max(products.sum() / std::max(lengths.sum(), 1e-12f), 1e-6f);
+    }
+  }
+
+  // What gives the decoded vector unit length.
+  float gain(size_t i) { return 1.0f / decoded_norm<F>(look_up(i), scales[i]); }
+
+ private:
+  const Padded& look_up(size_t i) {
+    Padded& one = token[i];
+    for (size_t d = 0; d < one.dim; ++d) one.chosen[d] = levels_[one.indices[d]];
+    one.clear_tail();
+    return one;
+  }
+
+  const float* levels_;
+  Viterbi<kBytes, kBits> viterbi_;
+  alignas(64) float values_[kMaxDim * kLanes];  // [D][kLanes]
+};
+
+template <class F>
+inline float root_mean_square(const Padded& token) {
+  F squares = F::splat(0);
+  for (size_t d = 0; d < token.lanes; d += kLanes) {
+    const F residual = F::load(token.residual + d);
+    squares = squares + residual * residual;
+  }
+  return std::max(std::sqrt(squares.sum() / static_cast<float>(token.dim)), 1e-6f);
+}
 
 template <size_t kBytes, int kBits>
 void quantise_tartan_bits(const QuantiseTokens& tokens, const TartanTables& tables) {
   using F = Floats<kBytes>;
-  const Cells<kBytes, kBits> cells(tables.levels, tables.cutoffs);
-  Padded token(tokens.dim);
-  for (size_t t = 0; t < tokens.count; ++t) {
-    token.take(tokens, t);
-    F squares = F::splat(0);
-    for (size_t d = 0; d < token.lanes; d += kLanes) {
-      const F residual = F::load(token.residual + d);
-      squares = squares + residual * residual;
+  const size_t dim = tokens.dim;
+  const auto group = std::make_unique<Group<kBytes, kBits>>(dim, tables.levels);
+  for (size_t first = 0; first < tokens.count; first += kLanes) {
+    const size_t count = std::min(kLanes, tokens.count - first);
+    for (size_t i = 0; i < kLanes; ++i) {  // the last one fills up
+      group->token[i].take(tokens, first + std::min(i, count - 1));
+      group->scales[i] = root_mean_square<F>(group->token[i]);
     }
-    float scale = std::max(std::sqrt(squares.sum() / static_cast<float>(token.dim)), 1e-6f);
-    F inverse;
-    for (int fit = 0; fit < kFits; ++fit) {
-      inverse = F::splat(1.0f / scale);
-      for (size_t d = 0; d < token.lanes; d += kLanes) {
-        cells.level_of(F::load(token.residual + d) * inverse).store(token.chosen + d);
-      }
-      token.clear_tail();
-      F products = F::splat(0), lengths = F::splat(0);
-      for (size_t d = 0; d < token.lanes; d += kLanes) {
-        const F chosen = F::load(token.chosen + d);
-        products = products + F::load(token.residual + d) * chosen;
-        lengths = lengths + chosen * chosen;
-      }
-      scale = std::max(products.sum() / std::max(lengths.sum(), 1e-12f), 1e-6f);
+    group->choose();
+    group->fit();
+    uint8_t steps[kLanes];
+    for (size_t i = 0; i < kLanes; ++i) {
+      steps[i] = nearest_step<kRatios>(tables.ratios, group->scales[i]);
+      group->scales[i] = std::max(tables.ratios[steps[i]], 1e-6f);
     }
-    for (size_t d = 0; d < token.lanes; d += kLanes) {
-      cells.index_of(F::load(token.residual + d) * inverse, token.indices + d);
+    group->choose();
+    for (size_t i = 0; i < count; ++i) {
+      const size_t gain = nearest_step<kGains>(tables.gains, group->gain(i));
+      tokens.scales[first + i] = static_cast<uint8_t>(steps[i] + kRatios * gain);
+      pack_windows<kBits>(group->token[i].indices, dim,
+                          tokens.packed + (first + i) * dim * kBits / 8);
     }
-    const float alpha = 1.0f / decoded_norm<F>(token, scale);
-    const uint8_t low = steps_below(tables.alpha_borders, alpha);
-    const uint8_t high = steps_below(tables.beta_borders, alpha * scale);
-    pack_planes<kBits>(token.indices, token.dim, tokens.packed + t * token.dim * kBits / 8);
-    tokens.scales[t] = static_cast<uint8_t>(low | high << 4);
+  }
+}
+
+template <size_t kBytes, int kBits>
+void best_bits_of(const TrellisValues& trellis) {
+  const size_t dim = trellis.dim;
+  const auto group = std::make_unique<Group<kBytes, kBits>>(dim, trellis.levels);
+  for (size_t first = 0; first < trellis.count; first += kLanes) {
+    const size_t count = std::min(kLanes, trellis.count - first);
+    for (size_t i = 0; i < kLanes; ++i) {
+      const size_t t = first + std::min(i, count - 1);
+      std::copy_n(trellis.values + t * dim, dim, group->token[i].residual);
+      group->scales[i] = 1.0f;
+    }
+    group->choose();
+    for (size_t i = 0; i < count; ++i) {
+      pack_windows<kBits>(group->token[i].indices, dim,
+                          trellis.packed + (first + i) * dim * kBits / 8);
+    }
   }
 }
 
@@ -211,7 +288,8 @@ template <size_t kBytes, int kBits>
 void quantise_colbertv2_bits(const QuantiseTokens& tokens, const ColbertTables& tables) {
   using F = Floats<kBytes>;
   const Cells<kBytes, kBits> cells(tables.levels, tables.cutoffs);
-  Padded token(tokens.dim);
+  Padded token;
+  token.start(tokens.dim);
   for (size_t t = 0; t < tokens.count; ++t) {
     token.take(tokens, t);
     for (size_t d = 0; d < token.lanes; d += kLanes) {
@@ -224,6 +302,20 @@ void quantise_colbertv2_bits(const QuantiseTokens& tokens, const ColbertTables& 
     const float step = std::nearbyint((inverse - tables.lowest) * tables.steps);
     pack_planes<kBits>(token.indices, token.dim, tokens.packed + t * token.dim * kBits / 8);
     tokens.scales[t] = static_cast<uint8_t>(std::clamp(step, 0.0f, 255.0f));
+  }
+}
+
+template <size_t kBytes>
+void best_bits(const TrellisValues& trellis) {
+  switch (trellis.bits) {
+    case 1:
+      return best_bits_of<kBytes, 1>(trellis);
+    case 2:
+      return best_bits_of<kBytes, 2>(trellis);
+    case 3:
+      return best_bits_of<kBytes, 3>(trellis);
+    default:
+      return best_bits_of<kBytes, 4>(trellis);
   }
 }
 
@@ -320,6 +412,7 @@ constexpr BuildLeaf make_build_leaf(const char* name, uint8_t flip,
           offer,
           to_int8<kBytes>,
           add_rows,
+          best_bits<kBytes>,
           quantise_tartan<kBytes>,
           quantise_colbertv2<kBytes>};
 }

@@ -28,13 +28,16 @@ void require_codes(std::span<const int32_t> codes, size_t centroids) {
   }
 }
 
+void require_form(int bits, size_t dim) {
+  require(bits >= 1 && bits <= 4, "bits " + std::to_string(bits) + " must be 1, 2, 3 or 4");
+  require(dim >= 8 && dim <= kMaxDim && dim % 8 == 0,
+          "dimension " + std::to_string(dim) + " must be a multiple of 8 from 8 to 1024");
+}
+
 template <class Tables>
 void quantise(const QuantiseTokens& tokens, size_t centroids, const Tables& tables, size_t threads,
               void (*kernel)(const QuantiseTokens&, const Tables&)) {
-  require(tables.bits >= 1 && tables.bits <= 4,
-          "bits " + std::to_string(tables.bits) + " must be 1, 2, 3 or 4");
-  require(tokens.dim >= 8 && tokens.dim <= kMaxDim && tokens.dim % 8 == 0,
-          "dimension " + std::to_string(tokens.dim) + " must be a multiple of 8 from 8 to 1024");
+  require_form(tables.bits, tokens.dim);
   require_codes({tokens.codes, tokens.count}, centroids);
   for_rows(tokens.count, threads, [&](size_t first, size_t count) {
     QuantiseTokens part = tokens;
@@ -71,6 +74,18 @@ void sum_rows(std::span<const int8_t> values_SD, std::span<const float> scales_S
       leaf.add_rows(values_SD.data(), scales_S.data(), codes_S.data(), codes_S.size(), dim,
                     static_cast<int32_t>(begin), static_cast<int32_t>(end), sums + begin * dim);
     };
+  });
+}
+
+void best_bits(const TrellisValues& trellis, size_t threads) {
+  require_form(trellis.bits, trellis.dim);
+  const BuildLeaf& leaf = active_build_leaf();
+  for_rows(trellis.count, threads, [&](size_t first, size_t count) {
+    TrellisValues part = trellis;
+    part.values += first * trellis.dim;
+    part.packed += first * (trellis.dim * static_cast<size_t>(trellis.bits) / 8);
+    part.count = count;
+    leaf.best_bits(part);
   });
 }
 

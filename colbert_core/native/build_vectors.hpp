@@ -17,7 +17,10 @@ void sum_rows(std::span<const int8_t> values_SD, std::span<const float> scales_S
               std::span<const int32_t> codes_S, size_t dim, size_t centroids, size_t threads,
               float* sums);
 
-// Residuals to packed indices and scale bytes. Throws std::invalid_argument for codes that are no
+// The bits whose levels along the trellis come nearest to the values. Throws std::invalid_argument.
+void best_bits(const TrellisValues& trellis, size_t threads);
+
+// Residuals to packed bits and scale bytes. Throws std::invalid_argument for codes that are no
 // centroids and for bits other than 1 … 4.
 void quantise_tartan(QuantiseTokens tokens, size_t centroids, const TartanTables&, size_t threads);
 void quantise_colbertv2(QuantiseTokens tokens, size_t centroids, const ColbertTables&,

@@ -25,6 +25,8 @@ constexpr float kMaxProbeScore = 1e30f;       // of probe scores that a caller s
 constexpr float kSmallestRange = 1e-30f;      // of probe scores; below, all gains count as equal
 constexpr uint32_t kFinestAddend = 1u << 20;  // 1024 of them fit in 31 bits
 constexpr float kGridTolerance = 1e-6f;       // of the largest level: a float's rounding
+constexpr int kTrellisWindow = 6;             // bits that name a level
+constexpr int kTrellisLevels = 1 << kTrellisWindow;
 constexpr size_t kBatch = 64;  // passages between two looks at the clock
 
 struct CorruptShard : std::runtime_error {

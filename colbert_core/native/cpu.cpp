@@ -12,11 +12,13 @@ std::vector<const Leaf*> runnable() {
 #ifdef TARTAN_X86
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2");
+  // VBMI is what bits along the trellis are unpacked with: Cascade Lake, which has VNNI without it,
+  // takes AVX2.
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") &&
+      __builtin_cpu_supports("avx512vbmi")) {
 #ifdef TARTAN_AMX
-    if (__builtin_cpu_supports("amx-int8") && __builtin_cpu_supports("amx-tile") &&
-        __builtin_cpu_supports("avx512vbmi") && amx_allowed()) {
+    if (__builtin_cpu_supports("amx-int8") && __builtin_cpu_supports("amx-tile") && amx_allowed()) {
       leaves.push_back(&leaf_amx());
     }
 #endif

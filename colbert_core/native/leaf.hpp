@@ -35,7 +35,7 @@ struct ScanTables {
   int bits = 0;
   CentroidView centroids;
   const float* kept = nullptr;       // [rows][lanes] dots of centroids, or null
-  const int8_t* levels = nullptr;    // [16] int8 levels, repeated to fill
+  const int8_t* levels = nullptr;    // [64] int8 levels of the trellis
   uint8_t* tile = nullptr;           // scratch of tile_bytes(dim)
   uint8_t* centroid_tile = nullptr;  // likewise
 };
@@ -50,13 +50,14 @@ struct DecodeTokens {
 
 struct DecodeTables {
   int bits = 0;
+  bool trellis = false;  // or planes
   size_t dim = 0;
   bool normalize = false;
   CentroidView centroids;
   const float* centroids_f32 = nullptr;  // [C][D] or null
   const float* alpha = nullptr;          // [256]
   const float* beta = nullptr;           // [256]
-  const float* levels = nullptr;         // [16]
+  const float* levels = nullptr;         // [64], or the 2^bits of planes repeated to fill
   uint8_t* tile = nullptr;               // scratch of tile_bytes(dim)
 };
 

@@ -106,57 +106,10 @@ void probe_amx(const CentroidView& table, uint32_t begin, uint32_t end, const Qu
   }
 }
 
-// One plane of residuals of kWidth bits in 64-byte strides, through a table that vpermb looks up by
-// the low six bits: what a shift leaves above the field does not matter, so nothing is masked.
-template <int kWidth>
-inline void unpack_wide(const uint8_t* packed, size_t n, __m512i table, uint8_t* out) {
-  for (size_t i = 0; i < n; i += 64) {
-    const size_t at = n < 64 ? 0 : (i + 64 <= n ? i : n - 64);
-    const __m512i bytes = _mm512_loadu_si512(packed + at);
-#pragma GCC unroll 8
-    for (int j = 0; j < 8 / kWidth; ++j) {
-      const __m512i index = _mm512_srli_epi16(bytes, j * kWidth);
-      _mm512_storeu_si512(out + j * n + at, _mm512_permutexvar_epi8(index, table));
-    }
-  }
-}
-
-// The same for 128 dimensions of 2 bits: both halves of a vector hold the 32 bytes.
-inline void unpack_128x2(const uint8_t* packed, __m512i table, uint8_t* out) {
-  const __m512i bytes = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i*)packed));
-  const __m512i shift = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(2), 1);
-  const __m512i low = _mm512_srlv_epi16(bytes, shift);
-  const __m512i high = _mm512_srlv_epi16(bytes, _mm512_add_epi16(shift, _mm512_set1_epi16(4)));
-  _mm512_store_si512(out, _mm512_permutexvar_epi8(low, table));
-  _mm512_store_si512(out + 64, _mm512_permutexvar_epi8(high, table));
-}
-
-// Levels by residual index, for one width.
-struct Levels {
-  int bits;
-  __m512i wide;         // by the low bits of a byte
-  Avx512::Table table;  // by the index, for 3 bits
-
-  explicit Levels(const ScanTables& tables) : bits(tables.bits) {
-    alignas(64) int8_t repeated[64];
-    for (int i = 0; i < 64; ++i) repeated[i] = tables.levels[i % 16];
-    wide = _mm512_load_si512(repeated);
-    table = Avx512::load_table(reinterpret_cast<const uint8_t*>(repeated));
-  }
-
-  void unpack_token(const uint8_t* packed, size_t dim, uint8_t* out) const {
-    if (bits == 2 && dim == 128) return unpack_128x2(packed, wide, out);
-    if (bits == 1) return unpack_wide<1>(packed, dim / 8, wide, out);
-    if (bits == 2) return unpack_wide<2>(packed, dim / 4, wide, out);
-    if (bits == 4) return unpack_wide<4>(packed, dim / 2, wide, out);
-    unpack<Avx512>(packed, 3, dim, table, out);
-  }
-};
-
 // Gathers, unpacks and multiplies up to 32 tokens from `first` on.
 template <int G>
 inline void multiply_tokens(const ScanTokens& tokens, size_t first, const ScanTables& tables,
-                            const Levels& levels, const QueryBlock& query,
+                            const Avx512::Windows& levels, const QueryBlock& query,
                             Products<G, Planes::kBoth>& centroids,
                             Products<G, Planes::kBoth>& residuals) {
   const CentroidView& table = tables.centroids;
@@ -168,7 +121,7 @@ inline void multiply_tokens(const ScanTokens& tokens, size_t first, const ScanTa
   for (int r = 0; r < tile_rows(left); ++r) {
     const uint8_t* const packed =
         packed_token(tokens.residuals + (first + r) * bytes, tokens.residuals_end, bytes, spare);
-    levels.unpack_token(packed, table.dim, tables.tile + r * stride);
+    unpack_windows<Avx512>(packed, tables.bits, table.dim, levels, tables.tile + r * stride);
   }
   centroids.compute(tables.centroid_tile, stride, query, table.dim);
   residuals.compute(tables.tile, stride, query, table.dim);
@@ -178,7 +131,9 @@ inline void multiply_tokens(const ScanTokens& tokens, size_t first, const ScanTa
 template <int G>
 void scan_amx(const ScanTokens& tokens, const ScanTables& tables, const QueryBlock& query,
               float* best) {
-  const Levels levels(tables);
+  // Levels stay signed: the unit multiplies signed bytes by signed ones.
+  const Avx512::Windows levels =
+      Avx512::load_windows(reinterpret_cast<const uint8_t*>(tables.levels));
   Products<G, Planes::kBoth> centroids[2], residuals[2];
   __m512 running[G];
   for (int g = 0; g < G; ++g) running[g] = _mm512_set1_ps(-__builtin_inff());

@@ -23,6 +23,9 @@ struct Avx2 {
   using Quads = I;
   using Bytes = __m256i;
   using Table = __m256i;
+  struct Windows {
+    __m256i quarter[4];
+  };
   static constexpr int kBias = 0;
   static constexpr size_t kBytes = 32;
   template <int G>
@@ -106,6 +109,67 @@ struct Avx2 {
     return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
   }
   static Bytes lookup(Table table, Bytes index) { return _mm256_shuffle_epi8(table, index); }
+
+  static Windows load_windows(const uint8_t* p) {
+    Windows table;
+    for (int i = 0; i < 4; ++i) {
+      const auto* const quarter = reinterpret_cast<const __m128i*>(p + 16 * i);
+      table.quarter[i] = _mm256_broadcastsi128_si256(_mm_loadu_si128(quarter));
+    }
+    return table;
+  }
+  // 32 dimensions at a time, 16 in each half of a register: the two bytes that hold a window, and
+  // a multiplication that shifts it to their top.
+  template <int kBits>
+  static void windows(const uint8_t* packed, size_t dim, const Windows& table, uint8_t* out) {
+    static constexpr Pairs kFirst(kBits, 0), kLast(kBits, 8);
+    const Bytes first_bytes = load_half(kFirst.bytes), first_shift = load_half(kFirst.shift);
+    const Bytes last_bytes = load_half(kLast.bytes), last_shift = load_half(kLast.shift);
+    for (size_t d = 0; d < dim; d += 32) {
+      const uint8_t* const at = packed + d / 8 * kBits;
+      const __m128i low = d > 0 ? load_sixteen(at - 1) : _mm_slli_si128(load_sixteen(at), 1);
+      const Bytes bytes =
+          _mm256_inserti128_si256(_mm256_castsi128_si256(low), load_sixteen(at + 2 * kBits - 1), 1);
+      const Bytes index = _mm256_packus_epi16(window_of(bytes, first_bytes, first_shift),
+                                              window_of(bytes, last_bytes, last_shift));
+      store_bytes(out + d, lookup_64(table, index));
+    }
+  }
+
+ private:
+  // For eight dimensions, the two bytes that each is taken from and what they are multiplied by.
+  struct Pairs {
+    alignas(16) uint8_t bytes[16] = {};
+    alignas(16) uint8_t shift[16] = {};  // int16, lowest byte first
+
+    constexpr Pairs(int bits, int first) {
+      for (int i = 0; i < 8; ++i) {
+        const int at = window_at(bits, first + i);
+        const int factor = 1 << (16 - kTrellisWindow - at % 8);
+        bytes[2 * i] = static_cast<uint8_t>(at / 8);
+        bytes[2 * i + 1] = static_cast<uint8_t>(at / 8 + 1);
+        shift[2 * i] = static_cast<uint8_t>(factor & 255);
+        shift[2 * i + 1] = static_cast<uint8_t>(factor >> 8);
+      }
+    }
+  };
+  static __m128i load_sixteen(const uint8_t* p) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  }
+  static Bytes load_half(const uint8_t* p) { return _mm256_broadcastsi128_si256(load_sixteen(p)); }
+  static __m256i window_of(Bytes bytes, Bytes pair, Bytes shift) {
+    const __m256i at_top = _mm256_mullo_epi16(_mm256_shuffle_epi8(bytes, pair), shift);
+    return _mm256_srli_epi16(at_top, 16 - kTrellisWindow);
+  }
+  static Bytes lookup_64(const Windows& table, Bytes index) {
+    const Bytes odd_quarter = _mm256_slli_epi16(index, 3);
+    const Bytes upper_half = _mm256_slli_epi16(index, 2);
+    const auto half = [&](int i) {
+      return _mm256_blendv_epi8(_mm256_shuffle_epi8(table.quarter[i], index),
+                                _mm256_shuffle_epi8(table.quarter[i + 1], index), odd_quarter);
+    };
+    return _mm256_blendv_epi8(half(0), half(2), upper_half);
+  }
 };
 
 constexpr Leaf kLeaf = make_leaf<Avx2>("avx2");

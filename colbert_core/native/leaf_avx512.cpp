@@ -1,4 +1,4 @@
-// AVX-512 F/BW/VL/VNNI.
+// AVX-512 F/BW/VL/VNNI/VBMI.
 #include "leaf_avx512.hpp"
 
 namespace tartan {

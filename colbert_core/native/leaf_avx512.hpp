@@ -1,6 +1,7 @@
-// The vector class of AVX-512 F/BW/VL/VNNI. vpdpbusd multiplies unsigned by signed bytes into int32
-// without saturating. Stored levels are biased by 128 to be the unsigned side; centroids are read
-// as they are (signed) against the query biased by 128, so that the table needs no second copy.
+// The vector class of AVX-512 F/BW/VL/VNNI/VBMI. vpdpbusd multiplies unsigned by signed bytes into
+// int32 without saturating. Stored levels are biased by 128 to be the unsigned side; centroids are
+// read as they are (signed) against the query biased by 128, so that the table needs no second
+// copy.
 #pragma once
 
 #include <immintrin.h>
@@ -14,6 +15,19 @@ namespace {
 // of them in every step.
 typedef int32_t Int16 __attribute__((vector_size(64)));
 
+// What the bytes of eight eight-byte lanes are taken from, and from which bit on.
+struct Spread {
+  alignas(64) uint8_t bytes[64] = {};
+  alignas(64) uint8_t bits[64] = {};
+
+  explicit constexpr Spread(int width) {
+    for (int i = 0; i < 64; ++i) {
+      bytes[i] = static_cast<uint8_t>(i / 8 * width + i % 8);
+      bits[i] = static_cast<uint8_t>(window_at(width, i % 8));
+    }
+  }
+};
+
 struct Avx512 {
   using I = Int16;
   using F = __m512;
@@ -22,6 +36,7 @@ struct Avx512 {
   using Row = Int16;
   using Bytes = __m256i;
   using Table = __m256i;
+  using Windows = __m512i;
   static constexpr int kBias = 128;
   static constexpr size_t kBytes = 32;
   template <int G>
@@ -87,6 +102,26 @@ struct Avx512 {
     return _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
   }
   static Bytes lookup(Table table, Bytes index) { return _mm256_shuffle_epi8(table, index); }
+
+  static Windows load_windows(const uint8_t* p) { return _mm512_loadu_si512(p); }
+  // 64 dimensions at a time: every eight of them get their bytes and the one before, in eight
+  // bytes; each then takes the eight bits from where its window begins, of which the look-up uses
+  // the lowest six. Nothing outside the token is read: before its first byte are zeros.
+  template <int kBits>
+  static void windows(const uint8_t* packed, size_t dim, Windows table, uint8_t* out) {
+    static constexpr Spread kSpread(kBits);
+    const __m512i bytes_of = _mm512_load_si512(kSpread.bytes);
+    const __m512i bits_of = _mm512_load_si512(kSpread.bits);
+    constexpr uint64_t kAll = (uint64_t{2} << (8 * kBits)) - 1;
+    for (size_t d = 0; d < dim; d += 64) {
+      uint64_t wanted = d + 64 <= dim ? kAll : (uint64_t{2} << ((dim - d) / 8 * kBits)) - 1;
+      if (d == 0) wanted &= ~uint64_t{1};
+      const __m512i bytes = _mm512_maskz_loadu_epi8(wanted, packed + d / 8 * kBits - 1);
+      const __m512i spread = _mm512_permutexvar_epi8(bytes_of, bytes);
+      const __m512i window = _mm512_multishift_epi64_epi8(bits_of, spread);
+      _mm512_storeu_si512(out + d, _mm512_permutexvar_epi8(window, table));
+    }
+  }
 };
 
 }  // namespace

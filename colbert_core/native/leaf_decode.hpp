@@ -23,8 +23,34 @@ inline float inverse_norm(const float* vector, size_t padded_dim) {
   return norm > 0 ? 1.0f / norm : 0.0f;
 }
 
-// alpha·centroid + beta·levels[index] for one token; `scaled` is beta·levels.
+// Entries of a table of 16, by index.
 template <class V>
+class FewLevels {
+ public:
+  explicit FewLevels(const float* entries) : table_(V::load_f16(entries)) {}
+  typename V::F at(const uint8_t* indices) const { return V::lookup_f(table_, indices); }
+
+ private:
+  typename V::F16 table_;
+};
+
+// The same of any size.
+template <class V>
+class ManyLevels {
+ public:
+  explicit ManyLevels(const float* entries) : entries_(entries) {}
+  typename V::F at(const uint8_t* indices) const {
+    alignas(64) float found[kGroup];
+    for (int i = 0; i < kGroup; ++i) found[i] = entries_[indices[i]];
+    return V::load(found);
+  }
+
+ private:
+  const float* entries_;
+};
+
+// alpha·centroid + beta·levels[index] for one token; `scaled` is beta·levels.
+template <class V, class Lookup>
 inline void combine(const DecodeTables& tables, uint32_t code, float alpha, const float* scaled,
                     const uint8_t* indices, float* out) {
   const size_t dim = tables.dim;
@@ -33,11 +59,11 @@ inline void combine(const DecodeTables& tables, uint32_t code, float alpha, cons
   const float* const exact =
       tables.centroids_f32 == nullptr ? nullptr : tables.centroids_f32 + code * dim;
   const float scale = tables.centroids.scales[code];
-  const typename V::F16 table = V::load_f16(scaled);
+  const Lookup levels(scaled);
   for (size_t d = 0; d < whole; d += kGroup) {
     const typename V::F centroid =
         exact ? V::load(exact + d) : V::mul(V::widen(int8 + d), V::splat(scale));
-    V::store(out + d, V::add(V::mul(V::splat(alpha), centroid), V::lookup_f(table, indices + d)));
+    V::store(out + d, V::add(V::mul(V::splat(alpha), centroid), levels.at(indices + d)));
   }
   for (size_t d = whole; d < dim; ++d) {
     const float centroid = exact ? exact[d] : static_cast<float>(int8[d]) * scale;
@@ -46,23 +72,33 @@ inline void combine(const DecodeTables& tables, uint32_t code, float alpha, cons
   for (size_t d = dim; d < vector_stride(dim); ++d) out[d] = 0.0f;
 }
 
+// One token's windows, or the indices of its planes, into the tile.
+template <class V>
+inline void unpack_indices(const uint8_t* packed, const DecodeTables& tables) {
+  alignas(64) uint8_t identity[kTrellisLevels];
+  for (int i = 0; i < kTrellisLevels; ++i) identity[i] = static_cast<uint8_t>(i);
+  if (tables.trellis) {
+    unpack_windows<V>(packed, tables.bits, tables.dim, V::load_windows(identity), tables.tile);
+  } else {
+    unpack_planes<V>(packed, tables.bits, tables.dim, V::load_table(identity), tables.tile);
+  }
+}
+
 template <class V>
 void decode_tokens(const DecodeTokens& tokens, const DecodeTables& tables, float* vectors) {
-  alignas(16) uint8_t identity[16];
-  for (int i = 0; i < 16; ++i) identity[i] = static_cast<uint8_t>(i & ((1 << tables.bits) - 1));
-  const typename V::Table table = V::load_table(identity);
   const size_t bytes = tables.dim * tables.bits / 8;
   const size_t stride = vector_stride(tables.dim);
   uint8_t* const spare = tables.tile + kTileRows * tile_stride(tables.dim);
+  const auto combined = tables.trellis ? combine<V, ManyLevels<V>> : combine<V, FewLevels<V>>;
   for (size_t t = 0; t < tokens.count; ++t) {
     const uint8_t* packed =
         packed_token(tokens.residuals + t * bytes, tokens.residuals_end, bytes, spare);
-    unpack<V>(packed, tables.bits, tables.dim, table, tables.tile);
+    unpack_indices<V>(packed, tables);
     const float beta = tables.beta[tokens.scales[t]];
-    alignas(64) float scaled[16];
-    for (int i = 0; i < 16; ++i) scaled[i] = beta * tables.levels[i];
+    alignas(64) float scaled[kTrellisLevels];
+    for (int i = 0; i < kTrellisLevels; ++i) scaled[i] = beta * tables.levels[i];
     float* const out = vectors + t * stride;
-    combine<V>(tables, tokens.codes[t], tables.alpha[tokens.scales[t]], scaled, tables.tile, out);
+    combined(tables, tokens.codes[t], tables.alpha[tokens.scales[t]], scaled, tables.tile, out);
     if (!tables.normalize) continue;
     const typename V::F inverse = V::splat(inverse_norm<V>(out, stride));
     for (size_t d = 0; d < stride; d += kGroup) {

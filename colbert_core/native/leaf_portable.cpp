@@ -34,6 +34,9 @@ struct Portable {
   };
   using Bytes = Byte16;
   using Table = Byte16;
+  struct Windows {
+    uint8_t entry[kTrellisLevels];
+  };
   static constexpr int kBias = 0;
   static constexpr size_t kBytes = 16;
   template <int G>
@@ -163,6 +166,26 @@ struct Portable {
     store_bytes(bytes, index);
     for (uint8_t& byte : bytes) byte = entries[byte & 15];
     return load_bytes(bytes);
+  }
+
+  static Windows load_windows(const uint8_t* p) {
+    Windows table;
+    __builtin_memcpy(table.entry, p, sizeof(table.entry));
+    return table;
+  }
+  // Eight dimensions fill whole bytes.
+  template <int kBits>
+  static void windows(const uint8_t* packed, size_t dim, const Windows& table, uint8_t* out) {
+    uint32_t window = 0;
+    for (size_t d = 0; d < dim; d += 8, packed += kBits) {
+      uint32_t string = 0;
+      for (int i = 0; i < kBits; ++i) string |= static_cast<uint32_t>(packed[i]) << (8 * i);
+      for (int j = 0; j < 8; ++j) {
+        const uint32_t own = string >> (kBits * j) & ((1u << kBits) - 1);
+        window = window >> kBits | own << (kTrellisWindow - kBits);
+        out[d + j] = table.entry[window];
+      }
+    }
   }
 };
 

@@ -17,7 +17,7 @@ TARTAN_INLINE typename V::F token_score(typename V::F centroid, typename V::F re
 // One tile of R tokens from `first` on (the last one repeated where the passage ends) into `best`.
 template <class V, int G, int R>
 TARTAN_INLINE void scan_tile(const ScanTokens& tokens, size_t first, const ScanTables& tables,
-                             typename V::Table levels, const QueryBlock& query,
+                             const typename V::Windows& levels, const QueryBlock& query,
                              typename V::F (&best)[G]) {
   const size_t dim = tables.centroids.dim;
   const size_t stride = tile_stride(dim);
@@ -33,7 +33,7 @@ TARTAN_INLINE void scan_tile(const ScanTokens& tokens, size_t first, const ScanT
     for (int g = 0; g < G; ++g) __builtin_prefetch(centroid_row[r] + g * kGroup);
     const uint8_t* packed =
         packed_token(tokens.residuals + at[r] * bytes, tokens.residuals_end, bytes, spare);
-    unpack<V>(packed, tables.bits, dim, levels, tables.tile + r * stride);
+    unpack_windows<V>(packed, tables.bits, dim, levels, tables.tile + r * stride);
     rows[r] = tables.tile + r * stride;
   }
   typename V::F dots[R][G];
@@ -49,19 +49,19 @@ TARTAN_INLINE void scan_tile(const ScanTokens& tokens, size_t first, const ScanT
   }
 }
 
-// The 16 levels as V::dot wants them.
+// The 64 levels as V::dot wants them.
 template <class V>
-inline typename V::Table load_levels(const int8_t* levels) {
-  alignas(16) uint8_t biased[16];
-  for (int i = 0; i < 16; ++i) biased[i] = static_cast<uint8_t>(levels[i] + V::kBias);
-  return V::load_table(biased);
+inline typename V::Windows load_levels(const int8_t* levels) {
+  alignas(64) uint8_t biased[kTrellisLevels];
+  for (int i = 0; i < kTrellisLevels; ++i) biased[i] = static_cast<uint8_t>(levels[i] + V::kBias);
+  return V::load_windows(biased);
 }
 
 template <class V, int G>
 void scan_groups(const ScanTokens& tokens, const ScanTables& tables, const QueryBlock& query,
                  float* best) {
   constexpr int R = V::template kTile<G>;
-  const typename V::Table levels = load_levels<V>(tables.levels);
+  const typename V::Windows levels = load_levels<V>(tables.levels);
   typename V::F running[G];
   for (int g = 0; g < G; ++g) running[g] = V::splat(-__builtin_inff());
   size_t first = 0;

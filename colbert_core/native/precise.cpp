@@ -29,6 +29,7 @@ size_t Shard::decode_tile(size_t begin, size_t end, Scratch& scratch) const {
   tokens.count = count;
   DecodeTables tables;
   tables.bits = arrays_.bits;
+  tables.trellis = trellis_;
   tables.dim = dim();
   tables.normalize = arrays_.normalize;
   tables.centroids = table_.view();

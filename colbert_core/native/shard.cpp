@@ -45,7 +45,12 @@ void Deadline::check(const char* stage) const {
 }
 
 Shard::Shard(const CentroidTable& table, const ShardArrays& arrays)
-    : table_(table), arrays_(arrays), weight_(256), levels_(16), levels_i8_(16) {
+    : table_(table),
+      arrays_(arrays),
+      weight_(256),
+      levels_(kTrellisLevels),
+      levels_i8_(kTrellisLevels),
+      trellis_(arrays.levels.size() == kTrellisLevels) {
   const int bits = arrays.bits;
   require(bits >= 1 && bits <= 4, "bits " + std::to_string(bits) + " must be 1, 2, 3 or 4");
   const size_t tokens = arrays.codes_T.size();
@@ -56,7 +61,7 @@ Shard::Shard(const CentroidTable& table, const ShardArrays& arrays)
   require(first == 0 && last == tokens, "offsets runs from " + std::to_string(first) + " to " +
                                             std::to_string(last) + ", expected 0 to " +
                                             std::to_string(tokens));
-  require_length("levels", arrays.levels.size(), size_t{1} << bits);
+  if (!trellis_) require_length("levels", arrays.levels.size(), size_t{1} << bits);
   require_length("alpha", arrays.alpha.size(), 256);
   require_length("beta", arrays.beta.size(), 256);
   require_magnitudes("levels", arrays.levels);
@@ -69,14 +74,14 @@ Shard::Shard(const CentroidTable& table, const ShardArrays& arrays)
   for (const float level : arrays.levels) largest = std::max(largest, std::fabs(level));
   float step = largest / 127.0f;
   if (step < std::numeric_limits<float>::min()) step = 0;
-  for (size_t i = 0; i < 16; ++i) {
+  for (size_t i = 0; i < kTrellisLevels; ++i) {
     levels_[i] = arrays.levels[i % arrays.levels.size()];
     const float rounded = step == 0 ? 0.0f : std::nearbyint(levels_[i] / step);
     levels_i8_[i] = static_cast<int8_t>(std::clamp(rounded, -127.0f, 127.0f));
   }
   for (size_t s = 0; s < 256; ++s) weight_[s] = arrays.beta[s] * step;
-  on_grid_ = arrays.centroids_f32.empty() && !arrays.normalize;
-  for (size_t i = 0; i < 16; ++i) {
+  on_grid_ = trellis_ && arrays.centroids_f32.empty() && !arrays.normalize;
+  for (size_t i = 0; i < kTrellisLevels; ++i) {
     const float rounded = static_cast<float>(levels_i8_[i]) * step;
     on_grid_ = on_grid_ && std::fabs(levels_[i] - rounded) <= kGridTolerance * largest;
   }

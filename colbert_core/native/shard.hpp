@@ -146,8 +146,9 @@ class Shard {
   const CentroidTable& table_;
   ShardArrays arrays_;
   std::vector<float> weight_;      // [256] beta · level_step
-  std::vector<float> levels_;      // [16] repeated to fill
-  std::vector<int8_t> levels_i8_;  // [16] the same as int8
+  std::vector<float> levels_;      // [64] repeated to fill
+  std::vector<int8_t> levels_i8_;  // [64] the same as int8
+  bool trellis_;                   // residuals are bits along the trellis; else planes
   bool on_grid_;                   // a token is exactly what int8 centroids and levels say
   mutable Pool<Scratch> scratches_;
 };

@@ -1,4 +1,5 @@
-// Unpacks residual planes into one byte per dimension, through a 16-entry table.
+// Unpacks residual bits into one byte per dimension: windows of the trellis through a table of 64
+// entries, which a vector class looks up as best it can (V::windows), and planes through one of 16.
 //
 // Included by leaf_kernels.hpp only. V::Bytes holds V::kBytes bytes. Where a plane is shorter than
 // that, a store writes too far and the store of the next field, which lies behind, puts it right;
@@ -41,9 +42,28 @@ inline void unpack_three(const uint8_t* packed, size_t dim, typename V::Table ta
   }
 }
 
+// out[d] = table[window of dimension d].
 template <class V>
-inline void unpack(const uint8_t* packed, int bits, size_t dim, typename V::Table table,
-                   uint8_t* out) {
+inline void unpack_windows(const uint8_t* packed, int bits, size_t dim,
+                           const typename V::Windows& table, uint8_t* out) {
+  switch (bits) {
+    case 1:
+      return V::template windows<1>(packed, dim, table, out);
+    case 2:
+      return V::template windows<2>(packed, dim, table, out);
+    case 3:
+      return V::template windows<3>(packed, dim, table, out);
+    default:
+      return V::template windows<4>(packed, dim, table, out);
+  }
+}
+
+// Where the window of dimension j begins, in bits from the byte before dimension 0's first.
+inline constexpr int window_at(int bits, int j) { return 8 + bits * (j + 1) - kTrellisWindow; }
+
+template <class V>
+inline void unpack_planes(const uint8_t* packed, int bits, size_t dim, typename V::Table table,
+                          uint8_t* out) {
   switch (bits) {
     case 1:
       return unpack_plane<V, 1>(packed, dim / 8, table, out);

@@ -14,6 +14,7 @@ Everything here happens in the codec's rotated space; a query arrives rotated.
     shard.py       one shard: candidates, scan, precise scoring
     nearest.py     building: int8 rows, their nearest centroids, and their sums
     residuals.py   building: what a codec stores of a token
+    trellis.py     how its bits become levels, and which bits are best
     checks.py      what is refused, and in which words
 """
 
@@ -23,12 +24,14 @@ from colbert_core.reference.nearest import RUN, NearestCentroid, sum_rows, to_in
 from colbert_core.reference.residuals import quantise_colbertv2, quantise_tartan
 from colbert_core.reference.shard import Shard
 from colbert_core.reference.table import CentroidTable
+from colbert_core.reference.trellis import best_bits
 
 __all__ = [
     "RUN",
     "CentroidTable",
     "NearestCentroid",
     "Shard",
+    "best_bits",
     "quantise_colbertv2",
     "quantise_tartan",
     "sum_rows",

@@ -1,12 +1,15 @@
-"""Residuals to packed indices and scale bytes: the definitions of what a codec stores.
+"""Residuals to packed bits and scale bytes: the definitions of what a codec stores.
 
 Shapes: T tokens, D dimensions, C centroids, B packed bytes of a token.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
+from colbert_core.reference import trellis
 from colbert_core.reference.checks import check_array, require
 from colbert_core.types import F32, I32, U8
 
@@ -18,8 +21,7 @@ PLANES: dict[int, tuple[tuple[int, int], ...]] = {
 }
 """bits → ((width of the plane, position of its lowest bit in the index), …)"""
 
-_FITS = 3
-_ROWS = 8192
+_ROWS = 1024
 
 
 def pack_planes(indices_TD: U8, bits: int) -> U8:
@@ -57,25 +59,56 @@ def cells_of(values: F32, cutoffs: F32) -> U8:
     return cells
 
 
-def fit_tartan(
-    levels: F32, cutoffs: F32, vectors_TD: F32, centroids_TD: F32
-) -> tuple[U8, F32, F32]:
-    """Indices uint8 [T, D], and the alpha and beta float32 [T] with which a token decodes best.
+BestBits = Callable[[F32, int, F32], U8]
 
-    Indices are chosen for a residual scaled by its root mean square; then for the scale of least
-    squared error with those indices, twice. The decoded vector has unit length.
+
+def fit_ratios(
+    levels_W: F32,
+    bits: int,
+    residuals_TD: F32,
+    best_bits: BestBits = trellis.best_bits,
+) -> F32:
+    """What levels are best multiplied by, float32 [T].
+
+    Bits are chosen for the residual divided by its root mean square; the ratio is the scale of
+    least squared error with those.
+    """
+    dim = residuals_TD.shape[1]
+    mean_T1 = strided_sums(residuals_TD * residuals_TD) / np.float32(dim)
+    scale_T1 = np.maximum(np.sqrt(mean_T1), np.float32(1e-6))
+    packed_TB = best_bits(residuals_TD * (np.float32(1) / scale_T1), bits, levels_W)
+    chosen_TD = levels_W[trellis.windows_of(packed_TB, bits, dim)]
+    lengths_T1 = np.maximum(strided_sums(chosen_TD * chosen_TD), np.float32(1e-12))
+    fit_T1 = strided_sums(residuals_TD * chosen_TD) / lengths_T1
+    ratio_T1: F32 = np.maximum(fit_T1, np.float32(1e-6))
+    return ratio_T1[:, 0]
+
+
+def fit_tartan(
+    levels_W: F32,
+    bits: int,
+    vectors_TD: F32,
+    centroids_TD: F32,
+    ratio_steps: F32,
+    best_bits: BestBits = trellis.best_bits,
+) -> tuple[U8, U8, F32]:
+    """Packed bits uint8 [T, B], the step of the ratio uint8 [T] and the gain float32 [T] with which
+    a token decodes best, as gain · (centroid + ratio · level).
+
+    Bits are chosen for the step nearest to the fitted ratio. The gain makes the decoded vector of
+    unit length.
     """
     residuals_TD = vectors_TD - centroids_TD
-    mean_T1 = strided_sums(residuals_TD * residuals_TD) / np.float32(vectors_TD.shape[1])
-    scale_T1 = np.maximum(np.sqrt(mean_T1), np.float32(1e-6))
-    for _ in range(_FITS):
-        indices_TD = cells_of(residuals_TD * (np.float32(1) / scale_T1), cutoffs)
-        chosen_TD = levels[indices_TD]
-        lengths_T1 = np.maximum(strided_sums(chosen_TD * chosen_TD), np.float32(1e-12))
-        fit_T1 = strided_sums(residuals_TD * chosen_TD) / lengths_T1
-        scale_T1 = np.maximum(fit_T1, np.float32(1e-6))
-    alpha_T1 = np.float32(1) / _norms(centroids_TD + scale_T1 * chosen_TD)
-    return indices_TD, alpha_T1[:, 0], (alpha_T1 * scale_T1)[:, 0]
+    steps_T = _nearest(fit_ratios(levels_W, bits, residuals_TD, best_bits), ratio_steps)
+    ratio_T1: F32 = np.maximum(ratio_steps[steps_T, None], np.float32(1e-6))
+    packed_TB = best_bits(residuals_TD * (np.float32(1) / ratio_T1), bits, levels_W)
+    chosen_TD = levels_W[trellis.windows_of(packed_TB, bits, vectors_TD.shape[1])]
+    gain_T1: F32 = np.float32(1) / _norms(centroids_TD + ratio_T1 * chosen_TD)
+    return packed_TB, steps_T, gain_T1[:, 0]
+
+
+def _nearest(values_T: F32, steps: F32) -> U8:
+    return cells_of(values_T, (steps[1:] + steps[:-1]) / np.float32(2))
 
 
 def _norms(vectors_TD: F32) -> F32:
@@ -88,26 +121,29 @@ def quantise_tartan(
     centroids_CD: F32,
     bits: int,
     levels: F32,
-    cutoffs: F32,
-    alpha_borders: F32,
-    beta_borders: F32,
+    ratio_steps: F32,
+    gain_steps: F32,
     threads: int = 1,
 ) -> tuple[U8, U8]:
-    """Float32 [T, D] and their codes → packed indices uint8 [T, B], scale bytes uint8 [T].
+    """Float32 [T, D] and their codes → packed bits uint8 [T, B], scale bytes uint8 [T].
 
-    The low four bits of a scale byte say how many of the 15 borders of alpha lie below the token's
-    alpha; the high four bits the same of beta.
+    `levels` are the 64 of the trellis. The low three bits of a scale byte say which of the 8 steps
+    is nearest to the token's ratio, the high five which of 32 is nearest to its gain.
     """
-    _check(vectors_TD, codes_T, centroids_CD, bits, levels, cutoffs, threads)
+    _check(vectors_TD, codes_T, centroids_CD, bits, threads)
+    _check_sizes(
+        ("levels", levels, trellis.WINDOWS),
+        ("ratio_steps", ratio_steps, 8),
+        ("gain_steps", gain_steps, 32),
+    )
     packed_TB = np.empty((len(vectors_TD), vectors_TD.shape[1] * bits // 8), np.uint8)
     scales_T = np.empty(len(vectors_TD), np.uint8)
     for start in range(0, len(vectors_TD), _ROWS):
         rows = slice(start, start + _ROWS)
-        indices_TD, alpha_T, beta_T = fit_tartan(
-            levels, cutoffs, vectors_TD[rows], centroids_CD[codes_T[rows]]
+        packed_TB[rows], steps_T, gain_T = fit_tartan(
+            levels, bits, vectors_TD[rows], centroids_CD[codes_T[rows]], ratio_steps
         )
-        packed_TB[rows] = pack_planes(indices_TD, bits)
-        scales_T[rows] = cells_of(alpha_T, alpha_borders) | cells_of(beta_T, beta_borders) << 4
+        scales_T[rows] = steps_T | _nearest(gain_T, gain_steps) << 3
     return packed_TB, scales_T
 
 
@@ -127,7 +163,8 @@ def quantise_colbertv2(
     A scale byte is the inverse norm of the decoded vector: byte 0 is `lowest`, and a unit has
     `steps` bytes.
     """
-    _check(vectors_TD, codes_T, centroids_CD, bits, levels, cutoffs, threads)
+    _check(vectors_TD, codes_T, centroids_CD, bits, threads)
+    _check_sizes(("levels", levels, 1 << bits), ("cutoffs", cutoffs, (1 << bits) - 1))
     packed_TB = np.empty((len(vectors_TD), vectors_TD.shape[1] * bits // 8), np.uint8)
     scales_T = np.empty(len(vectors_TD), np.uint8)
     for start in range(0, len(vectors_TD), _ROWS):
@@ -141,15 +178,7 @@ def quantise_colbertv2(
     return packed_TB, scales_T
 
 
-def _check(
-    vectors_TD: F32,
-    codes_T: I32,
-    centroids_CD: F32,
-    bits: int,
-    levels: F32,
-    cutoffs: F32,
-    threads: int,
-) -> None:
+def _check(vectors_TD: F32, codes_T: I32, centroids_CD: F32, bits: int, threads: int) -> None:
     check_array("vectors_TD", vectors_TD, 2, "float32")
     require(bits in PLANES, f"bits {bits} must be 1, 2, 3 or 4")
     check_array("codes_T", codes_T, 1, "int32")
@@ -159,9 +188,6 @@ def _check(
     require(
         centroids_CD.shape[1] == dim, "vectors_TD and centroids_CD must have the same dimension"
     )
-    for name, table, size in (("levels", levels, 1 << bits), ("cutoffs", cutoffs, (1 << bits) - 1)):
-        check_array(name, table, 1, "float32")
-        require(len(table) == size, f"{name} has {len(table)} entries, expected {size}")
     require(threads >= 1, f"threads {threads} must be at least 1")
     require(
         8 <= dim <= 1024 and dim % 8 == 0,
@@ -171,3 +197,9 @@ def _check(
         bool(((codes_T >= 0) & (codes_T < len(centroids_CD))).all()),
         f"codes must lie below the number of centroids, {len(centroids_CD)}",
     )
+
+
+def _check_sizes(*tables: tuple[str, F32, int]) -> None:
+    for name, table, size in tables:
+        check_array(name, table, 1, "float32")
+        require(len(table) == size, f"{name} has {len(table)} entries, expected {size}")

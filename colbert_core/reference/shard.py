@@ -28,6 +28,7 @@ from colbert_core.reference.checks import (
     require,
 )
 from colbert_core.reference.table import CentroidTable
+from colbert_core.reference.trellis import WINDOWS, windows_of
 from colbert_core.types import F32, I32, I64, U8, Bool
 
 FINEST_ADDEND = 2**20
@@ -48,15 +49,16 @@ class Shard:
         table: the global centroids.
         passages: N.
         codes: uint8, the centroid of every token [T], packed (`packed_ints.py`).
-        residuals_TB: uint8 [T, D·bits/8], packed planes.
+        residuals_TB: uint8 [T, D·bits/8].
         scales_T: uint8 [T], index into `alpha` and `beta`.
         offsets: uint8, the first token of every passage, then T [N+1], packed.
         posting_offsets: uint8, the first byte of every centroid's list, then their end [C+1],
             packed.
         postings: uint8, the passages that hold a centroid, lists of `posting_lists.py`.
         bits: 1, 2, 3 or 4.
-        levels: float32 [2^bits].
-        alpha, beta: float32 [256]. A token decodes to alpha[s]·centroid + beta[s]·levels[index].
+        levels: float32 [64], and the residuals are bits along the trellis (`trellis.py`); or
+            [2^bits], and they are indices in planes.
+        alpha, beta: float32 [256]. A token decodes to alpha[s]·centroid + beta[s]·level.
         centroids_f32: float32 [C, D] to decode with instead of the table's int8, or None.
         normalize: decoded vectors are divided by their length.
 
@@ -113,8 +115,9 @@ class Shard:
         self.lists_C1 = PackedInts("posting_offsets", posting_offsets, centroids + 1, end)
         check_ends("offsets", self.offsets_N1, self.tokens)
         check_ends("posting_offsets", self.lists_C1, end)
+        self.trellis = len(levels) == WINDOWS
         for name, values, size in (
-            ("levels", levels, 1 << bits),
+            ("levels", levels, WINDOWS if self.trellis else 1 << bits),
             ("alpha", alpha, 256),
             ("beta", beta, 256),
         ):
@@ -350,12 +353,12 @@ class Shard:
                 check_deadline(deadline_s, "precise scoring")
             start, end = self._span(int(pid))
             codes = self._codes(start, end)
-            indices_TD = unpack_residuals(self.residuals_TB[start:end], self.bits, self.dim)
+            windows_TD = windows_of(self.residuals_TB[start:end], self.bits, self.dim)
             scales_T = self.scales_T[start:end]
             centroid_weights_T = self.alpha[scales_T] * self.table.scales_C[codes]
             scores_TL = centroid_weights_T[:, None] * query_dots(
                 self.table.codes_CD[codes], query
-            ) + weights[scales_T][:, None] * query_dots(self.levels_i8[indices_TD], query)
+            ) + weights[scales_T][:, None] * query_dots(self.levels_i8[windows_TD], query)
             totals[i] = sum_over_query(scores_TL.max(axis=0) * query.scales_L)
         return totals
 
@@ -383,7 +386,8 @@ class Shard:
         else:
             table = self.table
             centroids_TD = table.codes_CD[codes].astype(np.float32) * table.scales_C[codes][:, None]
-        indices_TD = unpack_residuals(self.residuals_TB[start:end], self.bits, self.dim)
+        unpack = windows_of if self.trellis else unpack_residuals
+        indices_TD = unpack(self.residuals_TB[start:end], self.bits, self.dim)
         scales_T1 = self.scales_T[start:end, None]
         vectors_TD = (
             self.alpha[scales_T1] * centroids_TD + self.beta[scales_T1] * self.levels[indices_TD]
@@ -436,11 +440,12 @@ class Shard:
 
 def scores_are_integers(levels: F32, centroids_f32: F32 | None, normalize: bool) -> bool:
     """Whether decoded vectors are sums of int8 vectors, but for a float's rounding: centroids as in
-    the table, and levels that are int8 multiples of one step."""
+    the table, and levels of a trellis that are int8 multiples of one step."""
     levels_i8, step = quantise_levels(levels)
     off_grid = np.abs(levels - levels_i8 * step).max()
     return (
-        centroids_f32 is None
+        len(levels) == WINDOWS
+        and centroids_f32 is None
         and not normalize
         and bool(off_grid <= GRID_TOLERANCE * np.abs(levels).max())
     )

@@ -107,8 +107,13 @@ def test_filters_keep_what_they_name(index: Index) -> None:
     query = clustered(400, 64)[5]
     everything = [hit.id for hit in index.search(query, k=400)]
     for wanted in ({"3"}, {"5", "17", "399"}, set(everything[200:]), {"5", "nobody"}):
-        hits = index.search(query, k=10, filter=wanted)
-        assert [hit.id for hit in hits] == [one for one in everything if one in wanted][:10]
+        best = [one for one in everything if one in wanted][:10]
+        hits = index.search(query, k=10, filter=wanted, exact=True)
+        assert [hit.id for hit in hits] == best
+        found = [hit.id for hit in index.search(query, k=10, filter=wanted)]
+        assert len(found) == len(best)
+        assert found == [one for one in everything if one in found]
+        assert set(found) <= wanted
     assert index.search(query, filter=[]) == []
 
 

@@ -94,16 +94,24 @@ def make_world(
     normalize: bool = False,
     exact_centroids: bool = False,
     clustered: float = 1.0,
+    planes: bool = False,
+    on_grid: bool = True,
 ) -> World:
     """A shard of random passages of 1 to `longest` tokens.
 
+    `planes` are residuals as `colbertv2` packs them, else they are bits along the trellis, whose
+    levels lie on an int8 grid or not.
     `clustered` above 1 makes low centroids frequent, as real ones are.
     """
     rng = np.random.default_rng(seed)
     lengths_N = rng.integers(1, longest + 1, passages)
     tokens = int(lengths_N.sum())
     codes_T = (centroids * rng.random(tokens) ** clustered).astype(np.int64)
-    levels = np.sort(rng.standard_normal(1 << bits)).astype(np.float32) * np.float32(0.05)
+    if planes or not on_grid:
+        levels = rng.standard_normal(1 << bits if planes else 64).astype(np.float32)
+        levels *= np.float32(0.05)
+    else:
+        levels = level_grid(rng.integers(-127, 128, 64), 4e-4)
     alpha = (1 + 0.1 * rng.standard_normal(256)).astype(np.float32)
     centroids_CD = rng.integers(-127, 128, (centroids, dim)).astype(np.int8)
     centroid_scales_C = (rng.random(centroids) * 0.002 + 1e-4).astype(np.float32)
@@ -127,6 +135,13 @@ def make_world(
         centroids_f32=exact.astype(np.float32) if exact_centroids else None,
         normalize=normalize,
     )
+
+
+def level_grid(values: AnyArray, step: float) -> AnyArray:
+    """Levels that are int8 values of one step, the largest of them ±127."""
+    values = values.copy()
+    values[0] = 127
+    return (values * np.float32(step)).astype(np.float32)
 
 
 def invert(codes_T: AnyArray, lengths_N: AnyArray, centroids: int) -> list[AnyArray]:

@@ -10,6 +10,8 @@ import pytest
 from synthetic import World, lists_of, make_query, make_world
 from test_against_reference import assert_equal_on_everything, assert_same
 
+from colbert_core.packed_ints import packed_array
+
 
 def all_equal(world: World) -> World:
     """Every stored token is the same vector: all scores tie."""
@@ -62,7 +64,7 @@ def test_extreme_bytes_do_not_saturate(isa: str, dim: int, centroid: int, sign: 
     world = make_world(dim=dim, bits=4)
     world = world.but(
         centroids_CD=np.full_like(world.centroids_CD, centroid),
-        levels=np.linspace(-1, 1, 16).astype(np.float32),
+        levels=np.where(np.arange(64) < 32, -1, 1).astype(np.float32),
         residuals_TB=np.where(world.scales_T[:, None] % 2 == 0, 0, 255).astype(np.uint8)
         * np.ones((1, dim // 2), np.uint8),
     )
@@ -74,25 +76,63 @@ def test_extreme_bytes_do_not_saturate(isa: str, dim: int, centroid: int, sign: 
         np.testing.assert_allclose(scores_LP[:, 0], exact, rtol=1e-5)
 
 
-def test_levels_are_looked_up_exactly(isa: str) -> None:
-    """One dimension differs from the others at a time: each field of each byte is where it is."""
+def ramp(*, planes: bool, **shape: int) -> World:
+    """A shard whose tokens decode to odd numbers: 2 · index + 1, within an int8 grid of step 1."""
+    world = make_world(planes=planes, **shape)
+    count = 1 << world.bits if planes else 64
+    return world.but(
+        levels=2 * np.arange(count, dtype=np.float32) + 1,
+        alpha=np.zeros(256, np.float32),
+        beta=np.ones(256, np.float32),
+    )
+
+
+@pytest.mark.parametrize("planes", [False, True])
+def test_levels_are_looked_up_exactly(isa: str, planes: bool) -> None:
     for bits in (1, 2, 3, 4):
-        dim = 40
-        world = make_world(dim=dim, bits=bits, passages=1, longest=1)
-        ramp = world.but(
-            levels=np.arange(1 << bits, dtype=np.float32),
-            alpha=np.zeros(256, np.float32),
-            beta=np.ones(256, np.float32),
-        )
-        _, shard = ramp.native()
-        decoded = shard.decode(0, shard.tokens)
-        assert_same(decoded, ramp.reference()[1].decode(0, shard.tokens))
-        assert decoded.max() <= (1 << bits) - 1
+        world = ramp(planes=planes, dim=40, bits=bits, passages=1, longest=1)
+        decoded = world.native()[1].decode(0, 1)
+        assert_same(decoded, world.reference()[1].decode(0, 1))
+        assert decoded.max() < 2 << (bits if planes else 6)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize("dim", [8, 56, 64, 72, 136])
+def test_every_bit_of_a_string_is_in_its_windows_alone(isa: str, dim: int, bits: int) -> None:
+    """One bit of a token is set at a time; and none, and all. Worked out bit by bit."""
+    count = dim * bits + 2
+    world = ramp(planes=False, dim=dim, bits=bits, passages=1, longest=1)
+    strings = np.zeros((count, dim * bits), np.uint8)
+    strings[np.arange(dim * bits), np.arange(dim * bits)] = 1
+    strings[-1] = 1
+    packed = np.packbits(strings, axis=1, bitorder="little")
+    world = world.but(
+        codes=packed_array(np.zeros(count, np.int64), len(world.centroids_CD) - 1),
+        residuals_TB=packed,
+        scales_T=np.zeros(count, np.uint8),
+        offsets=packed_array(np.array([0, count]), count),
+    )
+    wanted = np.ones((count, dim), np.float32)
+    for d in range(dim):
+        for k in range(6):
+            at = bits * d + bits - 6 + k
+            if at >= 0:
+                wanted[:, d] += strings[:, at] * (2 << k)
+    assert_same(world.native()[1].decode(0, count), wanted)
+    assert_same(world.reference()[1].decode(0, count), wanted)
+    # The scan sees the same: in one dimension, the token with the largest level counts.
+    assert world.reference()[1].on_grid
+    for Q_LD in np.eye(dim, dtype=np.float32)[:, None]:
+        scores = world.native()[1].score(Q_LD, np.zeros(1, np.int64))
+        np.testing.assert_allclose(scores, (wanted @ Q_LD[0]).max(), rtol=1e-6)
 
 
 def test_all_levels_zero(isa: str) -> None:
-    world = make_world()
-    assert_equal_on_everything(world.but(levels=np.zeros(4, np.float32)), make_query(5, 128))
+    for planes in (False, True):
+        world = make_world(planes=planes)
+        assert_equal_on_everything(
+            world.but(levels=np.zeros_like(world.levels)), make_query(5, 128)
+        )
 
 
 def test_duplicate_postings_count_once(isa: str) -> None:
@@ -163,7 +203,10 @@ def test_reads_stay_inside_the_array_at_the_end(isa: str) -> None:
     """The last token's bytes are followed by nothing: for the sanitizer, and for mapped files."""
     for bits in (1, 2, 3, 4):
         for dim in (8, 24, 128):
-            world = make_world(dim=dim, bits=bits, passages=1, longest=1, centroids=1)
-            exact = np.frombuffer(bytearray(world.residuals_TB.tobytes()), np.uint8)
-            world = world.but(residuals_TB=exact.reshape(world.residuals_TB.shape))
-            assert_equal_on_everything(world, make_query(3, dim), nprobe=1, candidates=1)
+            for planes in (False, True):
+                world = make_world(
+                    dim=dim, bits=bits, passages=1, longest=1, centroids=1, planes=planes
+                )
+                exact = np.frombuffer(bytearray(world.residuals_TB.tobytes()), np.uint8)
+                world = world.but(residuals_TB=exact.reshape(world.residuals_TB.shape))
+                assert_equal_on_everything(world, make_query(3, dim), nprobe=1, candidates=1)

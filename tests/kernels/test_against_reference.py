@@ -89,9 +89,10 @@ def test_kept_rows_are_found_again_only_by_their_query(isa: str) -> None:
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
-@pytest.mark.parametrize("dim", [8, 24, 96, 128, 1024])
-def test_every_width_and_dimension(isa: str, dim: int, bits: int) -> None:
-    world = make_world(dim=dim, bits=bits, seed=dim + bits)
+@pytest.mark.parametrize("dim", [8, 24, 72, 96, 128, 1024])
+@pytest.mark.parametrize("planes", [False, True])
+def test_every_width_and_dimension(isa: str, dim: int, bits: int, planes: bool) -> None:
+    world = make_world(dim=dim, bits=bits, planes=planes, seed=dim + bits)
     assert_equal_on_everything(world, make_query(9, dim))
 
 
@@ -114,8 +115,17 @@ def test_longest_query(isa: str) -> None:
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("exact_centroids", [False, True])
 @pytest.mark.parametrize("dim", [8, 40, 128])
-def test_decoding_variants(isa: str, normalize: bool, exact_centroids: bool, dim: int) -> None:
-    world = make_world(dim=dim, normalize=normalize, exact_centroids=exact_centroids)
+@pytest.mark.parametrize(("planes", "on_grid"), [(True, False), (False, False), (False, True)])
+def test_decoding_variants(
+    isa: str, normalize: bool, exact_centroids: bool, dim: int, planes: bool, on_grid: bool
+) -> None:
+    world = make_world(
+        dim=dim,
+        normalize=normalize,
+        exact_centroids=exact_centroids,
+        planes=planes,
+        on_grid=on_grid,
+    )
     assert_equal_on_everything(world, make_query(7, dim))
 
 

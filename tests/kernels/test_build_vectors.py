@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,22 @@ def vectors(rng: np.random.Generator, rows: int, dim: int) -> F32:
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def tables(rng: np.random.Generator, bits: int) -> tuple[F32, F32]:
+def buckets(rng: np.random.Generator, bits: int) -> tuple[F32, F32]:
     levels = np.sort(rng.standard_normal(1 << bits)).astype(np.float32)
     return levels, (levels[1:] + levels[:-1]) / 2
 
 
-def borders(rng: np.random.Generator) -> F32:
-    return np.sort(rng.uniform(0.02, 1.5, 15)).astype(np.float32)
+def trellis_levels(rng: np.random.Generator) -> F32:
+    """Some of the 64 are alike: paths of one cost."""
+    levels = rng.standard_normal(64).astype(np.float32)
+    levels[40:] = levels[:24]
+    return levels
+
+
+def steps(rng: np.random.Generator) -> tuple[F32, F32]:
+    """Of ratios and of gains."""
+    ratios, gains = rng.uniform(0.001, 0.2, 8), rng.uniform(0.8, 1.3, 32)
+    return np.sort(ratios).astype(np.float32), np.sort(gains).astype(np.float32)
 
 
 def odd(rng: np.random.Generator, dim: int) -> F32:
@@ -79,18 +87,19 @@ def test_residuals_are_the_references(bits: int, dim: int) -> None:
     near_TD = centroids_CD[codes_T] + 0.5 * vectors(rng, 300, dim)
     near_TD[:40] = centroids_CD[codes_T[:40]]  # nothing is left of these
     odd_TD = odd(rng, dim)
-    levels, cutoffs = tables(rng, bits)
+    values, cutoffs = buckets(rng, bits)
+    levels = trellis_levels(rng)
     near_TD[40:80] += cutoffs[0]  # some lie on a border of colbertv2's
-    alpha, beta = borders(rng), borders(rng)
+    ratios, gains = steps(rng)
     for x_TD, codes in ((near_TD, codes_T), (odd_TD, codes_T[: len(odd_TD)])):
-        shared = (x_TD, codes, centroids_CD, bits, levels, cutoffs)
+        shared = (x_TD, codes, centroids_CD, bits)
         for threads in (1, 3):
-            found = _native.quantise_tartan(*shared, alpha, beta, threads)
-            expected = reference.quantise_tartan(*shared, alpha, beta)
+            found = _native.quantise_tartan(*shared, levels, ratios, gains, threads)
+            expected = reference.quantise_tartan(*shared, levels, ratios, gains)
             assert np.array_equal(found[0], expected[0])
             assert np.array_equal(found[1], expected[1])
-            found = _native.quantise_colbertv2(*shared, 0.5, 127.5, threads)
-            expected = reference.quantise_colbertv2(*shared, 0.5, 127.5)
+            found = _native.quantise_colbertv2(*shared, values, cutoffs, 0.5, 127.5, threads)
+            expected = reference.quantise_colbertv2(*shared, values, cutoffs, 0.5, 127.5)
             assert np.array_equal(found[0], expected[0])
             assert np.array_equal(found[1], expected[1])
             assert found[0].shape == (len(x_TD), dim * bits // 8)
@@ -101,8 +110,8 @@ def test_more_vectors_than_a_thread_takes_at_once() -> None:
     rng = np.random.default_rng(0)
     centroids_CD = vectors(rng, 50, 64)
     codes_T = rng.integers(0, 50, 5000).astype(np.int32)
-    x_TD = vectors(rng, 5000, 64)
-    shared = (x_TD, codes_T, centroids_CD, 2, *tables(rng, 2), borders(rng), borders(rng))
+    x_TD = vectors(rng, 5000, 64)  # and the last ones do not fill a register
+    shared = (x_TD, codes_T, centroids_CD, 2, trellis_levels(rng), *steps(rng))
     expected = reference.quantise_tartan(*shared)
     for threads in (1, 2, 8):
         found = _native.quantise_tartan(*shared, threads)
@@ -113,7 +122,8 @@ def test_more_vectors_than_a_thread_takes_at_once() -> None:
 X_TD = np.ones((3, 16), np.float32)
 CODES_T: I32 = np.zeros(3, np.int32)
 CENTROIDS_CD = np.ones((4, 16), np.float32)
-LEVELS, CUTOFFS = np.zeros(4, np.float32), np.zeros(3, np.float32)
+LEVELS, STEPS = np.zeros(64, np.float32), np.zeros(32, np.float32)
+VALUES, CUTOFFS = np.zeros(4, np.float32), np.zeros(3, np.float32)
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"vectors_TD": X_TD.astype(np.float64)}, "vectors_TD must be a C-contiguous float32"),
     ({"vectors_TD": X_TD[0]}, "vectors_TD must be a C-contiguous float32"),
@@ -124,8 +134,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"codes_T": CODES_T - 1}, "below the number of centroids, 4"),
     ({"bits": 0}, "bits 0 must be 1, 2, 3 or 4"),
     ({"bits": 5}, "bits 5 must be 1, 2, 3 or 4"),
-    ({"levels": LEVELS[:3]}, "levels has 3 entries, expected 4"),
-    ({"cutoffs": LEVELS}, "cutoffs has 4 entries, expected 3"),
     ({"threads": 0}, "threads 0 must be at least 1"),
     (
         {
@@ -135,28 +143,42 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "dimension 12 must be a multiple of 8",
     ),
 ]
+WRONG_TABLES: list[tuple[str, dict[str, Any], str]] = [
+    ("tartan", {"levels": LEVELS[:16]}, "levels has 16 entries, expected 64"),
+    ("tartan", {"levels": LEVELS.astype(np.float64)}, "levels must be a C-contiguous float32"),
+    ("tartan", {"ratio_steps": STEPS[:7]}, "ratio_steps has 7 entries, expected 8"),
+    ("tartan", {"gain_steps": VALUES}, "gain_steps has 4 entries, expected 32"),
+    ("colbertv2", {"levels": VALUES[:3]}, "levels has 3 entries, expected 4"),
+    ("colbertv2", {"cutoffs": VALUES}, "cutoffs has 4 entries, expected 3"),
+]
+
+
+def quantise(twin: Any, name: str, changed: dict[str, Any]) -> None:
+    tables: dict[str, dict[str, Any]] = {
+        "tartan": {"levels": LEVELS, "ratio_steps": STEPS[:8], "gain_steps": STEPS},
+        "colbertv2": {"levels": VALUES, "cutoffs": CUTOFFS, "lowest": 0.5, "steps": 127.5},
+    }
+    arguments = {"vectors_TD": X_TD, "codes_T": CODES_T, "centroids_CD": CENTROIDS_CD, "bits": 2}
+    getattr(twin, f"quantise_{name}")(**arguments | tables[name] | changed)
 
 
 @pytest.mark.parametrize("twin", [_native, reference])
+@pytest.mark.parametrize("name", ["tartan", "colbertv2"])
 @pytest.mark.parametrize(("changed", "message"), WRONG)
-def test_what_cannot_be_is_refused(changed: dict[str, Any], message: str, twin: Any) -> None:
-    arguments = {
-        "vectors_TD": X_TD,
-        "codes_T": CODES_T,
-        "centroids_CD": CENTROIDS_CD,
-        "bits": 2,
-        "levels": LEVELS,
-        "cutoffs": CUTOFFS,
-        "threads": 1,
-    } | changed
-    fifteen = np.zeros(15, np.float32)
-    calls: list[Callable[[], Any]] = [
-        lambda: twin.quantise_tartan(**arguments, alpha_borders=fifteen, beta_borders=fifteen),
-        lambda: twin.quantise_colbertv2(**arguments, lowest=0.5, steps=127.5),
-    ]
-    for call in calls:
-        with pytest.raises(ValueError, match=message):
-            call()
+def test_what_cannot_be_is_refused(
+    changed: dict[str, Any], message: str, name: str, twin: Any
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        quantise(twin, name, changed)
+
+
+@pytest.mark.parametrize("twin", [_native, reference])
+@pytest.mark.parametrize(("name", "changed", "message"), WRONG_TABLES)
+def test_tables_of_another_size_are_refused(
+    name: str, changed: dict[str, Any], message: str, twin: Any
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        quantise(twin, name, changed)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import World, make_query
-from synthetic import make_world as make_any_world
+from synthetic import World, level_grid, make_query, make_world
 from test_against_reference import assert_same
 
 from colbert_core.errors import InvalidInput
@@ -41,17 +40,6 @@ def one_thread() -> Any:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def make_world(**settings: Any) -> World:
-    """A shard whose levels lie on their int8 grid, as those of `tartan` do."""
-    world = make_any_world(**settings)
-    return world.but(levels=on_grid(world.levels))
-
-
-def on_grid(levels: AnyArray) -> AnyArray:
-    step = np.float32(np.abs(levels).max() / np.float32(127))
-    return np.rint(levels / step).astype(np.float32) * step
 
 
 def on_torch(world: World, budget: int = BUDGET) -> tuple[TorchTable, TorchShard]:
@@ -202,7 +190,7 @@ def test_the_largest_products_are_exact(centroid: int, sign: int) -> None:
     world = make_world(dim=1024, bits=4)
     world = world.but(
         centroids_CD=np.full_like(world.centroids_CD, centroid),
-        levels=on_grid(np.linspace(-1, 1, 16)),
+        levels=level_grid(np.linspace(127, -127, 64).round(), 0.01),
         residuals_TB=np.where(world.scales_T[:, None] % 2 == 0, 0, 255).astype(np.uint8)
         * np.ones((1, 512), np.uint8),
     )
@@ -347,7 +335,9 @@ def test_waiting_calls_make_one_batch() -> None:
 @pytest.mark.parametrize("exact_centroids", [False, True])
 @pytest.mark.parametrize("dim", [8, 128, 384])
 def test_colbertv2_scores_to_the_rounding_of_its_products(dim: int, exact_centroids: bool) -> None:
-    world = make_world(dim=dim, passages=150, normalize=True, exact_centroids=exact_centroids)
+    world = make_world(
+        dim=dim, passages=150, planes=True, normalize=True, exact_centroids=exact_centroids
+    )
     shard, (table, native) = on_torch(world)[1], world.native()
     Q_LD = make_query(32, dim)
     probes = table.probe(Q_LD, 4)
@@ -360,6 +350,16 @@ def test_colbertv2_scores_to_the_rounding_of_its_products(dim: int, exact_centro
     np.testing.assert_allclose(
         shard.score(Q_LD, every), native.score(Q_LD, every), rtol=2e-6, atol=5e-7
     )
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+@pytest.mark.parametrize("planes", [False, True])
+def test_float_scores_of_every_packing(planes: bool, bits: int) -> None:
+    """Levels that lie on no grid, named by windows of a trellis or by planes."""
+    world = make_world(dim=40, bits=bits, passages=30, planes=planes, on_grid=False)
+    Q_LD, every = make_query(9, 40), np.arange(30)
+    ours, theirs = on_torch(world)[1].score(Q_LD, every), world.native()[1].score(Q_LD, every)
+    np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=5e-7)
 
 
 def test_explanations_are_the_native_ones() -> None:
