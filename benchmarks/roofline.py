@@ -5,8 +5,8 @@
 The floor of a stage is the larger of its int8 operations over the measured peak and the bytes it
 must read over the measured bandwidth of a working set of that size; `report/floors.py` says what is
 counted, `peak.cpp` measures the two. Times are of one thread, each the least of several repeats,
-median over queries; the stages that one kernel does are told apart by calling it with nothing to
-scan, and by scoring the same passages alone.
+median over queries; the stages that one kernel does are told apart by asking it for the postings'
+ranking alone, and by comparing and scoring the same passages in calls of their own.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ def main() -> None:
         "k": args.k,
         "nprobe": args.nprobe,
         "candidates": args.candidates,
+        "scored": args.scored,
     }
     document = {"schema": SCHEMA, "about": about, "peaks": peaks, "rows": floors(works, peaks)}
     text = roofline_markdown(document)
@@ -97,36 +98,33 @@ class Stages:
         sizes, codec = component_bytes(manifest), manifest.codec
         self.centroids, self.dim = int(codec["centroids"]), int(codec["dim"])
         # A token: its residual, its scale, and its code at as many bits as the centroids need.
-        code_bits = max(1, (self.centroids - 1).bit_length())
-        self.token_bytes = self.dim * int(codec["bits"]) / 8 + 1 + code_bits / 8
+        self.code_bytes = max(1, (self.centroids - 1).bit_length()) / 8
+        self.token_bytes = self.dim * int(codec["bits"]) / 8 + 1 + self.code_bytes
         self.postings_bytes = sizes["postings"]
         self.posting_bytes = sizes["postings"] / sum(one.postings for one in manifest.shards)
 
     def of(self, Q_LD: np.ndarray) -> list[Work]:
         """What each stage of one query takes, and the least that it has to do."""
-        args, shard = self.args, self.shard
+        args, shard, table = self.args, self.shard, self.codec.centroid_table
         rotated = self.codec.rotate(Q_LD)
-        probes = self.codec.centroid_table.probe(rotated, args.nprobe)
-        pids = shard.search(rotated, *probes, args.candidates, args.candidates)[0]
-        scanned = int(self.doclens_N[pids].sum())
-        precise = np.sort(pids[: args.k + max(16, args.k // 4)])
-        search_ms = least_ms(lambda: shard.search(rotated, *probes, args.k, args.candidates))
-        precise_ms = least_ms(lambda: shard.score(rotated, precise))
-        # With no more candidates than hits there is nothing to scan.
-        least = np.sort(pids[: args.k])
-        postings_ms = least_ms(lambda: shard.search(rotated, *probes, args.k, args.k))
-        postings_ms -= least_ms(lambda: shard.score(rotated, least))
+        probes = table.probe(rotated, args.nprobe, keep_rows=True)  # which interaction then finds
+        coarse = (rotated, *probes, args.candidates, args.candidates, None, 0.0, np.inf, 0)
+        candidates = np.sort(shard.search(*coarse)[0])
+        scores = shard.interaction(rotated, candidates)
+        scored = np.sort(candidates[np.argsort(-scores, kind="stable")[: args.scored]])
         rotate_ms = least_ms(lambda: self.codec.rotate(Q_LD))
-        probe_ms = least_ms(lambda: self.codec.centroid_table.probe(rotated, args.nprobe))
-        total_ms = least_ms(
-            lambda: self.index.search(
-                Q_LD, k=args.k, nprobe=args.nprobe, candidates=args.candidates
-            )
-        )
+        probe_ms = least_ms(lambda: table.probe(rotated, args.nprobe, keep_rows=True))
+        postings_ms = least_ms(lambda: shard.search(*coarse))
+        interaction_ms = least_ms(lambda: shard.interaction(rotated, candidates))
+        precise_ms = least_ms(lambda: shard.score(rotated, scored))
+        knobs = {"nprobe": args.nprobe, "candidates": args.candidates, "scored": args.scored}
+        total_ms = least_ms(lambda: self.index.search(Q_LD, k=args.k, **knobs).ids)
+        known_ms = rotate_ms + probe_ms + postings_ms + interaction_ms + precise_ms
         lanes = -(-len(Q_LD) // 16) * 16
         product = 2 * self.dim * lanes  # operations of a stored vector with the whole query
+        row_bytes = 2 * lanes
         postings = self._postings(rotated, probes)
-        precise_tokens = int(self.doclens_N[precise].sum())
+        compared, read = (int(self.doclens_N[pids].sum()) for pids in (candidates, scored))
         table_bytes, shard_bytes = self.centroids * self.dim, shard.tokens * self.token_bytes
         return [
             Work("rotate", rotate_ms, 0, 4 * self.dim**2, 4 * self.dim**2),
@@ -139,20 +137,14 @@ class Stages:
                 self.postings_bytes,
             ),
             Work(
-                "scan",
-                search_ms - postings_ms - precise_ms,
-                scanned * product,
-                scanned * self.token_bytes,
-                shard_bytes,
+                "centroid interaction",
+                interaction_ms,
+                0,
+                compared * (self.code_bytes + row_bytes),
+                self.centroids * row_bytes,
             ),
-            Work(
-                "precise",
-                precise_ms,
-                2 * precise_tokens * product,
-                precise_tokens * self.token_bytes,
-                1,
-            ),
-            Work("ids, Python", total_ms - rotate_ms - probe_ms - search_ms, 0, 0, 1),
+            Work("precise", precise_ms, 2 * read * product, read * self.token_bytes, shard_bytes),
+            Work("ids, Python", max(0.0, total_ms - known_ms), 0, 0, 1),
         ]
 
     def _postings(self, rotated: np.ndarray, probes: tuple[Any, Any]) -> int:
@@ -184,8 +176,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--vectors", type=Path, default=cache, help="where `bench.py` left them")
     parser.add_argument("--index", default="tartan-tartan-2-bit", help="beside the vectors")
     parser.add_argument("--k", type=int, default=10)
-    parser.add_argument("--nprobe", type=int, default=8)
-    parser.add_argument("--candidates", type=int, default=128)
+    parser.add_argument("--nprobe", type=int, default=32)
+    parser.add_argument("--candidates", type=int, default=512)
+    parser.add_argument("--scored", type=int, default=78)
     parser.add_argument("--queries", type=int, default=40)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     return parser.parse_args()

@@ -97,6 +97,12 @@ def _raw(nprobe: int, per_hit: float) -> Setting:
     )
 
 
+def _coarse(nprobe: int, per_hit: float) -> Setting:
+    """Hits that centroids alone rank: a large k at a small price."""
+    setting = _raw(nprobe, per_hit)
+    return Setting(f"{setting.label}, none scored", setting.knobs | {"scored": 0})
+
+
 EXACT = "exact"
 TARTAN_DEFAULT = Setting("default (recall .99)", {})
 TARTAN_EXACT = Setting(EXACT, {"exact": True}, head=True)
@@ -104,9 +110,10 @@ TARTAN = (
     TARTAN_DEFAULT,
     *(Setting(f"recall .{percent}", {"recall": percent / 100}) for percent in (80, 85, 90)),
     *(Setting(f"recall .{percent}", {"recall": percent / 100}) for percent in (95, 98)),
-    _raw(8, 1.6),
-    _raw(16, 1.6),
-    _raw(16, 3.2),
+    _coarse(16, 1.5),
+    _coarse(16, 2),
+    _coarse(24, 1),
+    _coarse(32, 2),
     _raw(16, 6.4),
     _raw(32, 6.4),
     TARTAN_EXACT,

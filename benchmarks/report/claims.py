@@ -32,6 +32,7 @@ MEMORY_SHARE = 0.5
 FOUR_BIT_OVERLAP = 0.96
 RECALL_TOLERANCE = 0.02
 RECALLS = (0.8, 0.99)
+DEFAULT_RECALL = 0.99  # of a search that names none
 FLOAT_NOISE = 1e-9  # 1 − 0.98 is a little more than 0.02
 
 
@@ -225,7 +226,7 @@ def _recall(document: dict[str, Any]) -> list[Claim]:
     asked: dict[float, list[Row]] = {}
     for row in ours(at(searches(document), 10)):
         if row["kept"] is not None and not set(row["knobs"]) - {"recall"}:
-            asked.setdefault(row["knobs"].get("recall", 0.95), []).append(row)
+            asked.setdefault(row["knobs"].get("recall", DEFAULT_RECALL), []).append(row)
     lines = []
     for recall, rows in sorted(asked.items()):
         if RECALLS[0] <= recall <= RECALLS[1]:

@@ -4,9 +4,10 @@ Counted are only what no arrangement of the same algorithm can do without:
 
 - centroids: every centroid with every query token, in int8; the table is read once.
 - postings: every posting of the probed lists, and 8 bytes of its passage's running sum.
-- scan: every candidate's tokens with every query token, in int8, and their stored bytes. Scores of
-  their centroids are not counted, since the first stage had them.
-- precise: as the scan, of the passages that are left, with a query of 16 bits: two int8 products.
+- centroid interaction: every candidate's codes, and for each the int16 scores of its centroid.
+- precise: the tokens of the passages that are left with every query token of 16 bits, which is two
+  int8 products, and their stored bytes. Scores of their centroids are not counted, since the first
+  stage had them.
 
 Query tokens count in whole groups of 16 lanes. Rotating the query and fetching ids have no floor
 worth naming. A floor by bytes supposes a stream; a stage that jumps about memory cannot reach it.
@@ -89,7 +90,8 @@ def roofline_markdown(document: dict[str, Any]) -> str:
         "",
         f"{about['passages']:,} passages, {about['tokens']:,} tokens, {about['codec']['bits']} "
         f"bits, {about['codec']['centroids']:,} centroids; k = {about['k']}, {about['nprobe']} "
-        f"probes, {about['candidates']} candidates; {about['queries']} queries, one thread, "
+        f"probes, {about['candidates']} candidates, {about['scored']} scored; "
+        f"{about['queries']} queries, one thread, "
         f"kernels: {about['kernels']}.",
         "",
         conditions(about),
