@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from colbert_core.codec import Codec, Compressed
-from colbert_core.errors import IndexExists, IndexMissing, InvalidInput
+from colbert_core.errors import IndexCorrupt, IndexExists, IndexMissing, InvalidInput
 from colbert_core.index.files import (
     ArrayWriter,
     PackedWriter,
@@ -216,7 +216,7 @@ def publish(
             files[path.relative_to(index).as_posix()] = entry_of(path)
     try:
         parent = read_current(index).generation
-    except IndexMissing:
+    except (IndexMissing, IndexCorrupt):  # what cannot be read is replaced, as its error advises
         parent = None
     manifest = Manifest(
         generation=generation,

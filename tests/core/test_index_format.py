@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -140,6 +141,24 @@ def test_an_index_of_another_version_is_refused(index: Path) -> None:
         Manifest.from_json(json.dumps({**raw, "version": 2}).encode(), "m")
     with pytest.raises(IndexCorrupt, match=r"unknown keys \['extra'\]"):
         Manifest.from_json(json.dumps({**raw, "extra": 1}).encode(), "m")
+
+
+@pytest.mark.parametrize("damage", ["version", "pointer"])
+def test_an_index_that_cannot_be_read_is_replaced_by_overwriting(index: Path, damage: str) -> None:
+    """The remedy that the error names works."""
+    if damage == "pointer":
+        (index / "CURRENT").write_text("{")
+    else:
+        path = next((index / "generations").glob("*.json"))
+        older = json.dumps({**json.loads(path.read_text()), "version": 2}).encode()
+        path.write_bytes(older)
+        pointer = json.loads((index / "CURRENT").read_text())
+        pointer["manifest_sha256"] = hashlib.sha256(older).hexdigest()
+        (index / "CURRENT").write_text(json.dumps(pointer))
+    with pytest.raises(IndexCorrupt):
+        Index.open(index)
+    assert len(Index.build(index, passages(5), overwrite=True)) == 5
+    assert Index.open(index).manifest.parent is None
 
 
 def test_publishing_again_keeps_the_parent_readable(index: Path) -> None:
