@@ -1,69 +1,19 @@
-// Float vectors to bytes, for paths that hold 16 floats in one, two or four registers.
+// What a codec stores of tokens, for a path whose registers have kBytes.
 //
-// Included by the sources of single paths only, with the bytes of a register as kBytes. Every sum
-// over dimensions is 16 strided parts (d mod 16), each by ascending d, added in halves: the order
-// in which colbert_core/reference/residuals.py sums. Products are rounded before they are added.
+// Included by the sources of single paths only. colbert_core/reference/residuals.py defines the
+// bits.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <memory>
 
+#include "build_int8.hpp"
+#include "build_lanes.hpp"
 #include "build_trellis.hpp"
 
 namespace tartan {
 namespace {
-
-constexpr size_t kLanes = 16;
-
-inline constexpr size_t whole_lanes(size_t dim) { return (dim + kLanes - 1) / kLanes * kLanes; }
-
-template <size_t kBytes>
-struct Floats {
-  typedef float Part __attribute__((vector_size(kBytes)));
-  typedef int32_t Ints __attribute__((vector_size(kBytes)));
-  typedef uint8_t Bytes __attribute__((vector_size(kBytes / sizeof(float))));
-  static constexpr size_t kParts = kLanes * sizeof(float) / kBytes;
-  static constexpr size_t kPartLanes = kBytes / sizeof(float);
-  Part parts[kParts];
-
-  static Floats load(const float* p) {
-    Floats value;
-    __builtin_memcpy(&value, p, sizeof value);
-    return value;
-  }
-  static Floats splat(float x) {
-    Floats value;
-    for (Part& part : value.parts) part = x - Part{};
-    return value;
-  }
-  void store(float* p) const { __builtin_memcpy(p, this, sizeof *this); }
-
-  template <class Op>
-  static Floats of(const Floats& a, const Floats& b, const Op& op) {
-    Floats value;
-    for (size_t i = 0; i < kParts; ++i) value.parts[i] = op(a.parts[i], b.parts[i]);
-    return value;
-  }
-  friend Floats operator+(const Floats& a, const Floats& b) {
-    return of(a, b, [](Part x, Part y) { return x + y; });
-  }
-  friend Floats operator-(const Floats& a, const Floats& b) {
-    return of(a, b, [](Part x, Part y) { return x - y; });
-  }
-  friend Floats operator*(const Floats& a, const Floats& b) {
-    return of(a, b, [](Part x, Part y) { return x * y; });
-  }
-
-  float sum() const {
-    float lanes[kLanes];
-    store(lanes);
-    for (size_t half = kLanes / 2; half > 0; half /= 2) {
-      for (size_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-    }
-    return lanes[0];
-  }
-};
 
 // The level that each value falls to, and which one: as many cutoffs as lie below the value.
 template <size_t kBytes, int kBits>
@@ -344,60 +294,6 @@ void quantise_colbertv2(const QuantiseTokens& tokens, const ColbertTables& table
       return quantise_colbertv2_bits<kBytes, 3>(tokens, tables);
     default:
       return quantise_colbertv2_bits<kBytes, 4>(tokens, tables);
-  }
-}
-
-// The largest magnitude of a vector. NaN does not count.
-template <size_t kBytes>
-inline float peak_of(const float* vector, size_t dim) {
-  using F = Floats<kBytes>;
-  const auto larger = [](typename F::Part x, typename F::Part y) {
-    const typename F::Part magnitude = y < 0 ? -y : y;
-    return magnitude > x ? magnitude : x;
-  };
-  F peaks = F::splat(0);
-  size_t d = 0;
-  for (; d + kLanes <= dim; d += kLanes) peaks = F::of(peaks, F::load(vector + d), larger);
-  float lanes[kLanes];
-  peaks.store(lanes);
-  float peak = *std::max_element(lanes, lanes + kLanes);
-  for (; d < dim; ++d) peak = std::fabs(vector[d]) > peak ? std::fabs(vector[d]) : peak;
-  return peak;
-}
-
-// Rounds to the nearest integer, halves to even, for magnitudes below 2^22.
-inline float rounded(float value) { return (value + 12582912.0f) - 12582912.0f; }
-
-template <size_t kBytes>
-void to_int8(const float* vectors, size_t count, size_t dim, int8_t* values, float* scales) {
-  for (size_t t = 0; t < count; ++t) {
-    const float* const vector = vectors + t * dim;
-    int8_t* const row = values + t * dim;
-    const float peak = peak_of<kBytes>(vector, dim);
-    const bool empty = peak < kSmallestRange;
-    const float inverse = empty ? 0.0f : 127.0f / peak;
-    for (size_t d = 0; d < dim; ++d) {
-      // NaN becomes −127, because it is not greater: a conversion must not be undefined.
-      const float value = rounded(vector[d] * inverse);
-      const float above = value > -127.0f ? value : -127.0f;
-      row[d] = static_cast<int8_t>(above < 127.0f ? above : 127.0f);
-    }
-    scales[t] = empty ? 0.0f : peak / 127.0f;
-  }
-}
-
-void add_rows(const int8_t* values, const float* scales, const int32_t* codes, size_t count,
-              size_t dim, int32_t begin, int32_t end, float* sums) {
-  constexpr size_t kAhead = 8;  // rows whose sums are fetched meanwhile
-  for (size_t t = 0; t < count; ++t) {
-    if (t + kAhead < count && codes[t + kAhead] >= begin && codes[t + kAhead] < end) {
-      const float* const next = sums + static_cast<size_t>(codes[t + kAhead] - begin) * dim;
-      for (size_t d = 0; d < dim; d += kLanes) __builtin_prefetch(next + d, 1);
-    }
-    if (codes[t] < begin || codes[t] >= end) continue;
-    float* const sum = sums + static_cast<size_t>(codes[t] - begin) * dim;
-    const int8_t* const row = values + t * dim;
-    for (size_t d = 0; d < dim; ++d) sum[d] += scales[t] * static_cast<float>(row[d]);
   }
 }
 

@@ -11,7 +11,9 @@ Everything here happens in the codec's rotated space; a query arrives rotated.
 
     arithmetic.py  quantising, unpacking, dot products and sums: the definitions
     table.py       the global centroids and the best of them per query token
-    shard.py       one shard: candidates, scan, precise scoring
+    arrays.py      one shard: its arrays, checked and read
+    choosing.py    which passages go on: estimates, margins, ties
+    shard.py       one shard: candidates, centroid interaction, precise scoring
     nearest.py     building: int8 rows, their nearest centroids, and their sums
     residuals.py   building: what a codec stores of a token
     trellis.py     how its bits become levels, and which bits are best

@@ -4,140 +4,40 @@ from __future__ import annotations
 
 import numpy as np
 
-from colbert_core.packed_ints import SLACK, PackedInts
-from colbert_core.posting_lists import decode_list
 from colbert_core.reference.arithmetic import (
     integer_dots,
-    inverse_norms,
     precise_dots,
-    quantise_levels,
     quantise_query,
     query_dots,
     row_scales,
     sum_over_query,
-    unpack_residuals,
 )
+from colbert_core.reference.arrays import ShardArrays
 from colbert_core.reference.checks import (
-    MAX_MAGNITUDE,
     check_array,
     check_deadline,
-    check_ends,
     check_probes,
     check_query,
-    corrupt,
     require,
 )
-from colbert_core.reference.table import CentroidTable
-from colbert_core.reference.trellis import WINDOWS, windows_of
-from colbert_core.types import F32, I32, I64, U8, Bool
+from colbert_core.reference.choosing import (
+    FINEST_ADDEND,
+    LARGEST_TOTAL,
+    MOST,
+    addend_factor,
+    best,
+    check_margin,
+    estimates_of,
+    not_far_behind,
+)
+from colbert_core.reference.trellis import windows_of
+from colbert_core.types import F32, I32, I64, U8
 
-FINEST_ADDEND = 2**20
-"""The largest addend of a candidate's score in integer units: 1024 of them fit in 31 bits."""
-
-GRID_TOLERANCE = np.float32(1e-6)  # of the largest level: a float's rounding
-LARGEST_TOTAL = 2**31
-
-SMALLEST_RANGE = np.float32(1e-30)  # of probe scores; below, all gains count as equal
-MOST = 2**63 - 1  # where nothing is limited
 BATCH = 64  # passages between two looks at the clock
 
 
-class Shard:
-    """The arrays of one shard and the search over them. Immutable and thread-safe.
-
-    Args:
-        table: the global centroids.
-        passages: N.
-        codes: uint8, the centroid of every token [T], packed (`packed_ints.py`).
-        residuals_TB: uint8 [T, D·bits/8].
-        scales_T: uint8 [T], index into `alpha` and `beta`.
-        offsets: uint8, the first token of every passage, then T [N+1], packed.
-        posting_offsets: uint8, the first byte of every centroid's list, then their end [C+1],
-            packed.
-        postings: uint8, the passages that hold a centroid, lists of `posting_lists.py`.
-        bits: 1, 2, 3 or 4.
-        levels: float32 [64], and the residuals are bits along the trellis (`trellis.py`); or
-            [2^bits], and they are indices in planes.
-        alpha, beta: float32 [256]. A token decodes to alpha[s]·centroid + beta[s]·level.
-        centroids_f32: float32 [C, D] to decode with instead of the table's int8, or None.
-        normalize: decoded vectors are divided by their length.
-
-    Raises:
-        ValueError: an array has the wrong dtype, shape or value; the message names it.
-
-    The large arrays are not read here. A code, posting or offset that cannot be is found when a
-    search meets it: RuntimeError, which says to run `tartan index verify`.
-    """
-
-    def __init__(
-        self,
-        table: CentroidTable,
-        passages: int,
-        codes: U8,
-        residuals_TB: U8,
-        scales_T: U8,
-        offsets: U8,
-        posting_offsets: U8,
-        postings: U8,
-        bits: int,
-        levels: F32,
-        alpha: F32,
-        beta: F32,
-        centroids_f32: F32 | None,
-        normalize: bool,
-    ) -> None:
-        self.dim = table.dim
-        self.tokens = len(scales_T)
-        self.passages = passages
-        require(0 <= passages < 1 << 32, f"passages {passages} must lie between 0 and 2^32")
-        for name, packed in (
-            ("codes", codes),
-            ("offsets", offsets),
-            ("posting_offsets", posting_offsets),
-            ("postings", postings),
-        ):
-            check_array(name, packed, 1, "uint8")
-        check_array("residuals_TB", residuals_TB, 2, "uint8")
-        check_array("scales_T", scales_T, 1, "uint8")
-        require(bits in (1, 2, 3, 4), f"bits {bits} must be 1, 2, 3 or 4")
-        stored = self.dim * bits // 8
-        require(
-            residuals_TB.shape == (self.tokens, stored),
-            f"residuals_TB has shape {residuals_TB.shape}, expected ({self.tokens}, {stored})",
-        )
-        require(
-            len(postings) >= SLACK,
-            f"postings has {len(postings)} bytes, expected at least {SLACK}",
-        )
-        end, centroids = len(postings) - SLACK, table.centroids
-        self.codes_T = PackedInts("codes", codes, self.tokens, centroids - 1)
-        self.offsets_N1 = PackedInts("offsets", offsets, passages + 1, self.tokens)
-        self.lists_C1 = PackedInts("posting_offsets", posting_offsets, centroids + 1, end)
-        check_ends("offsets", self.offsets_N1, self.tokens)
-        check_ends("posting_offsets", self.lists_C1, end)
-        self.trellis = len(levels) == WINDOWS
-        for name, values, size in (
-            ("levels", levels, WINDOWS if self.trellis else 1 << bits),
-            ("alpha", alpha, 256),
-            ("beta", beta, 256),
-        ):
-            check_array(name, values, 1, "float32")
-            require(len(values) == size, f"{name} has {len(values)} entries, expected {size}")
-            require(bool(np.all(np.abs(values) <= MAX_MAGNITUDE)), f"{name} must lie within ±1e6")
-        if centroids_f32 is not None:
-            check_array("centroids_f32", centroids_f32, 2, "float32")
-            require(
-                centroids_f32.shape == table.codes_CD.shape,
-                f"centroids_f32 has shape {centroids_f32.shape}, expected {table.codes_CD.shape}",
-            )
-        self.table, self.residuals_TB, self.scales_T = table, residuals_TB, scales_T
-        self.postings, self.bits, self.levels = postings, bits, levels
-        self.alpha, self.beta, self.centroids_f32 = alpha, beta, centroids_f32
-        self.normalize = normalize
-        self.levels_i8, self.level_step = quantise_levels(levels)
-        self.on_grid = scores_are_integers(levels, centroids_f32, normalize)
-
-    # ------------------------------------------------------------ public calls
+class Shard(ShardArrays):
+    """The search over the arrays of one shard."""
 
     def search(
         self,
@@ -200,12 +100,12 @@ class Shard:
         if scored == 0:
             if estimates is None or len(pids) > k:
                 estimates = self._interact(Q_LD, pids, deadline_s)
-            return *_best(pids, estimates, k), touched, 0
+            return *best(pids, estimates, k), touched, 0
         most = max(scored, k)
         if len(pids) > (most if np.isinf(second) else k):
-            pids, found = _best(pids, self._interact(Q_LD, pids, deadline_s), most)
-            pids = np.sort(pids[_not_far_behind(found, k, second, len(Q_LD))])
-        hits, scores = _best(pids, self._precise(Q_LD, pids, deadline_s), k)
+            pids, found = best(pids, self._interact(Q_LD, pids, deadline_s), most)
+            pids = np.sort(pids[not_far_behind(found, k, second, len(Q_LD))])
+        hits, scores = best(pids, self._precise(Q_LD, pids, deadline_s), k)
         return hits, scores, touched, len(pids)
 
     def approximate(
@@ -221,7 +121,7 @@ class Shard:
         check_query(Q_LD, self.dim)
         check_probes(probe_ids_LP, probe_scores_LP, len(Q_LD), self.table.centroids)
         pids, totals = self._accumulate(probe_ids_LP, probe_scores_LP, self._allowed(allowed_N))
-        return pids, _estimates(totals, probe_scores_LP)
+        return pids, estimates_of(totals, probe_scores_LP)
 
     def interaction(self, Q_LD: F32, pids: I64) -> F32:
         """Scores by centroid interaction, float32 [M], of the passages `pids`, int64 [M]."""
@@ -238,7 +138,7 @@ class Shard:
         check_query(Q_LD, self.dim)
         require(k >= 1, f"k {k} must be at least 1")
         pids = self._all_passages(self._allowed(allowed_N))
-        hits, scores = _best(pids, self._precise(Q_LD, pids, deadline_s), k)
+        hits, scores = best(pids, self._precise(Q_LD, pids, deadline_s), k)
         return hits, scores, len(pids), len(pids)
 
     def score(self, Q_LD: F32, pids: I64) -> F32:
@@ -258,14 +158,6 @@ class Shard:
         dots_TL = precise_dots(self._decode(start, end), Q_LD)
         best_L = dots_TL.argmax(axis=0)
         return best_L.astype(np.int32), dots_TL[best_L, np.arange(len(Q_LD))]
-
-    def decode(self, first_token: int, count: int) -> F32:
-        """The vectors, float32 [count, D], of consecutive tokens."""
-        require(
-            first_token >= 0 and count >= 0 and first_token + count <= self.tokens,
-            f"tokens {first_token} to {first_token + count} lie outside the shard's {self.tokens}",
-        )
-        return self._decode(first_token, first_token + count)
 
     # ------------------------------------------------------------ stages
 
@@ -296,7 +188,7 @@ class Shard:
         if len(order) > wanted and factor > 0 and slack < LARGEST_TOTAL:
             order = order[totals[order] >= totals[order[wanted - 1]] - int(slack)]
         order = np.sort(order)
-        return pids[order], _estimates(totals[order], scores_LP), len(pids)
+        return pids[order], estimates_of(totals[order], scores_LP), len(pids)
 
     def _accumulate(self, ids_LP: I32, scores_LP: F32, allowed: U8 | None) -> tuple[I64, I64]:
         """Touched passages and their integer totals.
@@ -378,107 +270,3 @@ class Shard:
             dots_TL = precise_dots(self._decode(start, end), Q_LD)
             totals[i] = sum_over_query(dots_TL.max(axis=0))
         return totals
-
-    def _decode(self, start: int, end: int) -> F32:
-        codes = self._codes(start, end)
-        if self.centroids_f32 is not None:
-            centroids_TD = self.centroids_f32[codes]
-        else:
-            table = self.table
-            centroids_TD = table.codes_CD[codes].astype(np.float32) * table.scales_C[codes][:, None]
-        unpack = windows_of if self.trellis else unpack_residuals
-        indices_TD = unpack(self.residuals_TB[start:end], self.bits, self.dim)
-        scales_T1 = self.scales_T[start:end, None]
-        vectors_TD = (
-            self.alpha[scales_T1] * centroids_TD + self.beta[scales_T1] * self.levels[indices_TD]
-        )
-        if self.normalize:
-            vectors_TD = vectors_TD * inverse_norms(vectors_TD)
-        return vectors_TD
-
-    # ------------------------------------------------------------ what may be corrupt
-
-    def _codes(self, start: int, end: int) -> I64:
-        codes = self.codes_T.read(start, end)
-        if len(codes) and int(codes.max()) >= self.table.centroids:
-            first = start + int(np.argmax(codes >= self.table.centroids))
-            raise corrupt(
-                f"token {first} has centroid {int(codes[first - start])} of {self.table.centroids}"
-            )
-        return codes
-
-    def _span(self, pid: int) -> tuple[int, int]:
-        start, end = self.offsets_N1[pid], self.offsets_N1[pid + 1]
-        if not start < end <= self.tokens:
-            raise corrupt(f"passage {pid} spans tokens {start} to {end} of {self.tokens}")
-        return start, end
-
-    def _posting_list(self, centroid: int) -> I64:
-        start, end = self.lists_C1[centroid], self.lists_C1[centroid + 1]
-        try:
-            return decode_list(self.postings[:-SLACK], start, end, self.passages)
-        except ValueError as error:
-            raise corrupt(f"the postings of centroid {centroid} {error}") from error
-
-    # ------------------------------------------------------------ arguments
-
-    def _allowed(self, allowed_N: U8 | None) -> U8 | None:
-        if allowed_N is not None:
-            check_array("allowed_N", allowed_N, 1, "uint8")
-            require(
-                len(allowed_N) == self.passages,
-                f"allowed_N has {len(allowed_N)} entries for {self.passages} passages",
-            )
-        return allowed_N
-
-    def _all_passages(self, allowed: U8 | None) -> I64:
-        return np.arange(self.passages) if allowed is None else np.flatnonzero(allowed)
-
-    def _check_pid(self, pid: int) -> None:
-        require(0 <= pid < self.passages, f"passage {pid} is not one of {self.passages}")
-
-
-def scores_are_integers(levels: F32, centroids_f32: F32 | None, normalize: bool) -> bool:
-    """Whether decoded vectors are sums of int8 vectors, but for a float's rounding: centroids as in
-    the table, and levels of a trellis that are int8 multiples of one step."""
-    levels_i8, step = quantise_levels(levels)
-    off_grid = np.abs(levels - levels_i8 * step).max()
-    return (
-        len(levels) == WINDOWS
-        and centroids_f32 is None
-        and not normalize
-        and bool(off_grid <= GRID_TOLERANCE * np.abs(levels).max())
-    )
-
-
-def addend_factor(scores_LP: F32) -> np.float32:
-    """Integer units of a candidate's total per unit of score; 0 where all probes score alike."""
-    widest = (scores_LP[:, 0] - scores_LP[:, -1]).max()
-    return np.float32(FINEST_ADDEND) / widest if widest >= SMALLEST_RANGE else np.float32(0)
-
-
-def _best(pids: I64, scores: F32, k: int) -> tuple[I64, F32]:
-    """The best k: score descending, then smaller passage."""
-    order = np.lexsort((pids, -scores))[:k]
-    return pids[order].astype(np.int64), scores[order]
-
-
-def _estimates(totals: I64, scores_LP: F32) -> F32:
-    """Scores, float32, of integer totals: above what the last probes of all tokens would give."""
-    base, factor = sum_over_query(scores_LP[:, -1]), addend_factor(scores_LP)
-    gains = totals.astype(np.float32) / factor if factor > 0 else np.zeros(len(totals), np.float32)
-    estimates: F32 = base + gains
-    return estimates
-
-
-def check_margin(name: str, margin: float) -> np.float32:
-    require(margin >= 0, f"{name} must be a number of at least 0")
-    with np.errstate(over="ignore"):
-        return np.float32(margin)
-
-
-def _not_far_behind(scores: F32, k: int, margin: np.float32, tokens: int) -> Bool:
-    """Which of descending scores lie within margin · √tokens of the k-th."""
-    slack = margin * np.sqrt(np.float32(tokens))
-    kept: Bool = scores >= scores[min(k, len(scores)) - 1] - slack
-    return kept

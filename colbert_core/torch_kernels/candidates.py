@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from colbert_core.reference.arithmetic import sum_over_query
-from colbert_core.reference.shard import FINEST_ADDEND, LARGEST_TOTAL, addend_factor
+from colbert_core.reference.choosing import FINEST_ADDEND, LARGEST_TOTAL, addend_factor
 from colbert_core.torch_kernels.arrays import DeviceArrays
 from colbert_core.torch_kernels.device import runs
 from colbert_core.torch_kernels.select import integer_keys

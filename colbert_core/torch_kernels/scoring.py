@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from colbert_core.reference.arithmetic import LOW_STEPS, quantise_levels
+from colbert_core.reference.arrays import scores_are_integers
 from colbert_core.reference.checks import check_deadline
-from colbert_core.reference.shard import scores_are_integers
 from colbert_core.torch_kernels.arrays import DeviceArrays
 from colbert_core.torch_kernels.device import expand, runs, upload
 from colbert_core.torch_kernels.queries import QueryBatch

@@ -17,7 +17,7 @@ from colbert_core.reference.checks import (
     check_query,
     require,
 )
-from colbert_core.reference.shard import MOST, check_margin
+from colbert_core.reference.choosing import MOST, check_margin
 from colbert_core.torch_kernels.arrays import load_arrays
 from colbert_core.torch_kernels.candidates import Probes
 from colbert_core.torch_kernels.combine import Combiner

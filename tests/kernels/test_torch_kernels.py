@@ -16,7 +16,7 @@ from synthetic import World, level_grid, make_query, make_world
 from test_against_reference import assert_same
 
 from colbert_core.errors import InvalidInput
-from colbert_core.reference.shard import MOST
+from colbert_core.reference.choosing import MOST
 from colbert_core.torch_kernels import TorchShard, TorchTable, open_device
 from colbert_core.torch_kernels import device as devices
 from colbert_core.torch_kernels.arrays import load_arrays
