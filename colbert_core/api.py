@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,10 @@ class Index:
     def __init__(self, generation: Generation) -> None:
         self._generation = generation
         self._searcher = Searcher(generation)
+        # Interpolating presets takes a tenth of what a quick search does, and requests repeat.
+        self._derive = lru_cache(256, typed=True)(
+            partial(derive_params, presets=generation.manifest.presets)
+        )
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], device: str = "cpu") -> Index:
@@ -153,14 +157,8 @@ class Index:
         Raises:
             QueryError: a value is out of its range.
         """
-        return derive_params(
-            k,
-            recall=recall,
-            nprobe=nprobe,
-            candidates=candidates,
-            scored=scored,
-            exact=exact,
-            presets=self.manifest.presets,
+        return self._derive(
+            k, recall=recall, nprobe=nprobe, candidates=candidates, scored=scored, exact=exact
         )
 
     def search(

@@ -102,7 +102,9 @@ class Manifest:
             version = raw.get("version")
             if version != VERSION:
                 older = isinstance(version, int) and version < VERSION
-                remedy = "build the index again, with --overwrite" if older else "upgrade tartan-search"
+                remedy = (
+                    "build the index again, with --overwrite" if older else "upgrade tartan-search"
+                )
                 raise ValueError(
                     f"its version is {version!r} and this program reads {VERSION}: {remedy}"
                 )

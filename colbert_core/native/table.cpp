@@ -28,9 +28,14 @@ void ProbeSelector::reset(const QueryPack& query, size_t nprobe, size_t centroid
   offers_.resize(std::max(offers_.size(), lanes * capacity_));
   counts_.assign(lanes, 0);
   best_.assign(lanes * nprobe_, -std::numeric_limits<float>::infinity());
+  threshold_at_.resize(lanes);
   for (const QueryBlock& block : query.blocks()) {
     float* const threshold = lanes_of(block) + (nprobe_ - 1) * static_cast<size_t>(block.lanes());
     std::fill(threshold + block.tokens, threshold + block.lanes(), kUnused);
+    for (int lane = 0; lane < block.lanes(); ++lane) {
+      threshold_at_[static_cast<size_t>(block.first + lane)] =
+          static_cast<size_t>(threshold + lane - best_.data());
+    }
   }
 }
 
@@ -67,11 +72,16 @@ void ProbeSelector::cut(size_t token) {
 }
 
 std::span<const uint64_t> ProbeSelector::finish(size_t token) {
-  keys_.clear();
+  // Most offers were made before the threshold rose to what it is.
+  const float threshold = best_[threshold_at_[token]];
+  const Offer* const offers = offers_.data() + token * capacity_;
+  keys_.resize(counts_[token] + 1);
+  uint64_t* end = keys_.data();
   for (size_t i = 0; i < counts_[token]; ++i) {
-    const Offer& offered = offers_[token * capacity_ + i];
-    keys_.push_back(rank_key(offered.score, offered.centroid));
+    *end = rank_key(offers[i].score, offers[i].centroid);
+    end += !(offers[i].score < threshold);
   }
+  keys_.resize(static_cast<size_t>(end - keys_.data()));
   keep_best(keys_, nprobe_);
   sort_best_first(keys_);
   return keys_;
