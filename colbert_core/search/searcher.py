@@ -90,7 +90,12 @@ class Searcher:
         probes = (
             None
             if params.exact
-            else self.generation.table.probe(rotated_LD, params.nprobe, keep_rows=True)
+            else self.generation.table.probe(
+                rotated_LD,
+                params.nprobe,
+                # where hits are ranked by postings alone, nothing asks for them
+                keep_rows=params.scored > 0 or params.candidates > params.k,
+            )
         )
         parts = [
             search_shard(
