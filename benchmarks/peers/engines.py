@@ -113,6 +113,7 @@ TARTAN = (
     _coarse(16, 1.5),
     _coarse(16, 2),
     _coarse(24, 1),
+    _coarse(32, 1),
     _coarse(32, 2),
     _raw(16, 6.4),
     _raw(32, 6.4),
