@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -107,25 +106,6 @@ class TorchShard:
         """As `search`, with every allowed passage scored precisely."""
         effort = self._effort(k, 1, math.inf, MOST, math.inf)
         return self._ask(Q_LD, None, effort, allowed_N, deadline_s)
-
-    def search_batch(
-        self,
-        queries: Sequence[tuple[F32, I32, F32]],
-        k: int,
-        candidates: int,
-        allowed_N: U8 | None = None,
-        deadline_s: float = 0.0,
-        margin: float = math.inf,
-        scored: int = MOST,
-        interaction_margin: float = math.inf,
-    ) -> list[Found]:
-        """`search` for many queries, each (Q_LD, probe_ids_LP, probe_scores_LP), of any lengths."""
-        effort = self._effort(k, candidates, margin, scored, interaction_margin)
-        asked = [
-            self._query(Q_LD, (ids, scores), effort, allowed_N, deadline_s)
-            for Q_LD, ids, scores in queries
-        ]
-        return self._stages.run(asked) if asked else []
 
     def approximate(
         self,

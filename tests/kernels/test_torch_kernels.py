@@ -274,6 +274,15 @@ def test_any_shard_and_query(
     )
 
 
+def in_one_batch(
+    shard: TorchShard, queries: list[Any], k: int, candidates: int, deadline_s: float, *limits: Any
+) -> list[Any]:
+    """What calls that arrive together get, without the threads."""
+    effort = shard._effort(k, candidates, *limits)
+    asked = [shard._query(Q_LD, probes, effort, None, deadline_s) for Q_LD, *probes in queries]
+    return shard._stages.run(asked)
+
+
 @pytest.mark.parametrize("budget", [BUDGET, 1 << 16])
 @pytest.mark.parametrize(
     "limits", [(np.inf, MOST, np.inf), (0.05, 40, np.inf), (0.1, 90, 0.05), (0.1, 0, np.inf)]
@@ -286,11 +295,10 @@ def test_a_batch_is_its_queries_one_by_one(budget: int, limits: Any) -> None:
     for i, tokens in enumerate((1, 32, 3, 64, 5, 1, 17)):
         Q_LD = make_query(tokens, 40, seed=i)
         queries.append((Q_LD, *table.probe(Q_LD, 1 + i % 4)))
-    found = on_torch(world, budget)[1].search_batch(queries, 20, 150, None, 0.0, *limits)
+    found = in_one_batch(on_torch(world, budget)[1], queries, 20, 150, 0.0, *limits)
     assert len(found) == len(queries)
     for query, ours in zip(queries, found, strict=True):
         assert_same(ours, native.search(*query, 20, 150, None, 0.0, *limits))
-    assert on_torch(world, budget)[1].search_batch([], 20, 150) == []
 
 
 def test_calls_of_many_threads_get_their_own_answers() -> None:
@@ -378,7 +386,7 @@ def test_a_passed_deadline_ends_a_search() -> None:
     with pytest.raises(TimeoutError, match="deadline"):
         shard.search(Q_LD, *probes, 3, 8, None, late)
     with pytest.raises(TimeoutError, match="candidates"):
-        shard.search_batch([(Q_LD, *probes)], 3, 8, None, late)
+        in_one_batch(shard, [(Q_LD, *probes)], 3, 8, late, np.inf, MOST, np.inf)
     with pytest.raises(TimeoutError, match="deadline"):
         shard.exhaustive(Q_LD, 3, None, late)
     native = world.native()[1]
