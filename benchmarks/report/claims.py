@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from colbert_core.search import DEFAULT_RECALL
 from report.select import (
     Row,
     answers,
@@ -32,7 +33,6 @@ MEMORY_SHARE = 0.5
 FOUR_BIT_OVERLAP = 0.96
 RECALL_TOLERANCE = 0.02
 RECALLS = (0.8, 0.99)
-DEFAULT_RECALL = 0.99  # of a search that names none
 FLOAT_NOISE = 1e-9  # 1 − 0.98 is a little more than 0.02
 
 

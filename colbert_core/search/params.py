@@ -20,16 +20,16 @@ from colbert_core.types import MAX_K, SearchParams
 DEFAULT_RECALL = 0.99
 
 COMMON_PRESETS = tuple(
-    Preset(recall, 10, 16, 1024, 256, *margins, recall, 0)
+    Preset(recall, 10, 16, 1024, 512, *margins, recall, 0)
     for recall, margins in (
-        (0.80, (0.075, 0.045)),
-        (0.90, (0.105, 0.075)),
-        (0.95, (0.13, 0.105)),
-        (0.98, (0.16, 0.14)),
-        (0.99, (0.18, 0.165)),
+        (0.80, (0.077, 0.054)),
+        (0.90, (0.113, 0.093)),
+        (0.95, (0.148, 0.123)),
+        (0.98, (0.177, 0.168)),
+        (0.99, (0.203, 0.187)),
     )
 )
-"""For an index without presets of its own, because it is small: the mean of five collections."""
+"""For an index without presets of its own, because it is small: the mean margins of five."""
 
 SCORED_PER_HIT, SCORED_BESIDE = 3, 48
 """What raw candidates are cut to by centroid interaction; docs/decisions/search.md measures it."""
