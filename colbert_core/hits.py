@@ -39,6 +39,9 @@ class Hits(Sequence[Hit]):
     def ids(self) -> list[str]:
         """The ids of all hits, read together: several times as fast as one by one."""
         shards_K, pids_K = self._merged.shards_K, self._merged.pids_K
+        if len(self._shards) == 1:
+            only: list[str] = self._shards[0].ids_of(pids_K).tolist()
+            return only
         ids = np.empty(len(self), object)
         for index in np.unique(shards_K).tolist():
             here = np.flatnonzero(shards_K == index)

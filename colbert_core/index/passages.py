@@ -20,6 +20,7 @@ from colbert_core.errors import IndexCorrupt
 from colbert_core.types import I64, AnyArray
 
 BATCH = 4096
+ONE_BY_ONE = 128  # so many ids are read faster one by one than by Arrow
 _IDS = pa.schema([pa.field("id", pa.string(), nullable=False)])
 _TEXTS = pa.schema([pa.field("text", pa.string()), pa.field("metadata", pa.string())])
 
@@ -137,8 +138,11 @@ class PassageReader:
         return self._id_of.row(pid)[0] or ""
 
     def ids_of(self, pids: I64) -> AnyArray:
-        """The ids of passages, strings as objects: Arrow turns a batch's into Python's at once."""
+        """The ids of passages, strings as objects; Arrow turns many of a batch into Python's."""
         ids = np.empty(len(pids), object)
+        if len(pids) <= ONE_BY_ONE:
+            ids[:] = [self.id(pid) for pid in pids.tolist()]
+            return ids
         batches, rows = np.divmod(pids, BATCH)
         for number in np.unique(batches).tolist():
             here = np.flatnonzero(batches == number)
