@@ -246,6 +246,69 @@ def eval_command(
     )
 
 
+@app.command("plan")
+def plan_command(
+    passages: Annotated[float, typer.Option("--passages", help="How many; 140e6 works too.")],
+    tokens_per_passage: Annotated[
+        float, typer.Option("--tokens-per-passage", help="Stored vectors of one, on average.")
+    ],
+    bits: Annotated[int, typer.Option("--bits", help="Residual bits.")] = 2,
+    target_qps: Annotated[float, typer.Option("--target-qps", help="Queries a second.")] = 10.0,
+    dim: Annotated[int, typer.Option("--dim", help="Dimensions of a vector.")] = 128,
+    query_tokens: Annotated[int, typer.Option("--query-tokens", help="Of a query.")] = 16,
+    replicas: Annotated[int, typer.Option("--replicas", help="Of each shard.")] = 1,
+    centroids: Annotated[
+        int | None, typer.Option("--centroids", help="By default 2^⌊log2(16·√tokens)⌋.")
+    ] = None,
+    text_bytes: Annotated[
+        float | None, typer.Option("--text-bytes", help="Of a passage; by default 5 a token.")
+    ] = None,
+    machine_memory: Annotated[
+        float, typer.Option("--machine-memory", help="GiB of a serving machine.")
+    ] = 64.0,
+    machine_cores: Annotated[
+        int, typer.Option("--machine-cores", help="Cores of a serving machine.")
+    ] = 16,
+    index_cores: Annotated[
+        int, typer.Option("--index-cores", help="Cores that the index job has, of all machines.")
+    ] = 64,
+    encode_rate: Annotated[
+        float,
+        typer.Option(
+            "--encode-rate",
+            help="Tokens that a core (or GPU) encodes a second; the default was measured with "
+            "all-MiniLM-L6-v2 on one core. Measure your model.",
+        ),
+    ] = 11_400.0,
+    as_json: Json = False,
+) -> None:
+    """Say what a corpus takes before it is indexed: bytes, shards, memory, machines, hours.
+
+    Every figure is printed with its formula; docs/capacity.md says how well they fit.
+
+    Example: `tartan plan --passages 140e6 --tokens-per-passage 60 --bits 2 --target-qps 100`
+    """
+    from cluster.capacity import GIB, Workload
+    from cluster.cli_plan import plan_command as print_plan
+
+    work = Workload(
+        passages=int(passages),
+        tokens_per_passage=tokens_per_passage,
+        bits=bits,
+        target_qps=target_qps,
+        dim=dim,
+        query_tokens=query_tokens,
+        replicas=replicas,
+        centroids=centroids,
+        text_bytes=text_bytes,
+        machine_memory=int(machine_memory * GIB),
+        machine_cores=machine_cores,
+        index_cores=index_cores,
+        encode_rate=encode_rate,
+    )
+    print_plan(work, as_json=as_json)
+
+
 @app.command("demo")
 def demo_command(
     keep: Annotated[bool, typer.Option("--keep", help="Stay up until Ctrl-C.")] = False,
