@@ -90,9 +90,11 @@ struct Leaf {
   // nothing.
   void (*enter)();
   void (*leave)();
-  // dots[r][lane] of the centroids ids[r] with both planes, as float: what `scan` wants computed
-  // once a query and kept. Null where scan multiplies each token's centroid anew, which is quicker
-  // than going back to a large table.
+  // Whether `scan` can multiply each token's centroid anew, which is quicker for few tokens than
+  // keeping the dots of centroids.
+  bool multiplies_centroids;
+  // dots[r][lane] of the centroids ids[r] with both planes, as float: computed once a query and
+  // kept, for `scan` to look up.
   void (*centroid_dots)(const CentroidView&, const uint32_t* ids, size_t count, const QueryBlock&,
                         float* dots);
   // rows[r][lane] = dot of the centroid ids[r] with the high plane · c_scale · gains[lane],

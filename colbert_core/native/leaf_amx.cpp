@@ -52,6 +52,31 @@ void centroid_rows_amx(const CentroidView& table, const uint32_t* ids, size_t co
   }
 }
 
+// The unit multiplies the next tile while this one's dots are stored.
+template <int G>
+void centroid_dots_amx(const CentroidView& table, const uint32_t* ids, size_t count,
+                       const QueryBlock& query, float* dots) {
+  alignas(64) uint8_t copies[kPair * tile_dim(kMaxDim)];
+  Products<G, Planes::kBoth> tiles[2];
+  const size_t stride = tile_dim(table.dim);
+  const auto multiply_tile = [&](size_t first, Products<G, Planes::kBoth>& products) {
+    const size_t left = count - first;
+    gather_rows(table, ids + first, tile_rows(left), left, stride, copies);
+    products.compute(copies, stride, query, table.dim);
+  };
+  multiply_tile(0, tiles[0]);
+  int current = 0;
+  for (size_t first = 0; first < count; first += kPair, current ^= 1) {
+    if (first + kPair < count) multiply_tile(first + kPair, tiles[current ^ 1]);
+    for (int r = 0; r < tile_rows(count - first); ++r) {
+      for (int g = 0; g < G; ++g) {
+        const size_t at = (first + static_cast<size_t>(r)) * G + static_cast<size_t>(g);
+        _mm512_storeu_ps(dots + at * kGroup, tiles[current].of(r, g));
+      }
+    }
+  }
+}
+
 // The largest of eight rows tells whether any of them need be looked at.
 template <int G, class Score>
 inline void offer_tile(const Score& score, uint32_t first, int used, int group,
@@ -106,8 +131,19 @@ void probe_amx(const CentroidView& table, uint32_t begin, uint32_t end, const Qu
   }
 }
 
-// Gathers, unpacks and multiplies up to 32 tokens from `first` on.
 template <int G>
+inline const float* kept_dots(const ScanTables& tables, uint32_t row) {
+  return tables.kept + static_cast<size_t>(row) * G * kGroup;
+}
+
+template <int G>
+inline void prefetch_kept(const ScanTables& tables, uint32_t row) {
+  for (int g = 0; g < G; ++g) __builtin_prefetch(kept_dots<G>(tables, row) + g * kGroup);
+}
+
+// Gathers, unpacks and multiplies up to 32 tokens from `first` on; where the dots of centroids are
+// kept, asks for those of the tokens.
+template <int G, bool kKept>
 inline void multiply_tokens(const ScanTokens& tokens, size_t first, const ScanTables& tables,
                             const Avx512::Windows& levels, const QueryBlock& query,
                             Products<G, Planes::kBoth>& centroids,
@@ -116,19 +152,23 @@ inline void multiply_tokens(const ScanTokens& tokens, size_t first, const ScanTa
   const size_t stride = tile_stride(table.dim);
   const size_t bytes = table.dim * tables.bits / 8;
   const size_t left = tokens.count - first;
-  gather_rows(table, tokens.rows + first, tile_rows(left), left, stride, tables.centroid_tile);
+  if (kKept) {
+    for (int r = 0; r < tile_rows(left); ++r) prefetch_kept<G>(tables, tokens.rows[first + r]);
+  } else {
+    gather_rows(table, tokens.rows + first, tile_rows(left), left, stride, tables.centroid_tile);
+  }
   uint8_t* const spare = tables.tile + kTileRows * stride;
   for (int r = 0; r < tile_rows(left); ++r) {
     const uint8_t* const packed =
         packed_token(tokens.residuals + (first + r) * bytes, tokens.residuals_end, bytes, spare);
     unpack_windows<Avx512>(packed, tables.bits, table.dim, levels, tables.tile + r * stride);
   }
-  centroids.compute(tables.centroid_tile, stride, query, table.dim);
+  if (!kKept) centroids.compute(tables.centroid_tile, stride, query, table.dim);
   residuals.compute(tables.tile, stride, query, table.dim);
 }
 
 // The unit multiplies the next tile while the scores of this one are added up.
-template <int G>
+template <int G, bool kKept>
 void scan_amx(const ScanTokens& tokens, const ScanTables& tables, const QueryBlock& query,
               float* best) {
   // Levels stay signed: the unit multiplies signed bytes by signed ones.
@@ -137,21 +177,24 @@ void scan_amx(const ScanTokens& tokens, const ScanTables& tables, const QueryBlo
   Products<G, Planes::kBoth> centroids[2], residuals[2];
   __m512 running[G];
   for (int g = 0; g < G; ++g) running[g] = _mm512_set1_ps(-__builtin_inff());
-  for (size_t t = 0; t < kPair && t < tokens.count; ++t) {
+  for (size_t t = 0; !kKept && t < kPair && t < tokens.count; ++t) {
     prefetch_row(tables.centroids, tokens.rows[t]);
   }
-  multiply_tokens<G>(tokens, 0, tables, levels, query, centroids[0], residuals[0]);
+  multiply_tokens<G, kKept>(tokens, 0, tables, levels, query, centroids[0], residuals[0]);
   int current = 0;
   for (size_t first = 0; first < tokens.count; first += kPair, current ^= 1) {
     if (const size_t next = first + kPair; next < tokens.count) {
-      multiply_tokens<G>(tokens, next, tables, levels, query, centroids[current ^ 1],
-                         residuals[current ^ 1]);
+      multiply_tokens<G, kKept>(tokens, next, tables, levels, query, centroids[current ^ 1],
+                                residuals[current ^ 1]);
     }
     for (int r = 0; r < tile_rows(tokens.count - first); ++r) {
 #pragma GCC unroll 2
       for (int g = 0; g < G; ++g) {
-        const __m512 score = token_score<Avx512>(centroids[current].of(r, g),
-                                                 residuals[current].of(r, g), tokens, first + r);
+        const size_t t = first + static_cast<size_t>(r);
+        const __m512 centroid =
+            kKept ? _mm512_loadu_ps(kept_dots<G>(tables, tokens.rows[t]) + g * kGroup)
+                  : centroids[current].of(r, g);
+        const __m512 score = token_score<Avx512>(centroid, residuals[current].of(r, g), tokens, t);
         running[g] = _mm512_max_ps(running[g], score);
       }
     }
@@ -160,6 +203,12 @@ void scan_amx(const ScanTokens& tokens, const ScanTables& tables, const QueryBlo
     const __m512 q_scales = _mm512_loadu_ps(query.scales + g * kGroup);
     _mm512_storeu_ps(best + g * kGroup, _mm512_mul_ps(running[g], q_scales));
   }
+}
+
+void centroid_dots_any(const CentroidView& table, const uint32_t* ids, size_t count,
+                       const QueryBlock& query, float* dots) {
+  if (count == 0) return;
+  (query.groups == 1 ? centroid_dots_amx<1> : centroid_dots_amx<2>)(table, ids, count, query, dots);
 }
 
 void centroid_rows_any(const CentroidView& table, const uint32_t* ids, size_t count,
@@ -176,13 +225,18 @@ void probe_any(const CentroidView& table, uint32_t begin, uint32_t end, const Qu
 
 void scan_any(const ScanTokens& tokens, const ScanTables& tables, const QueryBlock& query,
               float* best) {
-  (query.groups == 1 ? scan_amx<1> : scan_amx<2>)(tokens, tables, query, best);
+  if (tables.kept == nullptr) {
+    (query.groups == 1 ? scan_amx<1, false> : scan_amx<2, false>)(tokens, tables, query, best);
+  } else {
+    (query.groups == 1 ? scan_amx<1, true> : scan_amx<2, true>)(tokens, tables, query, best);
+  }
 }
 
 constexpr Leaf kLeaf = {"amx",
                         enter,
                         leave,
-                        nullptr,
+                        true,
+                        centroid_dots_any,
                         centroid_rows_any,
                         largest_row,
                         probe_any,

@@ -1,9 +1,8 @@
 // MaxSim of passages with int8 centroids and levels and both planes of the query.
 //
-// Passages are taken in batches. Where the path keeps the dots of centroids, every token first
-// finds the row that belongs to its code, or asks for it, and the rows that are missing are
-// computed together; then the tokens are scanned. A query of more than 32 tokens passes block after
-// block.
+// Passages are taken in batches. Where the dots of centroids are kept, every token first finds the
+// row that belongs to its code, or asks for it, and the rows that are missing are computed
+// together; then the tokens are scanned. A query of more than 32 tokens passes block after block.
 #include <algorithm>
 
 #include "cpu.hpp"
@@ -86,15 +85,23 @@ void Shard::assign_rows(Scratch& scratch) const {
   scratch.rows = rows;
 }
 
-void Shard::scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, float* totals,
-                       Scratch& scratch) const {
+// Whether the dots of centroids are kept: where passages have so many tokens that most of them are
+// asked for again.
+bool Shard::keeps_dots(size_t passages) const {
+  if (!active_leaf().multiplies_centroids) return true;
+  const size_t mean_tokens = tokens() / std::max<size_t>(1, this->passages());
+  return passages * mean_tokens >= table_.centroids();
+}
+
+void Shard::scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, bool keep_dots,
+                       float* totals, Scratch& scratch) const {
   const LeafScope leaf;
   const size_t lanes = static_cast<size_t>(block.lanes());
   const size_t known = scratch.rows;
   find_spans(pids, scratch);
   find_codes(scratch);
   find_weights(scratch);
-  if (leaf->centroid_dots != nullptr) {
+  if (keep_dots) {
     assign_rows(scratch);
     scratch.kept.grow(scratch.rows * lanes);
     leaf->centroid_dots(table_.view(), scratch.missing.data(), scratch.rows - known, block,
@@ -104,7 +111,7 @@ void Shard::scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, 
   ScanTables tables;
   tables.bits = arrays_.bits;
   tables.centroids = table_.view();
-  tables.kept = scratch.kept.data();
+  tables.kept = keep_dots ? scratch.kept.data() : nullptr;
   tables.levels = levels_i8_.data();
   tables.tile = scratch.tile.grow(tile_bytes(dim()));
   tables.centroid_tile = scratch.centroid_tile.grow(tile_bytes(dim()));
@@ -136,13 +143,14 @@ void Shard::scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, 
 void Shard::scan(std::span<const uint32_t> pids, Deadline deadline, float* totals,
                  Scratch& scratch) const {
   std::fill_n(totals, pids.size(), 0.0f);
+  const bool keep_dots = keeps_dots(pids.size());
   for (const QueryBlock& block : scratch.query.blocks()) {
     scratch.row_epoch = scratch.row_of.begin(table_.centroids(), 1);
     scratch.rows = 0;
     for (size_t first = 0; first < pids.size(); first += kBatch) {
       deadline.check("precise scoring");
       const size_t count = std::min(kBatch, pids.size() - first);
-      scan_batch(pids.subspan(first, count), block, totals + first, scratch);
+      scan_batch(pids.subspan(first, count), block, keep_dots, totals + first, scratch);
     }
   }
 }

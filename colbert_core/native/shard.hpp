@@ -122,8 +122,9 @@ class Shard {
   // scan.cpp
   void scan(std::span<const uint32_t> pids, Deadline deadline, float* totals,
             Scratch& scratch) const;
-  void scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, float* totals,
-                  Scratch& scratch) const;
+  bool keeps_dots(size_t passages) const;
+  void scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, bool keep_dots,
+                  float* totals, Scratch& scratch) const;
   void find_spans(std::span<const uint32_t> pids, Scratch& scratch) const;
   void find_codes(Scratch& scratch) const;
   void find_weights(Scratch& scratch) const;
