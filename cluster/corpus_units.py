@@ -16,7 +16,7 @@ import orjson
 
 from cluster.plan import UnitBudget
 from cluster.progress import Progress
-from colbert_core.errors import CorpusError, TartanError
+from colbert_core.errors import CorpusError, JobFailed
 from colbert_core.index.manifest import FileEntry
 from colbert_core.text.corpus import Document, Place, read_file, shown_id
 from colbert_core.text.corpus_duplicates import Duplicate, DuplicateFinder
@@ -67,7 +67,7 @@ def stage_corpus(
 
     Raises:
         CorpusError: a passage cannot be indexed, an id comes twice, or there is no passage.
-        TartanError: the staging folder cannot be written.
+        JobFailed: the staging folder cannot be written.
     """
     writer = _UnitWriter(staging, budget, progress)
     finder = DuplicateFinder(staging.folder)
@@ -84,9 +84,9 @@ def stage_corpus(
         lookup = _Lookup(staging, corpus.units, files)
         duplicate = finder.find(lookup.id_at)
     except OSError as error:
-        raise TartanError(
+        raise JobFailed(
             f"{staging.folder}: the corpus cannot be staged here: {error.strerror or error}; "
-            "free some space or choose another --out"
+            "free some space and run the same command again, or choose another --out"
         ) from error
     if duplicate is not None:
         raise CorpusError(lookup.describe(duplicate))

@@ -90,18 +90,19 @@ def building(
         place = _take(index, asked, overwrite=overwrite, restart=restart)
         try:
             yield place
-        except OSError as error:
-            _keep_or_remove(place, error, note)
-            if error.errno in _UNWRITABLE:
-                raise _as_job_failed(index, error) from error
-            raise
         except BaseException as error:
             _keep_or_remove(place, error, note)
             raise
-        else:
-            shutil.rmtree(index / STAGING, ignore_errors=True)
         finally:
             place.ledger.close()
+        shutil.rmtree(index / STAGING, ignore_errors=True)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise JobFailed(
+            f"{error.filename or index}: it cannot be written: {error.strerror}; free some space, "
+            "or see to the folder, and run the same command again"
+        ) from error
     finally:
         for folder in [*(index / name for name in _OWN_FOLDERS), *reversed(created)]:
             with suppress(OSError):  # it is not empty
@@ -242,13 +243,6 @@ def progress_of(done: Done) -> str:
     if done.trained is not None:
         return f"the codec and {len(done.compressed):,} units are done"
     return f"the corpus is read and {len(done.embedded):,} sampled units are done"
-
-
-def _as_job_failed(index: Path, error: OSError) -> JobFailed:
-    return JobFailed(
-        f"{error.filename or index}: it cannot be written: {error.strerror}; free some space, or "
-        "see to the folder, and run the same command again"
-    )
 
 
 def _remove_unpublished(index: Path, done: Done) -> None:

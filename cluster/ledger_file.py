@@ -100,7 +100,7 @@ class Ledger:
     def _remove_unnamed(self, done: Done) -> None:
         units = Staging(self._staging)
         kept = {units.vectors_path(unit) for unit in done.embedded if unit not in done.compressed}
-        for path in self._staging.glob("*/*"):
+        for path in self._staging.rglob("*"):
             if path.suffix == ".tmp" or (path.parent.name == "vectors" and path not in kept):
                 path.unlink(missing_ok=True)
 

@@ -200,7 +200,7 @@ def test_killed_workers_change_nothing(built, corpus, monkeypatch, tmp_path):
 
 def test_a_unit_that_fails_for_good_ends_the_job_and_nothing_else(built, corpus, tmp_path):
     """One worker, a unit whose file has gone: three attempts, then the job fails by name. What was
-    done is kept, the unit is made again by the same command, and the bytes are as if undisturbed."""
+    done is kept, the unit is made again by the same command, and the bytes are as undisturbed."""
     out = tmp_path / "index"
 
     def spoil(stage, count):
