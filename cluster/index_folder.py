@@ -239,7 +239,7 @@ def _keep_or_remove(place: BuildPlace, error: BaseException, note: Note | None) 
 def progress_of(done: Done) -> str:
     """How far a job has come, for people to read."""
     if done.shards:
-        return f"all units and {len(done.shards)} shards are done"
+        return f"all units are done, and {len(done.shards)} of the shards"
     if done.trained is not None:
         return f"the codec and {len(done.compressed):,} units are done"
     return f"the corpus is read and {len(done.embedded):,} sampled units are done"

@@ -193,8 +193,8 @@ def _go_on(job: Job, asked: Asked) -> None:
         skipped = ledger.done.skipped_ids
         if skipped and job.on_error == "fail":
             raise IndexExists(
-                f"{job.place.index}: the unfinished build here has left out {len(skipped)} "
-                f"passages ({skipped[0]!r} is the first), which --on-error fail forbids; go on "
+                f"{job.place.index}: the unfinished build here has left out {len(skipped)} of "
+                f"its passages ({skipped[0]!r} is the first), which --on-error fail forbids; go on "
                 "with --on-error skip, or give --restart to begin anew"
             )
         job.progress.note(f"going on with an unfinished build: {progress_of(ledger.done)}")

@@ -7,7 +7,7 @@ pays for a loss, is `worker_pool.py`'s business.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,7 @@ class Slots:
         self._losses = 0
         self._resized_at: float | None = None
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Slot]:
         return iter(self.open)
 
     @property
