@@ -52,6 +52,10 @@ class Attempts:
             ) from cause
         return f"a worker was lost over {name} ({first_line(cause)}); it goes back into the queue"
 
+    def forget(self, key: Hashable) -> None:
+        """Begin to count a piece anew: what failed of it was found."""
+        del self._failures[key], self._losses[key]
+
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message; Ray's are long."""

@@ -22,9 +22,10 @@ class BuildReport:
         passages, tokens: what is indexed.
         truncated: passages that were cut to the model's length.
         empty: passages without text.
+        skipped: ids of passages that were left out, for the model fails on them.
         dim, bits, codec, centroids, shards: how it is stored.
-        workers: processes that encoded.
-        seconds: of each stage, and `total`.
+        workers: the most processes that encoded at a time.
+        seconds: of each stage in this run, and `total`; what an earlier run did is not in them.
         bytes_total: of all files of the generation.
         bytes_per_token: of everything but texts, metadata and ids.
         driver_peak_rss_bytes: most memory that the driver's process has held.
@@ -37,6 +38,7 @@ class BuildReport:
     tokens: int
     truncated: int
     empty: int
+    skipped: tuple[str, ...]
     dim: int
     bits: int
     codec: str
@@ -59,6 +61,7 @@ def make_report(
     index: str,
     model: str,
     empty: int,
+    skipped: tuple[str, ...],
     workers: int,
     seconds: Mapping[str, float],
 ) -> BuildReport:
@@ -72,6 +75,7 @@ def make_report(
         tokens=manifest.tokens,
         truncated=manifest.truncated,
         empty=empty,
+        skipped=skipped,
         dim=int(figures["dim"]),
         bits=int(figures["bits"]),
         codec=str(figures["codec"]),

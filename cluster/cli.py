@@ -36,6 +36,13 @@ class CodecName(StrEnum):
     colbertv2 = "colbertv2"
 
 
+class OnErrorName(StrEnum):
+    """What becomes of a passage that the model fails on."""
+
+    fail = "fail"
+    skip = "skip"
+
+
 IndexPath = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -76,11 +83,34 @@ def index_build(
         typer.Option("--pool-factor", help="So many times fewer vectors: alike tokens merged."),
     ] = 1,
     workers: Annotated[
-        int | None, typer.Option("--workers", help="By default one per GPU, else per CPU.")
+        int | None, typer.Option("--workers", help="Exactly so many. See --max-workers.")
     ] = None,
+    min_workers: Annotated[
+        int | None,
+        typer.Option("--min-workers", help="Ask an autoscaler for so many.  [default: 1]"),
+    ] = None,
+    max_workers: Annotated[
+        int | None,
+        typer.Option(
+            "--max-workers",
+            help="Follow the cluster up to so many; by default one per GPU, else per CPU, as nodes "
+            "join and leave.",
+        ),
+    ] = None,
+    on_error: Annotated[
+        OnErrorName,
+        typer.Option(
+            "--on-error",
+            help="A passage that the model fails on is found and named: it ends the job (`fail`), "
+            "or is left out (`skip`).",
+        ),
+    ] = OnErrorName.fail,
     seed: Annotated[int, typer.Option("--seed", help="Of the sample and centroids.")] = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Publish a new generation where an index exists.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw an unfinished build in INDEX away.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -88,6 +118,10 @@ def index_build(
 
     Starts a local Ray, or joins the cluster that RAY_ADDRESS names. The corpus is checked whole
     before anything is encoded.
+
+    Killed, interrupted, or out of disk, the same command goes on where it stopped, and the index is
+    the same, byte for byte. With other settings, another model or a changed corpus it refuses, and
+    says what differs; `--restart` begins anew.
 
     Example: `tartan index build corpus.jsonl --out notes.tartan --bits 2 --shards 2`
     """
@@ -106,8 +140,12 @@ def index_build(
         doc_maxlen=doc_maxlen,
         pool_factor=pool_factor,
         workers=workers,
+        min_workers=min_workers,
+        max_workers=max_workers,
+        on_error=on_error.value,
         seed=seed,
         overwrite=overwrite,
+        restart=restart,
     )
 
 

@@ -33,6 +33,9 @@ def build(corpus: list[str], out: Path, *, as_json: bool, **settings: Any) -> No
             f"{report.truncated:,} passages ({share:.1%}) were cut to the model's length; "
             "--doc-maxlen keeps more of them"
         )
+    if report.skipped:
+        print(f"{len(report.skipped):,} passages were left out, for the model fails on them:")
+        print("\n".join(f"  {one}" for one in report.skipped))
     print(f'next: tartan search "your question" --index {out}   or   tartan serve {out}')
 
 

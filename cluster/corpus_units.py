@@ -9,25 +9,30 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import orjson
 
 from cluster.plan import UnitBudget
 from cluster.progress import Progress
-from colbert_core.errors import CorpusError, TartanError
+from colbert_core.errors import CorpusError, JobFailed
+from colbert_core.index.manifest import FileEntry
 from colbert_core.text.corpus import Document, Place, read_file, shown_id
 from colbert_core.text.corpus_duplicates import Duplicate, DuplicateFinder
 from colbert_core.text.corpus_records import encode_metadata
-from workers.units import Staging, Unit, UnitRow
+from workers.units import Staging, Unit, UnitRow, write_whole
 
 _SHOWN_FILES = 5
 
 
 @dataclass(frozen=True, slots=True)
 class StagedCorpus:
-    """A corpus as units. `empty` counts passages without text; they are kept."""
+    """A corpus as units, and the file of each. `empty` counts passages without text; they are
+    kept."""
 
     units: tuple[Unit, ...]
+    files: tuple[FileEntry, ...]
     empty: int
 
     @property
@@ -39,6 +44,22 @@ class StagedCorpus:
         return sum(unit.text_bytes for unit in self.units)
 
 
+def write_plan(staging: Staging, corpus: StagedCorpus) -> FileEntry:
+    """Write what the corpus was cut into: from here on it need not be read again."""
+    data = orjson.dumps(asdict(corpus))
+    return write_whole(staging.plan_path, lambda file: file.write(data))
+
+
+def read_plan(staging: Staging) -> StagedCorpus:
+    """What `write_plan` wrote."""
+    raw = orjson.loads(staging.plan_path.read_bytes())
+    return StagedCorpus(
+        tuple(Unit(**unit) for unit in raw["units"]),
+        tuple(FileEntry(**entry) for entry in raw["files"]),
+        raw["empty"],
+    )
+
+
 def stage_corpus(
     files: Sequence[Path], staging: Staging, budget: UnitBudget, progress: Progress
 ) -> StagedCorpus:
@@ -46,7 +67,7 @@ def stage_corpus(
 
     Raises:
         CorpusError: a passage cannot be indexed, an id comes twice, or there is no passage.
-        TartanError: the staging folder cannot be written.
+        JobFailed: the staging folder cannot be written.
     """
     writer = _UnitWriter(staging, budget, progress)
     finder = DuplicateFinder(staging.folder)
@@ -63,9 +84,9 @@ def stage_corpus(
         lookup = _Lookup(staging, corpus.units, files)
         duplicate = finder.find(lookup.id_at)
     except OSError as error:
-        raise TartanError(
+        raise JobFailed(
             f"{staging.folder}: the corpus cannot be staged here: {error.strerror or error}; "
-            "free some space or choose another --out"
+            "free some space and run the same command again, or choose another --out"
         ) from error
     if duplicate is not None:
         raise CorpusError(lookup.describe(duplicate))
@@ -84,6 +105,7 @@ class _UnitWriter:
         self._first = 0
         self._empty = 0
         self._units: list[Unit] = []
+        self._files: list[FileEntry] = []
 
     def add(self, document: Document, file: int) -> None:
         passage, place = document.passage, document.place
@@ -98,12 +120,12 @@ class _UnitWriter:
     def finish(self) -> StagedCorpus:
         if self._rows:
             self._flush()
-        return StagedCorpus(tuple(self._units), self._empty)
+        return StagedCorpus(tuple(self._units), tuple(self._files), self._empty)
 
     def _flush(self) -> None:
         rows = self._rows
         unit = Unit(len(self._units), self._first, len(rows), self._bytes, rows[0].id, rows[-1].id)
-        self._staging.write_unit(unit.index, rows)
+        self._files.append(self._staging.write_unit(unit.index, rows))
         self._units.append(unit)
         self._first += len(rows)
         self._rows, self._bytes = [], 0

@@ -84,7 +84,13 @@ def _build(console: Console, out: Path, model: str) -> BuildReport:
         )
         console.print(f"[bold]2. Building {out} on Ray[/bold] ({model}, {SHARDS} shards)")
         return build_index(
-            str(corpus), out, model=model, shards=SHARDS, overwrite=True, progress=progress_for()
+            str(corpus),
+            out,
+            model=model,
+            shards=SHARDS,
+            overwrite=True,
+            restart=True,
+            progress=progress_for(),
         )
 
 

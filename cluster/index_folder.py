@@ -1,67 +1,112 @@
-"""The folder that an index is built in: one builder at a time, and nothing half-done left behind.
+"""The folder that an index is built in: one builder at a time; an unfinished job is kept whole.
 
-    with building(out, overwrite=False) as place:
-        place.index, place.generation, place.staging
+    with building(out, asked, overwrite=False, restart=False) as place:
+        place.index, place.staging, place.ledger
 
-Everything that a build writes bears the id of its generation. If the block fails, whatever bears
-it is removed, and the generation that was live stays live; the staging folder always goes.
+The job's files lie in `INDEX/staging/`, with the ledger that says which of them count. A job that
+is killed, interrupted or out of luck stays there, and the same command goes on with it; a job that
+was refused before anything was encoded, or that is done, leaves nothing there. Readers see none of
+it: the generation that was live stays live until `CURRENT` is replaced.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from colbert_core.errors import IndexExists, IndexMissing, InvalidInput
-from colbert_core.index import new_generation_id, read_current
-from colbert_core.index.manifest import CURRENT, manifest_path
+from cluster.ledger import Asked, CorpusFile, Done, differences
+from cluster.ledger_file import Ledger
+from colbert_core.errors import (
+    IndexCorrupt,
+    IndexExists,
+    IndexMissing,
+    InvalidInput,
+    JobFailed,
+    ModelError,
+)
+from colbert_core.index import read_current
+from colbert_core.index.files import entry_of
+from colbert_core.index.manifest import CURRENT, manifest_path, read_generation
 
 STAGING = "staging"
+JOB = "job"
 _OWN_FOLDERS = {STAGING, "generations", "global", "shards", "tombstones"}
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
+_REFUSALS = (InvalidInput, ModelError)  # the command must change before it can work
+
+Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class BuildPlace:
-    """Where a build writes: the index, the id of its generation, its staging folder."""
+    """Where a job writes: the index, its staging folder, and the ledger of what is committed.
+
+    Attributes:
+        resumed: whether an unfinished job was found here.
+        published: its generation, where all but the tidying up was done.
+    """
 
     index: Path
-    generation: str
     staging: Path
+    ledger: Ledger
+    resumed: bool
+    published: str | None
 
 
 @contextmanager
-def building(out: str | os.PathLike[str], *, overwrite: bool) -> Iterator[BuildPlace]:
-    """Hold an index folder for one build.
+def building(
+    out: str | os.PathLike[str],
+    asked: Asked,
+    *,
+    overwrite: bool,
+    restart: bool = False,
+    note: Note | None = None,
+) -> Iterator[BuildPlace]:
+    """Hold an index folder for one job, new or unfinished.
+
+    Args:
+        asked: what the job is; an unfinished one must be the same.
+        overwrite: whether there may be an index already.
+        restart: whether an unfinished job is thrown away.
+        note: takes lines that a person should see.
 
     Raises:
-        IndexExists: there is an index, another build, or something else at this place.
+        IndexExists: there is an index, another build, another unfinished job, or something else at
+            this place.
         InvalidInput: the folder cannot be written.
+        JobFailed: the disk is full, or the folder cannot be written any more.
     """
     index = Path(out).expanduser().absolute()
     check_place(index, overwrite=overwrite)
     created = _create(index)
     lock = _lock(index)
     try:
-        # The lock is ours, so what lies in staging belongs to builds that were killed.
-        shutil.rmtree(index / STAGING, ignore_errors=True)
-        generation = new_generation_id(index)
-        place = BuildPlace(index, generation, index / STAGING / generation)
-        place.staging.mkdir(parents=True)
+        place = _take(index, asked, overwrite=overwrite, restart=restart)
         try:
             yield place
-        except BaseException:
-            _remove_unpublished(place)
+        except BaseException as error:
+            _keep_or_remove(place, error, note)
             raise
         finally:
-            shutil.rmtree(index / STAGING, ignore_errors=True)
+            place.ledger.close()
+        shutil.rmtree(index / STAGING, ignore_errors=True)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        raise JobFailed(
+            f"{error.filename or index}: it cannot be written: {error.strerror}; free some space, "
+            "or see to the folder, and run the same command again"
+        ) from error
     finally:
-        _remove_empty([index / name for name in _OWN_FOLDERS])
-        _remove_empty(reversed(created))
+        for folder in [*(index / name for name in _OWN_FOLDERS), *reversed(created)]:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
         os.close(lock)
 
 
@@ -72,11 +117,8 @@ def check_place(index: Path, *, overwrite: bool) -> None:
         IndexExists: there is an index and `overwrite` is false, or something that is no index.
     """
     if (index / CURRENT).exists():
-        if not overwrite:
-            raise IndexExists(
-                f"{index}: there is an index here already; choose another --out, or give "
-                "--overwrite for a new generation that replaces it"
-            )
+        if not overwrite and _published(index, _unfinished(index).done) is None:
+            raise _taken(index)
     elif index.exists() and not index.is_dir():
         raise IndexExists(f"{index}: this is a file; choose another --out")
     elif index.is_dir():
@@ -86,6 +128,13 @@ def check_place(index: Path, *, overwrite: bool) -> None:
                 f"{index}: this folder is not an index and not empty (it holds {others[0]!r}); "
                 "choose a new or empty folder for --out"
             )
+
+
+def _taken(index: Path) -> IndexExists:
+    return IndexExists(
+        f"{index}: there is an index here already; choose another --out, or give "
+        "--overwrite for a new generation that replaces it"
+    )
 
 
 def _create(index: Path) -> list[Path]:
@@ -115,18 +164,93 @@ def _lock(index: Path) -> int:
     return descriptor
 
 
-def _remove_unpublished(place: BuildPlace) -> None:
-    """Remove what a failed build wrote, unless it had become the live generation already."""
-    with suppress(IndexMissing):
-        if read_current(place.index).generation == place.generation:
-            return
-    manifest_path(place.index, place.generation).unlink(missing_ok=True)
+def _unfinished(index: Path) -> Ledger:
+    return Ledger.read(index, index / STAGING / JOB)
+
+
+def _take(index: Path, asked: Asked, *, overwrite: bool, restart: bool) -> BuildPlace:
+    """The unfinished job that lies here, if it is the one that is asked for; else a new one."""
+    ledger = _unfinished(index)
+    staged = ledger.done.staged is not None  # else nothing was done that could be gone on with
+    published = _published(index, ledger.done)
+    found = _differences(ledger.done, asked) if staged else []
+    if staged and not found and not restart:
+        return BuildPlace(index, index / STAGING / JOB, ledger, True, published)
+    if published is not None and not overwrite:
+        raise _taken(index)
+    if published is None and found and not restart:
+        raise IndexExists(
+            f"{index}: an unfinished build is here ({progress_of(ledger.done)}), and it was asked "
+            f"for something else: {'; '.join(found)}. Run its command again to go on with it, give "
+            "--restart to throw it away and begin anew, or choose another --out"
+        )
+    if published is None:
+        _remove_unpublished(index, ledger.done)
+    shutil.rmtree(index / STAGING, ignore_errors=True)
+    staging = index / STAGING / JOB
+    staging.mkdir(parents=True)
+    return BuildPlace(index, staging, Ledger.read(index, staging), False, None)
+
+
+def _differences(done: Done, asked: Asked) -> list[str]:
+    before, staged = done.asked, done.staged
+    if before is None or staged is None:
+        return []
+
+    def same_content(number: int, file: CorpusFile) -> bool:
+        return entry_of(Path(file.path)).sha256 == staged.digests[number]
+
+    return differences(before, asked, same_content)
+
+
+def _published(index: Path, done: Done) -> str | None:
+    """The generation of a job, if it is the live one or one that the live one came from."""
+    if done.started is None:
+        return None
+    with suppress(IndexMissing, IndexCorrupt):
+        manifest = read_current(index)
+        while manifest.generation != done.started.generation:
+            if manifest.parent is None:
+                return None
+            manifest = read_generation(index, manifest.parent)
+        return manifest.generation
+    return None
+
+
+def _keep_or_remove(place: BuildPlace, error: BaseException, note: Note | None) -> None:
+    """After a failure: keep what the same command can go on with, remove what no command can."""
+    done = place.ledger.done
+    encoded = bool(done.embedded or done.compressed)
+    if _published(place.index, done) is not None:
+        shutil.rmtree(place.index / STAGING, ignore_errors=True)
+    elif done.staged is None or (isinstance(error, _REFUSALS) and not encoded):
+        _remove_unpublished(place.index, done)
+        shutil.rmtree(place.index / STAGING, ignore_errors=True)
+    elif not isinstance(error, IndexExists):
+        message = (
+            f"{progress_of(done)}, and kept in {place.staging}: run the same command again to go "
+            "on, or with --restart to begin anew"
+        )
+        error.add_note(message)
+        if note is not None:
+            note(message)
+
+
+def progress_of(done: Done) -> str:
+    """How far a job has come, for people to read."""
+    if done.shards:
+        return f"all units are done, and {len(done.shards)} of the shards"
+    if done.trained is not None:
+        return f"the codec and {len(done.compressed):,} units are done"
+    return f"the corpus is read and {len(done.embedded):,} sampled units are done"
+
+
+def _remove_unpublished(index: Path, done: Done) -> None:
+    """Remove what a job wrote beside its staging folder."""
+    if done.started is None:
+        return
+    generation = done.started.generation
+    manifest_path(index, generation).unlink(missing_ok=True)
     for kind in ("shards", "global"):
-        for path in (place.index / kind).glob(f"*{place.generation}*"):
+        for path in (index / kind).glob(f"*{generation}*"):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _remove_empty(folders: Iterator[Path] | list[Path]) -> None:
-    for folder in folders:
-        with suppress(OSError):
-            folder.rmdir()

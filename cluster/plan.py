@@ -49,9 +49,10 @@ class ShardPlan:
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
-    """How many workers, and what each of them gets."""
+    """How many workers, and what each of them gets. `most` None: as many as fit on the cluster."""
 
-    workers: int
+    least: int
+    most: int | None
     cpus: float
     gpus: float
     threads: int
@@ -147,24 +148,52 @@ def _slices(passage_ends: Sequence[int], first: int, stop: int) -> tuple[UnitSli
     while first < stop:
         start = passage_ends[unit - 1] if unit else 0
         end = min(stop, passage_ends[unit])
-        slices.append(UnitSlice(unit, first - start, end - start))
+        if first < end:  # else all of the unit was left out
+            slices.append(UnitSlice(unit, first - start, end - start))
         first, unit = end, unit + 1
     return tuple(slices)
 
 
-def plan_workers(requested: int | None, *, cpus: int, gpus: int) -> WorkerPlan:
-    """Workers for what the cluster has: one per GPU, else one per CPU with one thread.
+def check_workers(workers: int | None, least: int | None, most: int | None) -> None:
+    """Refuse numbers of workers that cannot be.
+
+    Raises:
+        InvalidInput: naming the value and the remedy.
+    """
+    if workers is not None and (least is not None or most is not None):
+        raise InvalidInput(
+            "workers is the least and the most at once; give either --workers or --min-workers "
+            "and --max-workers"
+        )
+    for name, value in (("workers", workers), ("min-workers", least), ("max-workers", most)):
+        if value is not None and value < 1:
+            raise InvalidInput(f"{name} is {value}; give 1 or more, or leave it out")
+    if most is not None and (least or 1) > most:
+        raise InvalidInput(
+            f"min-workers is {least} and max-workers is {most}; give a most that is not below "
+            "the least"
+        )
+
+
+def plan_workers(
+    workers: int | None, least: int | None, most: int | None, *, cpus: int, gpus: int
+) -> WorkerPlan:
+    """Workers for a cluster: one per GPU, else one per CPU with one thread.
 
     One thread per worker is the fastest use of CPUs for encoding, and keeps sums in one order.
 
+    Args:
+        workers: exactly so many; on CPUs, at most one for each. They share GPUs evenly.
+        least, most: bounds within which their number follows the cluster.
+        cpus, gpus: what the cluster has now; with a GPU, workers want one.
+
     Raises:
-        InvalidInput: less than one worker is asked for.
+        InvalidInput: as `check_workers`.
     """
-    if requested is not None and requested < 1:
-        raise InvalidInput(f"workers is {requested}; give 1 or more, or leave it out")
+    check_workers(workers, least, most)
+    if workers is None:
+        return WorkerPlan(least or 1, most, 1.0, 1.0 if gpus else 0.0, 1)
     if gpus:
-        workers = requested or gpus
-        per_gpu = -(-workers // gpus)
-        return WorkerPlan(workers, 1.0, 1.0 / per_gpu, 1)
-    workers = min(requested or max(1, cpus), max(1, cpus))
-    return WorkerPlan(workers, 1.0, 0.0, 1)
+        return WorkerPlan(workers, workers, 1.0, 1.0 / -(-workers // gpus), 1)
+    count = min(workers, max(1, cpus))
+    return WorkerPlan(count, count, 1.0, 0.0, 1)

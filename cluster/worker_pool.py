@@ -1,71 +1,66 @@
 """Driving batch workers: a queue of work, two pieces in flight per worker, losses made good.
 
-The driver owns every decision; Ray only runs what it is told (no task retries, no actor restarts).
-A worker that is lost is replaced by a fresh one, and what it had in flight goes back to the front
-of the queue. A wait that takes long says so and goes on: slow work is not failed work.
+The driver owns every decision. What a lost worker had in flight goes back to the front of the
+queue; what fails again and again is searched for the passage that is to blame; what hangs, once the
+queue is empty, is begun again on an idle worker, and the first to finish wins. Otherwise a wait
+that takes long says so and goes on: slow work is not failed work.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    GetTimeoutError,
-    ObjectLostError,
-    RayActorError,
-    RayTaskError,
-    WorkerCrashedError,
-)
+from ray.exceptions import RayTaskError
 
 from cluster.attempts import Attempts, first_line
+from cluster.elastic import Running, straggles, to_copy, usual_seconds
 from cluster.plan import WorkerPlan
-from colbert_core.errors import Unavailable
-from workers.encoder import EncoderWorker, LoadedModel, WorkerSettings
+from cluster.poison import PoisonSearch
+from cluster.worker_slots import (
+    FETCH_TIMEOUT_S,
+    HEARTBEAT_S,
+    LOST,
+    Flight,
+    Note,
+    Slot,
+    Slots,
+    cause_of,
+)
+from colbert_core.errors import EncodeFailed, JobFailed
+from workers.encoder import LoadedModel, WorkerSettings
+from workers.units import Unit
 
 IN_FLIGHT = 2  # one runs while the next waits beside it
-HEARTBEAT_S = 5.0
-FETCH_TIMEOUT_S = 60.0  # results are small; only a lost node makes this long
-START_TIMEOUT_S = 600.0  # downloading a model and waiting for an autoscaler included
-STRAGGLER_S = 120.0
-STRAGGLER_FACTOR = 5.0
-MAX_START_LOSSES = 3
-
-_LOST = (RayActorError, WorkerCrashedError, ObjectLostError, GetTimeoutError)
-OnDone = Callable[["Work", Any], None]
-Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One call of a worker's method. `name` is what messages call it, `key` identifies it."""
+    """One call of a worker's method.
 
-    key: tuple[str, int]
+    Attributes:
+        key: identifies it.
+        name: what messages call it.
+        method, args: of the worker.
+        unit, rows: the passages that it encodes; None where it encodes none.
+    """
+
+    key: Hashable
     name: object
     method: str
     args: tuple[Any, ...]
+    unit: Unit | None = None
+    rows: tuple[int, ...] = ()
 
 
-@dataclass(slots=True)
-class _Flight:
-    work: Work
-    began_at: float
-    warned: bool = False
-
-
-@dataclass(slots=True)
-class _Slot:
-    """One place for a worker: its actor, whether it is ready, and what it was sent, in order."""
-
-    number: int
-    actor: Any
-    loading: Any | None
-    flights: dict[Any, _Flight] = field(default_factory=dict)
+OnDone = Callable[[Work, Any], None]
+OnPoison = Callable[[Work, tuple[int, ...], BaseException], Work]
+"""Called with a piece, the rows that fail, and why: gives the piece without them, or raises."""
 
 
 class WorkerPool:
@@ -78,19 +73,16 @@ class WorkerPool:
     """
 
     def __init__(self, plan: WorkerPlan, settings: WorkerSettings, note: Note) -> None:
-        self._plan = plan
-        self._settings = settings
+        self.slots = Slots(plan, settings, note)
         self._note = note
-        self._start_losses = 0
-        self._slots: list[_Slot] = []
-        self._seconds: deque[float] = deque(maxlen=512)  # of the last pieces, for stragglers
 
     @property
     def workers(self) -> int:
-        return self._plan.workers
+        """The most workers that there were at a time."""
+        return self.slots.peak
 
     def __enter__(self) -> WorkerPool:
-        self._slots = [self._new_slot(number) for number in range(self._plan.workers)]
+        self.slots.resize()
         return self
 
     def __exit__(
@@ -99,12 +91,7 @@ class WorkerPool:
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        flights = [ref for slot in self._slots for ref in slot.flights]
-        for slot in self._slots:
-            ray.kill(slot.actor, no_restart=True)
-        self._slots = []
-        if flights:  # until they have ended, they still write into the staging folder
-            ray.wait(flights, num_returns=len(flights), timeout=HEARTBEAT_S)
+        self.slots.close()
 
     def first_model(self) -> LoadedModel:
         """Wait for the first worker that has loaded the model.
@@ -116,58 +103,85 @@ class WorkerPool:
         began = time.monotonic()
         told = False
         while True:
-            loading = [slot.loading for slot in self._slots if slot.loading is not None]
-            done, _ = ray.wait(loading, num_returns=1, timeout=HEARTBEAT_S)
+            done, _ = ray.wait(self.slots.waiting_for(), num_returns=1, timeout=HEARTBEAT_S)
             for ref in done:
-                model = self._settle_loading(self._slot_of(ref))
+                model = self.slots.settle_loading(self.slots.of(ref))
                 if model is not None:
                     return model
+            self.slots.resize()
             waited = time.monotonic() - began
-            self._give_up_after(waited)
+            self.slots.give_up_after(waited)
             if waited > 6 * HEARTBEAT_S and not told:
                 told = True
-                self._note(f"no worker is ready after {waited:.0f} s; {self._wants()}")
+                self._note(f"no worker is ready after {waited:.0f} s; {self.slots.wants()}")
 
-    def run(self, works: Sequence[Work], on_done: OnDone) -> None:
+    def run(
+        self, works: Sequence[Work], on_done: OnDone, on_poison: OnPoison | None = None
+    ) -> None:
         """Do all of the works, in any order, each exactly once as far as `on_done` is concerned.
 
         Raises:
             JobFailed: a piece failed for good.
             Unavailable: workers cannot be started any more.
         """
-        queue = deque(works)
-        attempts = Attempts()
-        self._seconds.clear()
+        run = _Run(self.slots, self._note, works, on_done, on_poison)
         last_ready = time.monotonic()
-        while queue or any(slot.flights for slot in self._slots):
-            self._fill(queue)
-            waiting = [slot.loading for slot in self._slots if slot.loading is not None]
-            waiting += [ref for slot in self._slots for ref in slot.flights]
-            done, _ = ray.wait(waiting, num_returns=1, timeout=HEARTBEAT_S)
+        while run.left:
+            self.slots.resize(len(run.left))
+            run.send()
+            done, _ = ray.wait(self.slots.waiting_for(), num_returns=1, timeout=HEARTBEAT_S)
             for ref in done:
-                slot = self._slot_of(ref)
+                slot = self.slots.of(ref)
                 if ref == slot.loading:
-                    self._settle_loading(slot)
+                    self.slots.settle_loading(slot)
                 else:
-                    self._settle_oldest(slot, queue, attempts, on_done)
-            if done or any(slot.loading is None for slot in self._slots):
+                    run.settle_oldest(slot)
+            if done or self.slots.ready:
                 last_ready = time.monotonic()
-            self._give_up_after(time.monotonic() - last_ready)
+            self.slots.give_up_after(time.monotonic() - last_ready)
             if not done:
-                self._warn_of_stragglers()
+                run.look_for_stragglers()
+        for slot in self.slots:
+            if slot.flights:  # of a piece that another worker was quicker with
+                self.slots.replace(slot)
 
-    def _fill(self, queue: deque[Work]) -> None:
-        """Send work to every ready worker, the least busy first."""
-        for depth in range(IN_FLIGHT):
-            for slot in self._slots:
-                if queue and slot.loading is None and len(slot.flights) == depth:
-                    work = queue.popleft()
-                    ref = getattr(slot.actor, work.method).remote(*work.args)
-                    slot.flights[ref] = _Flight(work, time.monotonic())
 
-    def _settle_oldest(
-        self, slot: _Slot, queue: deque[Work], attempts: Attempts, on_done: OnDone
+class _Run:
+    """One list of works: what is queued, what is left, and what is known of failures."""
+
+    def __init__(
+        self,
+        slots: Slots,
+        note: Note,
+        works: Sequence[Work],
+        on_done: OnDone,
+        on_poison: OnPoison | None,
     ) -> None:
+        self.left: dict[Hashable, Work] = {work.key: work for work in works}
+        self._slots = slots
+        self._note = note
+        self._queue = deque(works)
+        self._on_done = on_done
+        self._on_poison = on_poison
+        self._attempts = Attempts()
+        self._seconds: deque[float] = deque(maxlen=512)  # of the last pieces, for stragglers
+        self._searches: dict[Hashable, _Search] = {}  # by the key of each probe
+        self._searched: set[Hashable] = set()
+
+    def send(self) -> None:
+        """Send work to every ready worker, the least busy first; then copies of what hangs."""
+        for depth in range(IN_FLIGHT):
+            for slot in self._slots.ready:
+                if self._queue and len(slot.flights) == depth:
+                    self._send(slot, self._queue.popleft())
+        for slot in self._slots.ready:
+            if not self._queue and not slot.flights:
+                key = to_copy(self._running(), usual_seconds(self._seconds))
+                if key is not None:
+                    self._note(f"{self.left[key].name} takes long; an idle worker begins it, too")
+                    self._send(slot, self.left[key])
+
+    def settle_oldest(self, slot: Slot) -> None:
         """Settle what a worker was sent first: it works in order, so that is what is ready."""
         ref, flight = next(iter(slot.flights.items()))
         work = flight.work
@@ -175,93 +189,142 @@ class WorkerPool:
             result = ray.get(ref, timeout=FETCH_TIMEOUT_S)
         except RayTaskError as error:
             del slot.flights[ref]
-            queue.appendleft(work)
-            self._note(attempts.failed(work.key, work.name, _cause(error)))
-        except _LOST as error:
-            queue.extendleft(flight.work for flight in reversed(slot.flights.values()))
-            self._replace(slot)
-            self._note(attempts.lost(work.key, work.name, error))
+            if work.key in self.left:
+                self._failed(work, cause_of(error))
+        except LOST as error:
+            lost = [flight.work for flight in slot.flights.values()]
+            self._slots.replace(slot)
+            for behind in reversed(lost[1:]):
+                self._requeue(behind)
+            if work.key in self.left:
+                self._lost(work, error)
         else:
             del slot.flights[ref]
             now = time.monotonic()
             self._seconds.append(now - flight.began_at)
             for waiting in slot.flights.values():
                 waiting.began_at = now  # it begins only now
-            on_done(work, result)
+            if work.key in self.left:
+                self._done(work, result)
 
-    def _settle_loading(self, slot: _Slot) -> LoadedModel | None:
-        """Take note that a worker is ready, or replace it if it was lost while it loaded."""
-        try:
-            model: LoadedModel = ray.get(slot.loading, timeout=FETCH_TIMEOUT_S)
-        except RayTaskError as error:
-            raise _cause(error) from None
-        except _LOST as error:
-            self._start_losses += 1
-            if self._start_losses >= MAX_START_LOSSES * self._plan.workers:
-                raise Unavailable(
-                    f"{self._start_losses} workers ended while they loaded the model "
-                    f"({first_line(error)}); {self._wants()}. Check the memory: each worker holds "
-                    "the model once, and fewer --workers need less"
-                ) from error
-            self._note(f"worker {slot.number} was lost while it started ({first_line(error)})")
-            self._replace(slot)
-            return None
-        slot.loading = None
-        return model
-
-    def _replace(self, slot: _Slot) -> None:
-        ray.kill(slot.actor, no_restart=True)
-        fresh = self._new_slot(slot.number)
-        slot.actor, slot.loading, slot.flights = fresh.actor, fresh.loading, {}
-
-    def _new_slot(self, number: int) -> _Slot:
-        actor = (
-            ray.remote(EncoderWorker)
-            .options(
-                num_cpus=self._plan.cpus,
-                num_gpus=self._plan.gpus,
-                max_restarts=0,
-                max_task_retries=0,
-            )
-            .remote(self._settings)
-        )
-        return _Slot(number, actor, actor.load.remote())
-
-    def _slot_of(self, ref: Any) -> _Slot:
-        return next(slot for slot in self._slots if ref == slot.loading or ref in slot.flights)
-
-    def _warn_of_stragglers(self) -> None:
-        usual = sorted(self._seconds)[len(self._seconds) // 2] if self._seconds else 0.0
-        limit = max(STRAGGLER_S, STRAGGLER_FACTOR * usual)
+    def look_for_stragglers(self) -> None:
+        """Name what takes long, once."""
+        usual = usual_seconds(self._seconds)
         now = time.monotonic()
         for slot in self._slots:
             for flight in list(slot.flights.values())[:1]:
-                if now - flight.began_at > limit and not flight.warned:
+                taken = now - flight.began_at
+                if straggles(taken, usual) and not flight.warned:
                     flight.warned = True
                     self._note(
-                        f"{flight.work.name} has taken {now - flight.began_at:.0f} s on worker "
-                        f"{slot.number} (usual: {usual:.0f} s); still waiting"
+                        f"{flight.work.name} has taken {taken:.0f} s on worker {slot.number} "
+                        f"(usual: {usual:.0f} s); still waiting"
                     )
 
-    def _give_up_after(self, waited_s: float) -> None:
-        if waited_s > START_TIMEOUT_S:
-            raise Unavailable(
-                f"no worker was ready after {waited_s:.0f} s; {self._wants()}. Give fewer "
-                "--workers, free resources, or check the model's download"
+    def _send(self, slot: Slot, work: Work) -> None:
+        ref = getattr(slot.actor, work.method).remote(*work.args)
+        slot.flights[ref] = Flight(work, time.monotonic())
+
+    def _running(self) -> list[Running]:
+        now = time.monotonic()
+        flights = [list(slot.flights.values()) for slot in self._slots]
+        copies = Counter(flight.work.key for of_slot in flights for flight in of_slot)
+        return [
+            Running(flight.work.key, rank, now - of_slot[0].began_at, copies[flight.work.key])
+            for of_slot in flights
+            for rank, flight in enumerate(of_slot)
+            if flight.work.key in self.left
+        ]
+
+    def _requeue(self, work: Work) -> None:
+        """Put a piece back to the front, unless it is done or another worker has it as well."""
+        if work.key in self.left and all(work.key != one.key for one in self._running()):
+            self._queue.appendleft(work)
+
+    def _done(self, work: Work, result: Any) -> None:
+        del self.left[work.key]
+        search = self._searches.pop(work.key, None)
+        if search is None:
+            self._on_done(work, result)
+        else:
+            self._go_on(search, search.rows.passed(work.rows))
+
+    def _failed(self, work: Work, cause: BaseException) -> None:
+        if self._failed_probe(work):
+            return
+        try:
+            self._note(self._attempts.failed(work.key, work.name, cause))
+        except JobFailed:
+            if not (isinstance(cause, EncodeFailed) and self._search(work, cause)):
+                raise
+        else:
+            self._requeue(work)
+
+    def _lost(self, work: Work, error: BaseException) -> None:
+        if self._failed_probe(work):
+            return
+        try:
+            self._note(self._attempts.lost(work.key, work.name, error))
+        except JobFailed:
+            if not self._search(work, error):
+                raise
+        else:
+            self._requeue(work)
+
+    def _search(self, work: Work, cause: BaseException) -> bool:
+        """Begin to look for the passages that are to blame, if it is worth it."""
+        if self._on_poison is None or work.unit is None or work.key in self._searched:
+            return False
+        self._searched.add(work.key)
+        search = _Search(work, cause, PoisonSearch(work.rows))
+        self._note(f"{work.name} keeps failing ({first_line(cause)}); its halves are tried")
+        self._go_on(search, search.rows.begin())
+        return True
+
+    def _failed_probe(self, work: Work) -> bool:
+        search = self._searches.pop(work.key, None)
+        if search is None:
+            return False
+        del self.left[work.key]
+        self._go_on(search, search.rows.failed(work.rows))
+        return True
+
+    def _go_on(self, search: _Search, probes: Sequence[tuple[int, ...]]) -> None:
+        """Queue the next probes of a search; at its end, what is left of the piece."""
+        for rows in reversed(probes):
+            search.probes += 1
+            probe = replace(
+                search.work,
+                key=("probe", search.work.key, search.probes),
+                name=f"{len(rows)} passages of {search.work.name}",
+                method="probe",
+                args=(search.work.unit, rows),
+                rows=rows,
             )
+            self.left[probe.key] = probe
+            self._searches[probe.key] = search
+            self._queue.appendleft(probe)
+        if search.rows.finished:
+            self._blame(search)
 
-    def _wants(self) -> str:
-        have = ray.cluster_resources()
-        free = ray.available_resources()
-        gpu = f" and {self._plan.gpus:g} GPU" if self._plan.gpus else ""
-        return (
-            f"each of {self._plan.workers} workers wants {self._plan.cpus:g} CPU{gpu}; of the "
-            f"cluster's {have.get('CPU', 0):g} CPU and {have.get('GPU', 0):g} GPU, "
-            f"{free.get('CPU', 0):g} and {free.get('GPU', 0):g} are free"
-        )
+    def _blame(self, search: _Search) -> None:
+        work = search.work
+        self._attempts.forget(work.key)
+        if search.rows.poisoned:
+            assert self._on_poison is not None
+            work = self._on_poison(work, search.rows.poisoned, search.cause)
+            self._searched.discard(work.key)
+        else:
+            self._note(f"no passage of {work.name} fails alone; it is tried again as a whole")
+        self.left[work.key] = work
+        self._queue.appendleft(work)
 
 
-def _cause(error: RayTaskError) -> BaseException:
-    """What the worker raised, as it was."""
-    cause: BaseException = error.cause if isinstance(error.cause, BaseException) else error
-    return cause
+@dataclass(slots=True)
+class _Search:
+    """The search for what is to blame for a piece of work."""
+
+    work: Work
+    cause: BaseException
+    rows: PoisonSearch
+    probes: int = 0

@@ -14,6 +14,7 @@
     ├── Overloaded              a limit on work in progress is reached; may be retried   exit 7
     ├── DeadlineExceeded        the time that the caller gave is over                    exit 8
     └── JobFailed               a worker failed for good                                 exit 9
+        └── EncodeFailed        the model failed on passages of a unit                   exit 9
 
 A message names the value, the limit and the remedy. `cluster/wire/status.py` holds the one table
 from these classes to gRPC status codes; `exit_code` below is the command line's.
@@ -102,3 +103,7 @@ class JobFailed(TartanError):
     """A worker failed for good; the message names the unit of work and the cause."""
 
     exit_code = 9
+
+
+class EncodeFailed(JobFailed):
+    """The model failed on passages of a unit; the driver then looks for the one to blame."""

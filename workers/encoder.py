@@ -16,19 +16,23 @@ import numpy as np
 import ray
 
 from colbert_core.codec import Codec, Compressed
-from colbert_core.errors import JobFailed
-from colbert_core.index import ShardEntry
+from colbert_core.errors import EncodeFailed, JobFailed
+from colbert_core.index.manifest import FileEntry
 from colbert_core.pooling import pool_passages, pooled_doclens
 from colbert_core.types import F32, AnyArray
 from workers.memory import bound_kernel_caches, release_freed_memory
-from workers.shard_builder import ShardTask, build_shard
+from workers.shard_builder import BuiltShard, ShardTask, build_shard
 from workers.units import Staging, Unit, UnitChunk, UnitVectors
 
 if TYPE_CHECKING:
     from colbert_core.text import Encoder
+    from colbert_core.text.encoder import EncodedPassages
 
 CODEC_TIMEOUT_S = 120.0
 COMPRESS_TOKENS = 16_384  # at a time, so that the codec's temporaries stay small
+
+Rows = tuple[int, ...]
+"""Rows of a unit, ascending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +86,23 @@ class CodecRef:
 
 @dataclass(frozen=True, slots=True)
 class UnitResult:
-    """What a worker reports of one unit."""
+    """What a worker reports of one unit, and the driver writes into the ledger.
+
+    Attributes:
+        unit: its index.
+        passages: how many were encoded.
+        tokens: vectors that they have.
+        truncated: passages that were cut to the model's length.
+        skipped: rows of the unit that were left out.
+        file: the file that was committed.
+    """
 
     unit: int
     passages: int
     tokens: int
     truncated: int
+    skipped: tuple[int, ...]
+    file: FileEntry
 
 
 class EncoderWorker:
@@ -107,26 +122,35 @@ class EncoderWorker:
         """
         return LoadedModel(self._model().identity.to_dict(), os.getpid())
 
-    def embed(self, unit: Unit) -> UnitResult:
-        """Encode a sampled unit and keep its vectors."""
-        vectors = self._encode(unit)
-        self._staging.write_vectors(unit.index, vectors)
+    def embed(self, unit: Unit, skip: Rows) -> UnitResult:
+        """Encode a sampled unit, but for the rows to skip, and keep its vectors."""
+        vectors = self._encode(unit, skip)
+        file = self._staging.write_vectors(unit.index, vectors)
         release_freed_memory()
-        return UnitResult(unit.index, unit.passages, len(vectors.vectors_TD), vectors.truncated)
+        return _result(unit, vectors, len(vectors.vectors_TD), file)
 
-    def compress(self, unit: Unit, codec: CodecRef) -> UnitResult:
+    def compress(self, unit: Unit, skip: Rows, codec: CodecRef) -> UnitResult:
         """Encode a unit, unless its vectors are kept, and commit its compressed chunk."""
         shared = self._codec(codec)
-        vectors = self._staging.vectors(unit.index) or self._encode(unit)
+        vectors = self._staging.vectors(unit.index) or self._encode(unit, skip)
         tokens = compress_vectors(shared, vectors)
         doclens_N = pooled_doclens(vectors.doclens_N, shared.pool_factor)
-        chunk = UnitChunk(tokens, doclens_N, vectors.truncated)
-        self._staging.write_chunk(unit.index, chunk)
+        chunk = UnitChunk(tokens, doclens_N, vectors.truncated, vectors.skipped)
+        file = self._staging.write_chunk(unit.index, chunk)
         self._staging.vectors_path(unit.index).unlink(missing_ok=True)
         release_freed_memory()
-        return UnitResult(unit.index, unit.passages, len(tokens), vectors.truncated)
+        return _result(unit, vectors, len(tokens), file)
 
-    def build_shard(self, index: str, task: ShardTask, codec: CodecRef) -> ShardEntry:
+    def probe(self, unit: Unit, rows: Rows) -> int:
+        """Encode some rows of a unit and throw the vectors away: does the model fail on them?
+
+        Raises:
+            EncodeFailed: it does. A process that ends over them says so, too.
+        """
+        texts = self._staging.passages(unit.index).texts
+        return len(self._encode_texts(unit, [texts[row] for row in rows]).vectors_TD)
+
+    def build_shard(self, index: str, task: ShardTask, codec: CodecRef) -> BuiltShard:
         """Write one shard from the chunks of its passages."""
         return build_shard(index, self._staging, task, self._codec(codec).codec)
 
@@ -155,14 +179,29 @@ class EncoderWorker:
                 ) from error
         return self._shared
 
-    def _encode(self, unit: Unit) -> UnitVectors:
-        encoded = self._model().encode_passages(self._staging.passages(unit.index).texts)
+    def _encode(self, unit: Unit, skip: Rows) -> UnitVectors:
+        passages = self._staging.passages(unit.index).without(skip)
+        encoded = self._encode_texts(unit, passages.texts)
         return UnitVectors(
             # Rounded for every unit, kept or not: its bytes must not depend on being sampled.
             encoded.vectors_TD.astype(np.float16),
             encoded.doclens_N,
             int(encoded.truncated_N.sum()),
+            skip,
         )
+
+    def _encode_texts(self, unit: Unit, texts: list[str]) -> EncodedPassages:
+        model = self._model()
+        try:
+            return model.encode_passages(texts)
+        except Exception as error:  # whatever a model may raise: the driver finds the passage
+            raise EncodeFailed(f"{unit}: {type(error).__name__}: {error}") from error
+
+
+def _result(unit: Unit, vectors: UnitVectors, tokens: int, file: FileEntry) -> UnitResult:
+    skipped = vectors.skipped
+    passages = unit.passages - len(skipped)
+    return UnitResult(unit.index, passages, tokens, vectors.truncated, skipped, file)
 
 
 def compress_vectors(shared: SharedCodec, vectors: UnitVectors) -> Compressed:

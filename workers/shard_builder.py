@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import secrets
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,8 @@ import orjson
 
 from colbert_core.codec import Codec, Compressed
 from colbert_core.index import ShardEntry, ShardWriter
+from colbert_core.index.files import entry_of, sync_folder
+from colbert_core.index.manifest import FileEntry
 from workers.units import Staging, UnitChunk, UnitSlice
 
 
@@ -26,26 +31,50 @@ class ShardTask:
         return f"shard {self.shard_id} ({passages:,} passages)"
 
 
-def build_shard(index: str, staging: Staging, task: ShardTask, codec: Codec) -> ShardEntry:
-    """Write a shard; one that an earlier, lost attempt left behind is replaced.
+@dataclass(frozen=True, slots=True)
+class BuiltShard:
+    """A shard that was committed: what a manifest says of it, and its files by name."""
 
-    Only for shards of a generation that is not published yet.
+    entry: ShardEntry
+    files: Mapping[str, FileEntry]
+
+
+def build_shard(index: str, staging: Staging, task: ShardTask, codec: Codec) -> BuiltShard:
+    """Write a shard of a generation that is not published yet.
+
+    Two workers may write the same one at a time: the first to finish gives it its name, the other's
+    is the same, and is thrown away.
     """
-    # The id is this build's own: what lies there was written by a worker that was lost.
-    shutil.rmtree(Path(index) / "shards" / task.shard_id, ignore_errors=True)
-    with ShardWriter(Path(index), task.shard_id, codec) as writer:
+    own = f"{task.shard_id}.{secrets.token_hex(4)}"
+    with ShardWriter(Path(index), own, codec) as writer:
         for piece in task.slices:
-            passages = staging.passages(piece.unit)
+            chunk = staging.chunk(piece.unit)
+            passages = staging.passages(piece.unit).without(chunk.skipped)
             rows = slice(piece.start, piece.stop)
-            chunk = _cut(staging.chunk(piece.unit), piece)
+            part = _cut(chunk, piece)
             writer.add(
-                chunk.tokens,
-                chunk.doclens_N,
+                part.tokens,
+                part.doclens_N,
                 passages.ids[rows],
                 passages.texts[rows],
                 [orjson.loads(metadata) for metadata in passages.metadata[rows]],
             )
-        return writer.finish()
+        entry = writer.finish()
+    folder = Path(index) / "shards" / own
+    files = {path.name: entry_of(path) for path in sorted(folder.iterdir())}
+    _give_name(folder, folder.with_name(task.shard_id))
+    return BuiltShard(replace(entry, id=task.shard_id), files)
+
+
+def _give_name(folder: Path, final: Path) -> None:
+    try:
+        folder.rename(final)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    else:
+        sync_folder(final.parent)
 
 
 def _cut(chunk: UnitChunk, piece: UnitSlice) -> UnitChunk:

@@ -1,19 +1,20 @@
-"""The unit of batch work: a run of passages, its three files, and how they are written.
+"""The unit of batch work: a run of passages, its files, and how they are written.
 
+    staging/corpus.json           all units, and what their files should be       (driver writes)
     staging/units/000012.arrow    id, text, metadata and place of each passage     (driver writes)
     staging/vectors/000012.npz    float16 vectors, kept for the sampled units      (encoder writes)
     staging/chunks/000012.npz     compressed tokens and passage lengths            (encoder writes)
 
 Every file is written once, under a temporary name, synced and renamed: a unit may be done twice
-after a loss, but its file is whole, and the same bytes, whoever wrote it. What moves through Ray
-is a `Unit`, never its content.
+after a loss, but its file is whole, and the same bytes, whoever wrote it; its size and checksum go
+into the job's ledger. What moves through Ray is a `Unit`, never its content.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -22,6 +23,8 @@ import numpy as np
 import pyarrow as pa
 
 from colbert_core.codec import Compressed
+from colbert_core.index.files import entry_of
+from colbert_core.index.manifest import FileEntry
 from colbert_core.text.corpus_records import shown_id
 from colbert_core.types import F16, I32
 
@@ -91,23 +94,40 @@ class UnitPassages:
     texts: list[str]
     metadata: list[str]
 
+    def without(self, rows: Iterable[int]) -> UnitPassages:
+        """The passages but for some rows; what is kept stays in order."""
+        left_out = set(rows)
+        if not left_out:
+            return self
+        columns = (
+            [value for row, value in enumerate(column) if row not in left_out]
+            for column in (self.ids, self.texts, self.metadata)
+        )
+        return UnitPassages(*columns)
+
 
 @dataclass(frozen=True, slots=True)
 class UnitVectors:
-    """Vectors of a unit: float16 [T, D], int32 [N] lengths, and how many passages were cut."""
+    """Vectors of a unit: float16 [T, D], int32 [N] lengths, and how many passages were cut.
+
+    `skipped` are the rows of the unit that were left out; N counts the others.
+    """
 
     vectors_TD: F16
     doclens_N: I32
     truncated: int
+    skipped: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class UnitChunk:
-    """A compressed unit: its tokens, int32 [N] lengths, and how many passages were cut."""
+    """A compressed unit: its tokens, int32 [N] lengths, how many passages were cut, and the rows
+    that were left out."""
 
     tokens: Compressed
     doclens_N: I32
     truncated: int
+    skipped: tuple[int, ...] = ()
 
 
 class Staging:
@@ -121,6 +141,11 @@ class Staging:
         for name in _FOLDERS:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
 
+    @property
+    def plan_path(self) -> Path:
+        """Where the list of the units lies."""
+        return self.folder / "corpus.json"
+
     def unit_path(self, unit: int) -> Path:
         """Where a unit's passages lie."""
         return self.folder / "units" / f"{unit:06d}.arrow"
@@ -133,7 +158,7 @@ class Staging:
         """Where a unit's compressed tokens lie."""
         return self.folder / "chunks" / f"{unit:06d}.npz"
 
-    def write_unit(self, unit: int, rows: Sequence[UnitRow]) -> None:
+    def write_unit(self, unit: int, rows: Sequence[UnitRow]) -> FileEntry:
         """Write the passages of a unit."""
         columns = [[getattr(row, field.name) for row in rows] for field in _SCHEMA]
         table = pa.table(columns, schema=_SCHEMA)
@@ -142,8 +167,7 @@ class Staging:
             with pa.ipc.new_file(file, _SCHEMA) as writer:
                 writer.write_table(table)
 
-        # The driver wrote these and reads them back if asked; a crash loses the job's plan anyway.
-        write_whole(self.unit_path(unit), write, sync=False)
+        return write_whole(self.unit_path(unit), write)
 
     def passages(self, unit: int) -> UnitPassages:
         """Read the passages of a unit."""
@@ -160,14 +184,15 @@ class Staging:
         with pa.memory_map(str(self.unit_path(unit))) as source:
             return pa.ipc.open_file(source).read_all()
 
-    def write_vectors(self, unit: int, vectors: UnitVectors) -> None:
+    def write_vectors(self, unit: int, vectors: UnitVectors) -> FileEntry:
         """Keep a unit's vectors, so that a sampled unit is not encoded twice."""
         arrays = {
             "vectors": vectors.vectors_TD,
             "doclens": vectors.doclens_N,
             "truncated": np.int64(vectors.truncated),
+            "skipped": np.array(vectors.skipped, np.int32),
         }
-        write_whole(self.vectors_path(unit), _npz(arrays))
+        return write_whole(self.vectors_path(unit), _npz(arrays))
 
     def vectors(self, unit: int) -> UnitVectors | None:
         """A unit's kept vectors, or None where there are none."""
@@ -175,9 +200,14 @@ class Staging:
         if not path.exists():
             return None
         with np.load(path, allow_pickle=False) as arrays:
-            return UnitVectors(arrays["vectors"], arrays["doclens"], int(arrays["truncated"]))
+            return UnitVectors(
+                arrays["vectors"],
+                arrays["doclens"],
+                int(arrays["truncated"]),
+                tuple(arrays["skipped"].tolist()),
+            )
 
-    def write_chunk(self, unit: int, chunk: UnitChunk) -> None:
+    def write_chunk(self, unit: int, chunk: UnitChunk) -> FileEntry:
         """Commit a unit's compressed tokens."""
         arrays = {
             "codes": chunk.tokens.codes_T,
@@ -185,14 +215,16 @@ class Staging:
             "scales": chunk.tokens.scales_T,
             "doclens": chunk.doclens_N,
             "truncated": np.int64(chunk.truncated),
+            "skipped": np.array(chunk.skipped, np.int32),
         }
-        write_whole(self.chunk_path(unit), _npz(arrays))
+        return write_whole(self.chunk_path(unit), _npz(arrays))
 
     def chunk(self, unit: int) -> UnitChunk:
         """Read a unit's compressed tokens."""
         with np.load(self.chunk_path(unit), allow_pickle=False) as arrays:
             tokens = Compressed(arrays["codes"], arrays["residuals"], arrays["scales"])
-            return UnitChunk(tokens, arrays["doclens"], int(arrays["truncated"]))
+            skipped = tuple(arrays["skipped"].tolist())
+            return UnitChunk(tokens, arrays["doclens"], int(arrays["truncated"]), skipped)
 
     def doclens(self, unit: int) -> I32:
         """Only the passage lengths of a compressed unit, int32 [N]."""
@@ -200,18 +232,23 @@ class Staging:
             return cast(I32, arrays["doclens"])
 
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], None], *, sync: bool = True) -> None:
-    """Write a file that is either absent or whole, whatever else writes it at the same time."""
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> FileEntry:
+    """Write a file that is either absent or whole, whatever else writes it at the same time.
+
+    Returns:
+        Its size and checksum, for the ledger.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
             write(file)
             file.flush()
-            if sync:
-                os.fsync(file.fileno())
+            os.fsync(file.fileno())
+        entry = entry_of(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    return entry
 
 
 def _npz(arrays: Mapping[str, Any]) -> Callable[[IO[bytes]], None]:

@@ -117,14 +117,15 @@ def test_shard_count():
 
 
 def test_workers_follow_the_cluster():
-    assert plan_workers(None, cpus=4, gpus=0).workers == 4
-    assert plan_workers(9, cpus=4, gpus=0).workers == 4
-    assert plan_workers(1, cpus=4, gpus=0).workers == 1
-    assert plan_workers(None, cpus=0, gpus=0).workers == 1
-    on_gpus = plan_workers(None, cpus=16, gpus=2)
-    assert (on_gpus.workers, on_gpus.gpus) == (2, 1.0)
-    assert plan_workers(4, cpus=16, gpus=2).gpus == 0.5
-    with pytest.raises(InvalidInput, match="workers is 0"):
-        plan_workers(0, cpus=4, gpus=0)
+    def planned(workers, **cluster):
+        plan = plan_workers(workers, None, None, **cluster)
+        return plan.least, plan.most, plan.gpus
+
+    assert planned(None, cpus=4, gpus=0) == (1, None, 0.0)
+    assert planned(9, cpus=4, gpus=0) == (4, 4, 0.0)
+    assert planned(1, cpus=4, gpus=0) == (1, 1, 0.0)
+    assert planned(3, cpus=0, gpus=0) == (1, 1, 0.0)
+    assert planned(None, cpus=16, gpus=2) == (1, None, 1.0)
+    assert planned(4, cpus=16, gpus=2) == (4, 4, 0.5)
     # The order of sums, and so the bytes of the index, must not depend on the number of workers.
-    assert len({plan_workers(n, cpus=8, gpus=0).threads for n in range(1, 9)}) == 1
+    assert len({plan_workers(n, None, None, cpus=8, gpus=0).threads for n in range(1, 9)}) == 1

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import os
 import random
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import orjson
 import pytest
+from index_bytes import contents
 
 from cluster.cli import main
 from cluster.index_job import build_index
 from cluster.progress import SilentProgress
-from cluster.worker_pool import WorkerPool
+from cluster.worker_slots import Slots
 from colbert_core import Index
-from colbert_core.errors import IndexExists, InvalidInput, JobFailed
+from colbert_core.errors import EncodeFailed, IndexExists, InvalidInput, JobFailed
 from colbert_core.index import describe, open_generation, verify
+from workers.encoder import EncoderWorker
 
 SETTINGS = {"shards": 2, "bits": 2, "seed": 3}
+MODEL = Path(__file__).parents[1] / "fixtures" / "encoder_parity" / "stanford" / "checkpoint"
 WORDS = Path(__file__).read_text().split()
 
 
@@ -30,6 +34,7 @@ class Recorder(SilentProgress):
 
     def __init__(self, on_event=lambda stage, count: None):
         self.stages = {}
+        self.advances = {}
         self.notes = []
         self._on_event = on_event
 
@@ -39,11 +44,16 @@ class Recorder(SilentProgress):
 
     def advance(self, done, tokens=0):
         self._count += 1
+        self.advances[self._stage] = self._count
         self.stages[self._stage] = self.stages.get(self._stage, 0) + done
         self._on_event(self._stage, self._count)
 
     def note(self, message):
         self.notes.append(message)
+
+    def units(self, stage):
+        """How often a stage advanced."""
+        return self.advances.get(stage, 0)
 
 
 class Pids:
@@ -51,15 +61,15 @@ class Pids:
 
     def __init__(self, monkeypatch):
         self.ready = []
-        settle = WorkerPool._settle_loading
+        settle = Slots.settle_loading
 
-        def record(pool, slot):
-            model = settle(pool, slot)
+        def record(slots, slot):
+            model = settle(slots, slot)
             if model is not None:
                 self.ready.append(model.pid)
             return model
 
-        monkeypatch.setattr(WorkerPool, "_settle_loading", record)
+        monkeypatch.setattr(Slots, "settle_loading", record)
 
     def kill_newest(self):
         os.kill(self.ready.pop(), signal.SIGKILL)
@@ -87,18 +97,6 @@ def built(ray_cluster, corpus, tmp_path_factory):
     progress = Recorder()
     report = build_index(corpus, out, workers=2, progress=progress, **SETTINGS)
     return out, report, progress
-
-
-def shard_bytes(index):
-    """SHA-256 of every file of the live shards and codec, by shard number and name."""
-    manifest = open_generation(index).manifest
-    folders = [index / "global" / manifest.codec_id]
-    folders += [index / "shards" / shard.id for shard in manifest.shards]
-    return {
-        (number, path.name): hashlib.sha256(path.read_bytes()).hexdigest()
-        for number, folder in enumerate(folders)
-        for path in sorted(folder.iterdir())
-    }
 
 
 def test_the_index_holds_the_corpus(built):
@@ -157,7 +155,7 @@ def test_pooled_by_the_command_line(built, corpus, tmp_path, monkeypatch, capfd)
     verify(pooled)
 
     build_index(corpus, same, workers=2, pool_factor=2, **SETTINGS)
-    assert shard_bytes(same) == shard_bytes(pooled)
+    assert contents(same) == contents(pooled)
 
     index = Index.open(pooled)
     text = index.generation.shards[0].stored(19).text
@@ -197,37 +195,177 @@ def test_killed_workers_change_nothing(built, corpus, monkeypatch, tmp_path):
     assert "unit" in lost[0]
     assert "shard" in lost[2]
     assert progress.stages["encode"] == 60
-    assert shard_bytes(tmp_path / "index") == shard_bytes(out)
+    assert contents(tmp_path / "index") == contents(out)
 
 
-def test_a_unit_that_fails_for_good_ends_the_job_and_nothing_else(built, corpus):
-    """One worker, a unit whose file has gone: three attempts, then the job fails by name."""
-    out, report, _ = built
-    before = shard_bytes(out)
+def test_a_unit_that_fails_for_good_ends_the_job_and_nothing_else(built, corpus, tmp_path):
+    """One worker, a unit whose file has gone: three attempts, then the job fails by name. What was
+    done is kept, the unit is made again by the same command, and the bytes are as undisturbed."""
+    out = tmp_path / "index"
 
     def spoil(stage, count):
         if (stage, count) == ("sample", 0):
-            (unit,) = out.glob("staging/*/units/000002.arrow")
+            (unit,) = out.glob("staging/job/units/000002.arrow")
             unit.unlink()
 
     progress = Recorder(spoil)
     with pytest.raises(JobFailed, match=r"unit 2 \(passages .* ids 'p\d\d' to 'p\d\d'\) failed 3"):
-        build_index(corpus, out, workers=1, overwrite=True, progress=progress, **SETTINGS)
-    assert len(progress.notes) == 2
-    assert open_generation(out).manifest.generation == report.generation
-    assert shard_bytes(out) == before
-    assert not (out / "staging").exists()
-    assert len(list((out / "shards").iterdir())) == 2
+        build_index(corpus, out, workers=1, progress=progress, **SETTINGS)
+    assert len(progress.notes) == 3
+    assert "run the same command again" in progress.notes[-1]
+    assert not (out / "CURRENT").exists()
+
+    again = Recorder()
+    build_index(corpus, out, workers=1, progress=again, **SETTINGS)
+    assert any("units/000002.arrow is missing or damaged" in note for note in again.notes)
+    assert contents(out) == contents(built[0])
 
 
-def test_an_interrupted_job_leaves_nothing_behind(ray_cluster, corpus, tmp_path):
+def test_an_interrupted_job_goes_on_where_it_stopped(built, corpus, tmp_path):
+    """Stopped in three stages, and damaged between: nothing that is whole is done again."""
+    out, moments = tmp_path / "index", [("sample", 2), ("encode", 3), ("write", 1)]
+
     def interrupt(stage, count):
-        if (stage, count) == ("write", 1):
+        if (stage, count) in moments:
+            moments.remove((stage, count))
             raise KeyboardInterrupt
 
+    runs = []
+    while moments:
+        runs.append(Recorder(interrupt))
+        with pytest.raises(KeyboardInterrupt):
+            build_index(corpus, out, workers=1, progress=runs[-1], **SETTINGS)
+        assert not (out / "CURRENT").exists()
+    ledger = out / "staging" / "job" / "ledger.jsonl"
+    ledger.write_bytes(ledger.read_bytes() + b"torn")
+    chunk = out / "staging" / "job" / "chunks" / "000000.npz"
+    chunk.write_bytes(chunk.read_bytes()[:-1] + b"x")
+
+    with pytest.raises(
+        IndexExists, match=r"and 1 of the shards.*--bits was 2, now 4; --seed was 3, now 0"
+    ):
+        build_index(corpus, out, workers=1, shards=2, bits=4)
+    last = Recorder()
+    report = build_index(corpus, out, workers=2, progress=last, **SETTINGS)
+    assert contents(out) == contents(built[0])
+    units = [run.units(stage) for run in (*runs, last) for stage in ("sample", "encode")]
+    sampled, encoded = units[0::2], units[1::2]
+    assert sum(sampled) == built[2].units("sample")
+    assert sum(encoded) == built[2].units("encode") + 1  # the damaged one
+    assert last.stages == {"start": 1, "encode": last.stages["encode"], "write": 1} | {
+        "calibrate": 1,
+        "publish": 1,
+    }
+    assert list(report.seconds) == ["start", "encode", "write", "calibrate", "publish", "total"]
+
+
+def run_driver(ray_cluster, *, kill=None, **options):
+    """A driver in a process of its own, on the same Ray; what it said, and how it ended."""
+    environment = os.environ | {"RAY_ADDRESS": ray_cluster.address}
+    program = str(Path(__file__).with_name("doomed_driver.py"))
+    values = {
+        key: str(value) if isinstance(value, Path) else value for key, value in options.items()
+    }
+    command = [sys.executable, program, orjson.dumps(values | {"kill": kill}).decode()]
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, text=True, timeout=120, check=False
+    )
+    return done.stdout, done.returncode
+
+
+def test_a_killed_driver_goes_on_where_it_stopped(built, ray_cluster, corpus, tmp_path):
+    """SIGKILL while it samples, encodes and publishes; then the bytes of an undisturbed build."""
+    out = tmp_path / "index"
+    for moment in (["sample", 1], ["encode", 2], ["publish", 0]):
+        said, code = run_driver(
+            ray_cluster, kill=moment, corpus=corpus, out=out, workers=2, **SETTINGS
+        )
+        assert code == -signal.SIGKILL, said
+        assert not (out / "CURRENT").exists()
+    # Between the manifest and CURRENT: a manifest that nothing names.
+    generation = next((out / "shards").iterdir()).name.rsplit("-", 1)[0]
+    (out / "generations").mkdir(exist_ok=True)
+    (out / "generations" / f"{generation}.json").write_text("{}")
+    last = Recorder()
+    build_index(corpus, out, workers=1, progress=last, **SETTINGS)
+    assert "encode" not in last.stages
+    assert contents(out) == contents(built[0])
+
+
+def failing_worker(error):
+    """A worker class whose commits fail with an error in one unit; Ray sends it by value."""
+
+    class Failing(EncoderWorker):
+        def compress(self, unit, skip, codec):
+            if unit.index == 2:
+                raise error
+            return super().compress(unit, skip, codec)
+
+    return Failing
+
+
+def test_a_full_disk_ends_the_job_and_the_next_run_goes_on(built, corpus, tmp_path, monkeypatch):
+    out = tmp_path / "index"
+    full = OSError(errno.ENOSPC, "No space left on device", "/chunks/000002.npz")
+    with monkeypatch.context() as patch:
+        patch.setattr("cluster.worker_slots.EncoderWorker", failing_worker(full))
+        with pytest.raises(JobFailed, match=r"unit 2 .*No space left on device"):
+            build_index(corpus, out, workers=1, progress=Recorder(), **SETTINGS)
+    assert not (out / "CURRENT").exists()
+    build_index(corpus, out, workers=1, **SETTINGS)
+    assert contents(out) == contents(built[0])
+
+
+def poisoned_worker():
+    """A worker whose model raises on one passage, and whose process dies of another."""
+
+    class Poisoned(EncoderWorker):
+        def _encode_texts(self, unit, texts):
+            if any("poison" in text for text in texts):
+                raise EncodeFailed(f"{unit}: ValueError: poison")
+            if any("deadly" in text for text in texts):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super()._encode_texts(unit, texts)
+
+    return Poisoned
+
+
+@pytest.mark.parametrize("poison", ["poison", pytest.param("deadly", marks=pytest.mark.long)])
+def test_poisoned_passages_are_found_named_and_left_out(ray_cluster, tmp_path, monkeypatch, poison):
+    """Such that raise, and such that kill: fatal by default; skipped, the index is the same however
+    often the job was interrupted."""
+    records = [{"_id": f"p{i:02d}", "text": f"{WORDS[i]} {WORDS[2 * i]} " * 20} for i in range(48)]
+    records[5]["text"] += poison
+    path = tmp_path / "corpus.jsonl"
+    path.write_bytes(b"\n".join(orjson.dumps(record) for record in records))
+    monkeypatch.setattr("cluster.worker_slots.EncoderWorker", poisoned_worker())
+    monkeypatch.setattr("cluster.attempts.MAX_LOSSES", 2)
+    settings = {"shards": 2, "model": MODEL, "workers": 1}
+
+    out = tmp_path / "index"
+    with pytest.raises(JobFailed, match=r"the model fails on passage 'p05' of .*--on-error skip"):
+        build_index(path, out, **settings)
+
+    def interrupt(stage, count):
+        if (stage, count) == ("encode", 1):
+            raise KeyboardInterrupt
+
+    skip = {**settings, "on_error": "skip"}
     with pytest.raises(KeyboardInterrupt):
-        build_index(corpus, tmp_path / "index", workers=1, progress=Recorder(interrupt), **SETTINGS)
-    assert list(tmp_path.iterdir()) == []
+        build_index(path, out, progress=Recorder(interrupt), **skip)
+    with pytest.raises(IndexExists, match="has left out 1 of its passages"):
+        build_index(path, out, **settings)
+    progress = Recorder()
+    report = build_index(path, out, progress=progress, **skip)
+    assert (report.skipped, report.passages) == (("p05",), 47)
+    assert not any("halves" in note for note in progress.notes)  # known from before
+    generation = open_generation(out)
+    assert generation.manifest.extras["skipped"] == ["p05"]
+    ids = [i for shard in generation.shards for i in shard.ids()]
+    assert ids == [record["_id"] for record in records if record["_id"] != "p05"]
+
+    build_index(path, tmp_path / "again", **skip)
+    assert contents(tmp_path / "again") == contents(out)
 
 
 def test_a_taken_place_is_refused_before_ray_is_needed(built, corpus):

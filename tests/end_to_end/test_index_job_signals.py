@@ -9,8 +9,7 @@ import sys
 
 import orjson
 import pytest
-
-from colbert_core.index import verify
+from index_bytes import contents
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
@@ -26,7 +25,7 @@ class Told(PlainProgress):
         super().advance(done, tokens)
         print("advanced", self._meter.stage, flush=True)
 
-build_index(sys.argv[1], sys.argv[2], workers=1, progress=Told(sys.stderr))
+build_index(sys.argv[1], sys.argv[2], workers=1, shards=2, progress=Told(sys.stderr))
 """
 
 
@@ -54,25 +53,32 @@ def run_until(corpus, out, stage):
     raise AssertionError(f"the build ended before {stage}: {process.stderr.read()}")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("stage", ["sample", "write"])
-def test_a_signal_ends_the_job_and_leaves_nothing(corpus, tmp_path, number, stage):
-    process = run_until(corpus, tmp_path / "index", stage)
-    process.send_signal(number)
-    process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert [path.name for path in tmp_path.iterdir()] == ["corpus.jsonl"]
+@pytest.fixture
+def undisturbed(corpus, tmp_path):
+    process = run_until(corpus, tmp_path / "undisturbed", "publish")
+    process.communicate(timeout=120)
+    return contents(tmp_path / "undisturbed")
 
 
-def test_after_a_kill_the_same_command_works(corpus, tmp_path):
+def finish(corpus, out):
+    """The same command again; it must not read the corpus anew."""
+    process = run_until(corpus, out, "publish")
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "going on with an unfinished build" in said
+    assert "read:" not in said
+    return contents(out)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_after_a_signal_the_same_command_goes_on(corpus, undisturbed, tmp_path, number):
+    """In three stages of one job: nothing is published, and what was done is kept."""
     out = tmp_path / "index"
-    process = run_until(corpus, out, "encode")
-    process.kill()
-    process.communicate(timeout=60)
-    assert (out / "staging").exists()
-    assert not (out / "CURRENT").exists()
-    again = run_until(corpus, out, "publish")
-    again.communicate(timeout=60)
-    assert again.returncode == 0
-    verify(out)
-    assert not (out / "staging").exists()
+    for stage in ("sample", "encode", "write"):
+        process = run_until(corpus, out, stage)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode != 0
+        assert ("run the same command again" in said) == (number != signal.SIGKILL)
+        assert not (out / "CURRENT").exists()
+    assert finish(corpus, out) == undisturbed
