@@ -11,7 +11,7 @@ Works with the token vectors of any late-interaction model. Where the index was 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from colbert_core.build import OnProgress, Settings, build_from_vectors
 from colbert_core.errors import QueryError
+from colbert_core.filters import FilterLike, as_filter
 from colbert_core.hardware import searches_at_once
 from colbert_core.hits import Hits
 from colbert_core.index import Generation, Manifest, describe, open_generation
@@ -142,6 +143,11 @@ class Index:
             f"{about['codec']} {about['bits']} bits, {about['bytes_per_token']} bytes a token)"
         )
 
+    @property
+    def fields(self) -> dict[str, str]:
+        """The metadata that passages can be filtered by: name → type."""
+        return self.manifest.metadata_fields
+
     def params(
         self,
         k: int = 10,
@@ -166,7 +172,7 @@ class Index:
         query: Query,
         k: int = 10,
         recall: float | None = None,
-        filter: Collection[str] | None = None,
+        filter: FilterLike | None = None,
         *,
         nprobe: int | None = None,
         candidates: int | None = None,
@@ -181,7 +187,10 @@ class Index:
             query: a float array [query tokens, dim], or text where the index knows its model.
             k: hits asked for; the answer has min(k, passages that the filter allows) of them.
             recall: share of the exact top k to find; 0.99 by default, 1 for an exact search.
-            filter: ids to search among; None for all, an empty collection for none.
+            filter: which passages to search among: a string, such as
+                `year >= 2019 and lang in ("de", "en")` (docs/filters.md), the same as an expression
+                (`colbert_core.filters`), or a collection of ids. None is all, an empty collection
+                none. Few that are left are scored exactly.
             nprobe: centroids probed per query token, instead of what `recall` chooses.
             candidates: passages compared by their centroids per shard, instead of what `recall`
                 chooses.
@@ -192,13 +201,13 @@ class Index:
             timeout_s: give up after so many seconds.
 
         Raises:
-            QueryError: the query, or a parameter, cannot be searched.
+            QueryError: the query, a parameter or the filter cannot be searched.
             TimeoutError: the time is over.
         """
         params = self.params(
             k, recall, nprobe=nprobe, candidates=candidates, scored=scored, exact=exact
         )
-        allowed = None if filter is None else self._searcher.allowed(filter)
+        allowed = self._searcher.allowed(None if filter is None else as_filter(filter))
         return self._search(query, params, allowed, explain, timeout_s)
 
     def search_many(
@@ -206,7 +215,7 @@ class Index:
         queries: Sequence[Query],
         k: int = 10,
         recall: float | None = None,
-        filter: Collection[str] | None = None,
+        filter: FilterLike | None = None,
         *,
         nprobe: int | None = None,
         candidates: int | None = None,
@@ -218,7 +227,7 @@ class Index:
         params = self.params(
             k, recall, nprobe=nprobe, candidates=candidates, scored=scored, exact=exact
         )
-        allowed = None if filter is None else self._searcher.allowed(filter)
+        allowed = self._searcher.allowed(None if filter is None else as_filter(filter))
         with ThreadPoolExecutor(threads or searches_at_once(self._generation.device)) as pool:
             return list(pool.map(lambda q: self._search(q, params, allowed, False, None), queries))
 

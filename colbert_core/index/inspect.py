@@ -108,5 +108,6 @@ def describe(manifest: Manifest) -> dict[str, Any]:
         "bytes_per_token": round(per_token, 3),
         "ratio_to_fp16": round(2 * int(manifest.codec["dim"]) / per_token, 3),
         "bytes": sizes,
+        "fields": manifest.metadata_fields,
         "presets": [asdict(preset) for preset in manifest.presets],
     }

@@ -153,6 +153,11 @@ class PassageReader:
             column.extend(self._ids.get_batch(batch).column(0).to_pylist())
         return column
 
+    def id_column(self) -> pa.ChunkedArray:
+        """All ids, in order, as they are mapped."""
+        batches = range(self._ids.num_record_batches)
+        return pa.chunked_array([self._ids.get_batch(i).column(0) for i in batches], pa.string())
+
     def stored(self, pid: int) -> StoredRow:
         """What was stored of passage `pid`, as it was stored."""
         text, metadata = self._texts_of.row(pid)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from colbert_core import kernels
 from colbert_core.codec import Codec
@@ -25,6 +26,7 @@ from colbert_core.index.manifest import (
     read_current,
     read_generation,
 )
+from colbert_core.index.metadata import MetadataReader
 from colbert_core.index.passages import PassageReader, StoredRow
 from colbert_core.packed_ints import PackedInts
 from colbert_core.types import F32, I64, AnyArray
@@ -67,6 +69,7 @@ class ShardReader:
                 f"{self.folder / 'scales.npy'}: it has {len(self.arrays.scales)} tokens; the "
                 f"manifest says {entry.tokens}"
             )
+        self.metadata = MetadataReader(self.folder, entry.passages, entry.fields)
         self._passages = PassageReader(self.folder)
         if len(self._passages) != entry.passages:
             raise IndexCorrupt(
@@ -161,6 +164,10 @@ class ShardReader:
     def ids(self) -> list[str]:
         """All ids, in the order of the corpus."""
         return self._passages.ids()
+
+    def id_column(self) -> pa.ChunkedArray:
+        """All ids, in the order of the corpus, as they are mapped."""
+        return self._passages.id_column()
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ from colbert_core.index.manifest import (
     manifest_path,
     read_current,
 )
+from colbert_core.index.metadata import write_metadata
 from colbert_core.index.passages import PassageWriter
 from colbert_core.index.postings import build_postings
 from colbert_core.index.presets import Preset
@@ -150,12 +151,13 @@ class ShardWriter:
         for array in self._arrays:
             array.close()
         self._passages.close()
+        fields = write_metadata(self._folder.temporary)
         offsets_N1 = _offsets(self._doclens)
         write_packed(self._folder.temporary / "offsets.npy", offsets_N1, int(offsets_N1[-1]))
         postings = self._write_postings(offsets_N1)
         self._folder.commit()
         name = self._folder.final.name
-        return ShardEntry(name, len(offsets_N1) - 1, int(offsets_N1[-1]), postings)
+        return ShardEntry(name, len(offsets_N1) - 1, int(offsets_N1[-1]), postings, fields)
 
     def _write_postings(self, offsets_N1: I64) -> int:
         path, centroids = self._folder.temporary, self._codec.centroid_count
