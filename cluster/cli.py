@@ -168,6 +168,17 @@ Scored = Annotated[
     typer.Option("--scored", help="Of these, scored precisely; 0: centroids alone rank."),
 ]
 
+Filter = Annotated[
+    str | None,
+    typer.Option(
+        "--filter",
+        metavar="EXPR",
+        help="Search only where the metadata fits: `year >= 2019 and lang in ('de', 'en')`, "
+        "`not exists(retracted)`, `title prefix 'Graph'`, `_id in ('a', 'b')`. "
+        "`tartan index inspect` lists the fields.",
+    ),
+]
+
 
 @app.command("search")
 def search_command(
@@ -180,6 +191,7 @@ def search_command(
     candidates: Candidates = None,
     scored: Scored = None,
     exact: Annotated[bool, typer.Option("--exact", help="Score every passage.")] = False,
+    filter: Filter = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show what each query token matched.")
     ] = False,
@@ -191,12 +203,13 @@ def search_command(
 ) -> None:
     """Search a running gateway (default: 127.0.0.1:50051), or an index in this process.
 
-    Example: `tartan search "how do I merge sorted iterables" --index INDEX -k 5 --explain`
+    Examples: `tartan search "how do I merge sorted iterables" --index INDEX -k 5 --explain`,
+    `tartan search "parsing" --index INDEX --filter 'year >= 2019 and not venue = "workshop"'`
     """
     from cluster.cli_search import Ask, search
 
     search(
-        Ask(query, k, recall, nprobe, candidates, scored, exact, explain, timeout_s),
+        Ask(query, k, recall, nprobe, candidates, scored, exact, explain, timeout_s, filter),
         target=target,
         index=index,
         device=device,
@@ -228,6 +241,7 @@ def eval_command(
     limit: Annotated[
         int | None, typer.Option("--limit", help="Only the first so many queries.")
     ] = None,
+    filter: Filter = None,
     as_json: Json = False,
 ) -> None:
     """Measure quality and latency on a collection with relevance judgements."""
@@ -239,6 +253,7 @@ def eval_command(
         target=target,
         index=index,
         knobs={"recall": recall, "nprobe": nprobe, "candidates": candidates, "scored": scored},
+        only=filter,
         exact=exact,
         uncompressed=uncompressed,
         limit=limit,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cluster.progress import progress_for
@@ -43,7 +44,7 @@ def inspect(index: Path, *, as_json: bool) -> None:
         print(json.dumps(about))
         return
     console = Console()
-    sizes, presets = about.pop("bytes"), about.pop("presets")
+    sizes, presets, fields = (about.pop(name) for name in ("bytes", "presets", "fields"))
     facts = Table(show_header=False, box=None)
     for name, value in about.items():
         shown = f"{value:,}" if isinstance(value, int) else str(value)
@@ -53,6 +54,12 @@ def inspect(index: Path, *, as_json: bool) -> None:
     for name, size in sorted(sizes.items(), key=lambda item: -item[1]):
         table.add_row(name, f"{size:,}", f"{size / about['bytes_total']:.1%}")
     console.print(table)
+    if fields:
+        console.print("\nwhat `--filter` can ask for, beside _id (string):")
+        types = Table(show_header=False, box=None)
+        for name, kind in fields.items():
+            types.add_row(escape(name), escape(kind))
+        console.print(types)
     if presets:
         measured = Table(*presets[0], box=None)
         for row in presets:

@@ -37,6 +37,7 @@ class Ask:
     exact: bool
     explain: bool
     timeout_s: float
+    filter: str | None = None
 
     @property
     def knobs(self) -> dict[str, Any]:
@@ -47,7 +48,8 @@ class Ask:
     @property
     def options(self) -> dict[str, Any]:
         """Everything but the query."""
-        return {**self.knobs, "explain": self.explain, "timeout_s": self.timeout_s}
+        rest = {"explain": self.explain, "timeout_s": self.timeout_s, "filter": self.filter}
+        return {**self.knobs, **rest}
 
 
 def search(ask: Ask, *, target: str | None, index: Path | None, device: str, as_json: bool) -> None:
