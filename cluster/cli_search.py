@@ -102,6 +102,8 @@ def _search_gateway(ask: Ask, target: str) -> tuple[Sequence[Hit], dict[str, Any
 def hit_dict(hit: Hit) -> dict[str, Any]:
     """A hit as JSON; `matches` only where they were asked for."""
     row = {"id": hit.id, "score": hit.score, "text": hit.text, "metadata": dict(hit.metadata)}
+    if hit.window:
+        row["window"] = list(hit.window)
     if hit.matches:
         row["matches"] = [dataclasses.asdict(match) for match in hit.matches]
     return row

@@ -33,7 +33,7 @@ from colbert_core.codec import Codec
 from colbert_core.errors import DeadlineExceeded
 from colbert_core.filters import Filter, check_filter
 from colbert_core.index import Preset
-from colbert_core.search import Located, merge
+from colbert_core.search import Located, merge, shifted
 from colbert_core.types import F32, I32, Hit, SearchParams, TokenMatch
 
 T = TypeVar("T")
@@ -216,6 +216,7 @@ class SearchPipeline:
                 score=score,
                 text=passage.text if call.with_text else None,
                 matches=matched,
+                window=passage.window,
             )
             for (_, _, score), passage, matched in zip(located, passages, matches, strict=True)
         )
@@ -232,7 +233,8 @@ class SearchPipeline:
             return ()
         spans: Sequence[tuple[int, int]] = ()
         if passage.text and self.encoder.available and not self.pooled:
-            spans = self.encoder.get().passage_spans(passage.text)
+            start, end = passage.window or (0, len(passage.text))
+            spans = shifted(self.encoder.get().passage_spans(passage.text[start:end]), start)
         return tuple(
             TokenMatch(
                 prepared.tokens[row] if prepared.tokens else str(row),

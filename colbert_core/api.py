@@ -22,12 +22,13 @@ from colbert_core.errors import QueryError
 from colbert_core.filters import FilterLike, as_filter
 from colbert_core.hardware import searches_at_once
 from colbert_core.hits import Hits
-from colbert_core.index import Generation, Manifest, describe, open_generation
+from colbert_core.index import Generation, Manifest, StoredRow, describe, open_generation
 from colbert_core.search import (
     Searcher,
     check_query,
     derive_params,
     explain,
+    shifted,
     with_text,
 )
 from colbert_core.types import F32, U8, AnyArray, SearchParams, TokenMatch
@@ -134,7 +135,7 @@ class Index:
         return self._generation.codec.dim
 
     def __len__(self) -> int:
-        return self.manifest.passages
+        return self.manifest.documents
 
     def __repr__(self) -> str:
         about = describe(self.manifest)
@@ -274,7 +275,7 @@ class Index:
         )
 
     def _explain(
-        self, query: Query, Q_LD: F32, shard_index: int, pid: int, text: str
+        self, query: Query, Q_LD: F32, shard_index: int, pid: int, row: StoredRow
     ) -> tuple[TokenMatch, ...]:
         rotated_LD = self._generation.codec.rotate(Q_LD)
         matches = explain(self._generation.shards[shard_index], rotated_LD, pid)
@@ -282,5 +283,6 @@ class Index:
             return matches
         # Which text a pooled vector stands for is not stored.
         pooled = self.manifest.pool_factor > 1
-        spans = [] if pooled else self.encoder.passage_spans(text)
-        return with_text(matches, self.encoder.query_tokens(query), spans)
+        spans = [] if pooled else self.encoder.passage_spans(row.window_text)
+        start = row.window[0] if row.window else 0
+        return with_text(matches, self.encoder.query_tokens(query), shifted(spans, start))

@@ -130,6 +130,7 @@ class HeldShard:
                     metadata_json=(row.metadata_json or "{}") if query.with_metadata else "",
                     match_tokens_L=tokens_L,
                     match_scores_L=scores_L,
+                    window=row.window,
                 )
             )
         return stored

@@ -235,6 +235,7 @@ def _hit_to_proto(hit: Hit, metadata_json: str) -> pb.Hit:
             )
             for match in hit.matches
         ],
+        window=window_to_proto(hit.window),
     )
 
 
@@ -255,7 +256,20 @@ def _hit_from_proto(message: pb.Hit) -> Hit:
             )
             for match in message.matches
         ),
+        window=window_from_proto(message),
     )
+
+
+def window_to_proto(window: tuple[int, int] | None) -> pb.Window | None:
+    """The window of a hit, or of a stored passage, as a message."""
+    return None if window is None else pb.Window(start=window[0], end=window[1])
+
+
+def window_from_proto(message: Any) -> tuple[int, int] | None:
+    """The window of a `Hit` or a `StoredPassage`."""
+    if not message.HasField("window"):
+        return None
+    return message.window.start, message.window.end
 
 
 def _metadata(message: pb.Hit) -> dict[str, Any]:

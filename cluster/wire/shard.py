@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cluster.wire.filters import filter_from_proto, filter_to_proto
+from cluster.wire.public import window_from_proto, window_to_proto
 from cluster.wire.tartan.shard.v1 import shard_pb2 as pb
 from cluster.wire.tensors import (
     count_of,
@@ -133,6 +134,7 @@ def passage_to_proto(passage: StoredPassage) -> pb.StoredPassage:
         metadata_json=passage.metadata_json,
         match_tokens=b"" if tokens_L is None else i32_to_bytes(tokens_L),
         match_scores=b"" if scores_L is None else f32_to_bytes(scores_L),
+        window=window_to_proto(passage.window),
     )
 
 
@@ -150,6 +152,7 @@ def passage_from_proto(message: pb.StoredPassage) -> StoredPassage:
         match_scores_L=(
             f32_from_bytes(message.match_scores, (count,), "match_scores") if matched else None
         ),
+        window=window_from_proto(message),
     )
 
 

@@ -202,6 +202,7 @@ class StoredPassage:
         metadata_json: a JSON object; empty if not asked for.
         match_tokens_L: int32 [L], the passage token that each query token matched, or None.
         match_scores_L: float32 [L].
+        window: of a document in windows, the characters that the passage covers.
     """
 
     id: str
@@ -209,6 +210,7 @@ class StoredPassage:
     metadata_json: str
     match_tokens_L: I32 | None = None
     match_scores_L: F32 | None = None
+    window: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,7 @@ def describe(manifest: Manifest) -> dict[str, Any]:
         "generation": manifest.generation,
         "created": manifest.created,
         "passages": manifest.passages,
+        "documents": manifest.documents,
         "tokens": manifest.tokens,
         "truncated": manifest.truncated,
         "pool_factor": manifest.pool_factor,

@@ -38,12 +38,16 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One shard: its folder under `shards/`, its counts, and the types of its metadata's fields."""
+    """One shard: its folder under `shards/`, its counts, and the types of its metadata's fields.
+
+    Of its passages `continued` are later windows of a document (`windows.py`).
+    """
 
     id: str
     passages: int
     tokens: int
     postings: int
+    continued: int = 0
     fields: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
@@ -83,6 +87,11 @@ class Manifest:
     @property
     def passages(self) -> int:
         return sum(shard.passages for shard in self.shards)
+
+    @property
+    def documents(self) -> int:
+        """Passages, but of a document in windows only one."""
+        return self.passages - sum(shard.continued for shard in self.shards)
 
     @property
     def tokens(self) -> int:

@@ -1,6 +1,6 @@
 """Searching: parameters, one process over all shards, and the merge that the gateway shares."""
 
-from colbert_core.search.explain import explain, with_text
+from colbert_core.search.explain import explain, shifted, with_text
 from colbert_core.search.matching import Matcher
 from colbert_core.search.merge import Located, merge
 from colbert_core.search.params import COMMON_PRESETS, DEFAULT_RECALL, derive_params
@@ -18,5 +18,6 @@ __all__ = [
     "explain",
     "merge",
     "search_shard",
+    "shifted",
     "with_text",
 ]

@@ -61,6 +61,8 @@ class Matcher:
 
     def _evaluate(self, key: _Key) -> U8:
         found_N = _match(self._shard, key.wanted).view(np.uint8)
+        if self._shard.windows is not None:  # metadata lie with a document's first window
+            found_N = found_N[self._shard.windows.documents_N]
         found_N.flags.writeable = False
         return found_N
 

@@ -17,6 +17,7 @@ from colbert_core.index import Generation, ShardReader
 from colbert_core.search.matching import Matcher
 from colbert_core.search.merge import Merged, merge
 from colbert_core.search.selective import narrowed
+from colbert_core.search.windows import best_windows
 from colbert_core.types import F32, I32, U8, SearchParams, ShardTopK
 
 
@@ -28,7 +29,7 @@ def search_shard(
     allowed_N: U8 | None = None,
     deadline_s: float = 0.0,
 ) -> ShardTopK:
-    """The best passages of one shard.
+    """The best passages of one shard; of a document in windows, its best.
 
     Args:
         shard: where to search.
@@ -41,9 +42,30 @@ def search_shard(
     Raises:
         TimeoutError: the deadline passed.
     """
+    live = shard.passages
     if allowed_N is not None:
         live = int(np.count_nonzero(allowed_N.view(bool)))
         params = narrowed(params, live, shard.passages, shard.tokens)
+
+    def search(params: SearchParams) -> ShardTopK:
+        return _search(shard, Q_LD, probes, params, allowed_N, deadline_s)
+
+    if shard.windows is None:
+        return search(params)
+    first_N = shard.windows.is_first_N
+    documents = np.count_nonzero(first_N if allowed_N is None else first_N & allowed_N.view(bool))
+    return best_windows(search, params, shard.windows.documents_N, live, int(documents))
+
+
+def _search(
+    shard: ShardReader,
+    Q_LD: F32,
+    probes: tuple[I32, F32] | None,
+    params: SearchParams,
+    allowed_N: U8 | None,
+    deadline_s: float,
+) -> ShardTopK:
+    """The best passages, windows like any other."""
     if params.exact or probes is None:
         found = shard.kernel.exhaustive(Q_LD, params.k, allowed_N, deadline_s)
     else:

@@ -130,7 +130,9 @@ class SearchResponse(_message.Message):
     SCORED_FIELD_NUMBER: _builtins.int
     SEARCH_MS_FIELD_NUMBER: _builtins.int
     pids: _builtins.bytes
-    """int64 [K] ordinals within the shard and float32 [K]; K = min(k, passages that may be found)."""
+    """Of a document in windows only its best window is among these.
+    int64 [K] ordinals within the shard and float32 [K]; K = min(k, passages that may be found).
+    """
     scores: _builtins.bytes
     touched: _builtins.int
     """Passages that a probed centroid led to, and passages that were scored precisely."""
@@ -227,6 +229,7 @@ class StoredPassage(_message.Message):
     METADATA_JSON_FIELD_NUMBER: _builtins.int
     MATCH_TOKENS_FIELD_NUMBER: _builtins.int
     MATCH_SCORES_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     text: _builtins.str
     """Unset if not asked for or not stored."""
@@ -237,6 +240,10 @@ class StoredPassage(_message.Message):
     best and its score; ties go to the smaller index. Empty when no query was sent.
     """
     match_scores: _builtins.bytes
+    @_builtins.property
+    def window(self) -> _search_pb2.Window:
+        """Of a document in windows, what of the text this passage is."""
+
     def __init__(
         self,
         *,
@@ -245,10 +252,11 @@ class StoredPassage(_message.Message):
         metadata_json: _builtins.str = ...,
         match_tokens: _builtins.bytes = ...,
         match_scores: _builtins.bytes = ...,
+        window: _search_pb2.Window | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_text", b"_text", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_text", b"_text", "text", b"text", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_text", b"_text", "id", b"id", "match_scores", b"match_scores", "match_tokens", b"match_tokens", "metadata_json", b"metadata_json", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_text", b"_text", "id", b"id", "match_scores", b"match_scores", "match_tokens", b"match_tokens", "metadata_json", b"metadata_json", "text", b"text", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__text: _TypeAlias = _typing.Literal["text"]  # noqa: Y015
     _WhichOneofArgType__text: _TypeAlias = _typing.Literal["_text", b"_text"]  # noqa: Y015
