@@ -36,6 +36,14 @@ class CodecName(StrEnum):
     colbertv2 = "colbertv2"
 
 
+class LongDocuments(StrEnum):
+    """What becomes of documents that are longer than a passage."""
+
+    error = "error"
+    truncate = "truncate"
+    split = "split"
+
+
 IndexPath = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -75,6 +83,15 @@ def index_build(
         int,
         typer.Option("--pool-factor", help="So many times fewer vectors: alike tokens merged."),
     ] = 1,
+    long_documents: Annotated[
+        LongDocuments,
+        typer.Option(
+            "--long-documents",
+            help="Of documents with more tokens than are kept of a passage: `truncate` counts and "
+            "reports them, `error` stops at one, `split` indexes windows that overlap by a "
+            "quarter; a hit is the document, and says which window it was.",
+        ),
+    ] = LongDocuments.truncate,
     workers: Annotated[
         int | None, typer.Option("--workers", help="By default one per GPU, else per CPU.")
     ] = None,
@@ -105,6 +122,7 @@ def index_build(
         centroids=centroids,
         doc_maxlen=doc_maxlen,
         pool_factor=pool_factor,
+        long_documents=long_documents.value,
         workers=workers,
         seed=seed,
         overwrite=overwrite,

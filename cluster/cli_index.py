@@ -32,7 +32,12 @@ def build(corpus: list[str], out: Path, *, as_json: bool, **settings: Any) -> No
         share = report.truncated / report.passages
         print(
             f"{report.truncated:,} passages ({share:.1%}) were cut to the model's length; "
-            "--doc-maxlen keeps more of them"
+            "--doc-maxlen keeps more of them, --long-documents split all"
+        )
+    if report.documents < report.passages:
+        print(
+            f"{report.documents:,} documents: those that are longer than a passage were split into "
+            "windows, and are found by the best of them"
         )
     print(f'next: tartan search "your question" --index {out}   or   tartan serve {out}')
 

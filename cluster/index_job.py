@@ -72,6 +72,7 @@ def build_index(
     seed: int = 0,
     doc_maxlen: int | None = None,
     pool_factor: int = 1,
+    long_documents: str = "truncate",
     workers: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -92,6 +93,8 @@ def build_index(
         doc_maxlen: tokens of a passage; by default the checkpoint's own.
         pool_factor: keep a passage's tokens in so many times fewer vectors
             (`colbert_core.pooling`); 1 keeps each.
+        long_documents: what becomes of those that are longer than a passage: "truncate", "error",
+            or "split" into windows that overlap; hits are documents, by their best window.
         workers: processes that encode; by default one per GPU, else one per CPU.
         overwrite: whether an index that is there becomes the parent of the new generation.
         progress: where to report to.
@@ -111,6 +114,7 @@ def build_index(
         seed,
         doc_maxlen,
         pool_factor,
+        long_documents,
     )
     settings.check()
     check_place(Path(out).expanduser().absolute(), overwrite=overwrite)
@@ -186,6 +190,7 @@ class _Job:
             doc_maxlen=self.settings.doc_maxlen,
             device="cuda" if plan.gpus else "cpu",
             threads=plan.threads,
+            long_documents=self.settings.long_documents,
         )
         return WorkerPool(plan, settings, self.progress.note)
 
@@ -208,7 +213,8 @@ class _Job:
         # Torch: imported once there is a corpus and a model to use it for.
         from colbert_core.codec.kmeans import SAMPLE_PER_CENTROID, default_centroids
 
-        estimates = [estimate_tokens(unit, identity.doc_maxlen) for unit in corpus.units]
+        longest = None if self.settings.long_documents == "split" else identity.doc_maxlen
+        estimates = [estimate_tokens(unit, longest) for unit in corpus.units]
         stored = max(1, sum(estimates) // self.settings.pool_factor)
         centroids = self.settings.centroids or default_centroids(stored)
         dim = self.settings.kept_dim(identity)
@@ -338,7 +344,11 @@ class _Job:
                 truncated=sum(result.truncated for result in units),
                 pool_factor=self.settings.pool_factor,
                 presets=presets,
-                extras={"empty": corpus.empty, "seed": self.settings.seed},
+                extras={
+                    "empty": corpus.empty,
+                    "seed": self.settings.seed,
+                    "long_documents": self.settings.long_documents,
+                },
             )
             self.progress.advance(1)
         return manifest

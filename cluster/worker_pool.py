@@ -25,7 +25,7 @@ from ray.exceptions import (
 
 from cluster.attempts import Attempts, first_line
 from cluster.plan import WorkerPlan
-from colbert_core.errors import Unavailable
+from colbert_core.errors import InvalidInput, Unavailable
 from workers.encoder import EncoderWorker, LoadedModel, WorkerSettings
 
 IN_FLIGHT = 2  # one runs while the next waits beside it
@@ -175,8 +175,11 @@ class WorkerPool:
             result = ray.get(ref, timeout=FETCH_TIMEOUT_S)
         except RayTaskError as error:
             del slot.flights[ref]
+            cause = _cause(error)
+            if isinstance(cause, InvalidInput):  # it would be the same at every attempt
+                raise cause from None
             queue.appendleft(work)
-            self._note(attempts.failed(work.key, work.name, _cause(error)))
+            self._note(attempts.failed(work.key, work.name, cause))
         except _LOST as error:
             queue.extendleft(flight.work for flight in reversed(slot.flights.values()))
             self._replace(slot)

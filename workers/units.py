@@ -94,20 +94,27 @@ class UnitPassages:
 
 @dataclass(frozen=True, slots=True)
 class UnitVectors:
-    """Vectors of a unit: float16 [T, D], int32 [N] lengths, and how many passages were cut."""
+    """Vectors of a unit: float16 [T, D], int32 [N] lengths, and how many passages were cut.
+
+    Where long documents were split, N counts windows, and `windows_N3`, int32 [N, 3], says which
+    passage of the unit each is of, and which of its characters (`colbert_core.index.windows`).
+    """
 
     vectors_TD: F16
     doclens_N: I32
     truncated: int
+    windows_N3: I32 | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class UnitChunk:
-    """A compressed unit: its tokens, int32 [N] lengths, and how many passages were cut."""
+    """A compressed unit: its tokens, int32 [N] lengths, how many passages were cut, and windows as
+    in `UnitVectors`."""
 
     tokens: Compressed
     doclens_N: I32
     truncated: int
+    windows_N3: I32 | None = None
 
 
 class Staging:
@@ -166,6 +173,7 @@ class Staging:
             "vectors": vectors.vectors_TD,
             "doclens": vectors.doclens_N,
             "truncated": np.int64(vectors.truncated),
+            **_windows_to(vectors.windows_N3),
         }
         write_whole(self.vectors_path(unit), _npz(arrays))
 
@@ -175,7 +183,9 @@ class Staging:
         if not path.exists():
             return None
         with np.load(path, allow_pickle=False) as arrays:
-            return UnitVectors(arrays["vectors"], arrays["doclens"], int(arrays["truncated"]))
+            truncated = int(arrays["truncated"])
+            windows_N3 = _windows_in(arrays)
+            return UnitVectors(arrays["vectors"], arrays["doclens"], truncated, windows_N3)
 
     def write_chunk(self, unit: int, chunk: UnitChunk) -> None:
         """Commit a unit's compressed tokens."""
@@ -185,6 +195,7 @@ class Staging:
             "scales": chunk.tokens.scales_T,
             "doclens": chunk.doclens_N,
             "truncated": np.int64(chunk.truncated),
+            **_windows_to(chunk.windows_N3),
         }
         write_whole(self.chunk_path(unit), _npz(arrays))
 
@@ -192,12 +203,16 @@ class Staging:
         """Read a unit's compressed tokens."""
         with np.load(self.chunk_path(unit), allow_pickle=False) as arrays:
             tokens = Compressed(arrays["codes"], arrays["residuals"], arrays["scales"])
-            return UnitChunk(tokens, arrays["doclens"], int(arrays["truncated"]))
+            truncated = int(arrays["truncated"])
+            return UnitChunk(tokens, arrays["doclens"], truncated, _windows_in(arrays))
 
     def doclens(self, unit: int) -> I32:
-        """Only the passage lengths of a compressed unit, int32 [N]."""
+        """Only the lengths of a compressed unit's passages, all windows together, int32 [N]."""
         with np.load(self.chunk_path(unit), allow_pickle=False) as arrays:
-            return cast(I32, arrays["doclens"])
+            doclens, windows_N3 = arrays["doclens"], _windows_in(arrays)
+        if windows_N3 is not None:
+            doclens = np.bincount(windows_N3[:, 0], weights=doclens).astype(np.int32)
+        return cast(I32, doclens)
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], None], *, sync: bool = True) -> None:
@@ -212,6 +227,14 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], None], *, sync: bool = 
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _windows_to(windows_N3: I32 | None) -> dict[str, I32]:
+    return {} if windows_N3 is None else {"windows": windows_N3}
+
+
+def _windows_in(arrays: Mapping[str, Any]) -> I32 | None:
+    return cast(I32, arrays["windows"]) if "windows" in arrays else None
 
 
 def _npz(arrays: Mapping[str, Any]) -> Callable[[IO[bytes]], None]:
