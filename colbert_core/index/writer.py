@@ -172,8 +172,14 @@ class ShardWriter:
         postings = self._write_postings(offsets_N1)
         self._folder.commit()
         name = self._folder.final.name
-        counts = len(offsets_N1) - 1, int(offsets_N1[-1]), postings, self._windows.continued
-        return ShardEntry(name, *counts, fields)
+        return ShardEntry(
+            name,
+            len(offsets_N1) - 1,
+            int(offsets_N1[-1]),
+            postings,
+            continued=self._windows.continued,
+            fields=fields,
+        )
 
     def _write_postings(self, offsets_N1: I64) -> int:
         path, centroids = self._folder.temporary, self._codec.centroid_count
