@@ -20,6 +20,7 @@ class BuildReport:
         generation: the generation that is live now.
         model: what was asked for.
         passages, tokens: what is indexed.
+        documents: what hits are; fewer than passages where long ones were split.
         truncated: passages that were cut to the model's length.
         empty: passages without text.
         skipped: ids of passages that were left out, for the model fails on them.
@@ -35,6 +36,7 @@ class BuildReport:
     generation: str
     model: str
     passages: int
+    documents: int
     tokens: int
     truncated: int
     empty: int
@@ -72,6 +74,7 @@ def make_report(
         generation=manifest.generation,
         model=model,
         passages=manifest.passages,
+        documents=manifest.documents,
         tokens=manifest.tokens,
         truncated=manifest.truncated,
         empty=empty,

@@ -16,6 +16,9 @@ PLAIN_DIM = 192
 """What PCA keeps of a plain encoder's 384: half of the bytes, and nDCG@10 within .005 on each of
 four collections, where 128 lose up to .017 (docs/decisions/text-encoder.md)."""
 
+LONG_DOCUMENTS = ("error", "truncate", "split")
+"""What becomes of a document that has more tokens than are kept of a passage."""
+
 
 @dataclass(frozen=True, slots=True)
 class BuildSettings:
@@ -30,6 +33,7 @@ class BuildSettings:
     seed: int = 0
     doc_maxlen: int | None = None
     pool_factor: int = 1
+    long_documents: str = "truncate"
 
     def kept_dim(self, identity: ModelIdentity) -> int:
         """Dimensions to store: as asked, or the model's own, a plain encoder's reduced."""
@@ -52,6 +56,10 @@ class BuildSettings:
             if value is not None and value < 1:
                 raise InvalidInput(f"{name} is {value}; give 1 or more, or leave it out")
         check_pool_factor(self.pool_factor)
+        if self.long_documents not in LONG_DOCUMENTS:
+            raise InvalidInput(
+                f"long_documents is {self.long_documents!r}; give {', '.join(LONG_DOCUMENTS)}"
+            )
         if self.seed < 0:
             raise InvalidInput(f"seed is {self.seed}; give 0 or more")
         locate(self.model)

@@ -43,6 +43,14 @@ class OnErrorName(StrEnum):
     skip = "skip"
 
 
+class LongDocuments(StrEnum):
+    """What becomes of documents that are longer than a passage."""
+
+    error = "error"
+    truncate = "truncate"
+    split = "split"
+
+
 IndexPath = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -82,6 +90,15 @@ def index_build(
         int,
         typer.Option("--pool-factor", help="So many times fewer vectors: alike tokens merged."),
     ] = 1,
+    long_documents: Annotated[
+        LongDocuments,
+        typer.Option(
+            "--long-documents",
+            help="Of documents with more tokens than are kept of a passage: `truncate` counts and "
+            "reports them, `error` stops at one, `split` indexes windows that overlap by a "
+            "quarter; a hit is the document, and says which window it was.",
+        ),
+    ] = LongDocuments.truncate,
     workers: Annotated[
         int | None, typer.Option("--workers", help="Exactly so many. See --max-workers.")
     ] = None,
@@ -139,6 +156,7 @@ def index_build(
         centroids=centroids,
         doc_maxlen=doc_maxlen,
         pool_factor=pool_factor,
+        long_documents=long_documents.value,
         workers=workers,
         min_workers=min_workers,
         max_workers=max_workers,
@@ -206,6 +224,17 @@ Scored = Annotated[
     typer.Option("--scored", help="Of these, scored precisely; 0: centroids alone rank."),
 ]
 
+Filter = Annotated[
+    str | None,
+    typer.Option(
+        "--filter",
+        metavar="EXPR",
+        help="Search only where the metadata fits: `year >= 2019 and lang in ('de', 'en')`, "
+        "`not exists(retracted)`, `title prefix 'Graph'`, `_id in ('a', 'b')`. "
+        "`tartan index inspect` lists the fields.",
+    ),
+]
+
 
 @app.command("search")
 def search_command(
@@ -218,6 +247,7 @@ def search_command(
     candidates: Candidates = None,
     scored: Scored = None,
     exact: Annotated[bool, typer.Option("--exact", help="Score every passage.")] = False,
+    filter: Filter = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show what each query token matched.")
     ] = False,
@@ -229,12 +259,13 @@ def search_command(
 ) -> None:
     """Search a running gateway (default: 127.0.0.1:50051), or an index in this process.
 
-    Example: `tartan search "how do I merge sorted iterables" --index INDEX -k 5 --explain`
+    Examples: `tartan search "how do I merge sorted iterables" --index INDEX -k 5 --explain`,
+    `tartan search "parsing" --index INDEX --filter 'year >= 2019 and not venue = "workshop"'`
     """
     from cluster.cli_search import Ask, search
 
     search(
-        Ask(query, k, recall, nprobe, candidates, scored, exact, explain, timeout_s),
+        Ask(query, k, recall, nprobe, candidates, scored, exact, explain, timeout_s, filter),
         target=target,
         index=index,
         device=device,
@@ -266,6 +297,7 @@ def eval_command(
     limit: Annotated[
         int | None, typer.Option("--limit", help="Only the first so many queries.")
     ] = None,
+    filter: Filter = None,
     as_json: Json = False,
 ) -> None:
     """Measure quality and latency on a collection with relevance judgements."""
@@ -277,6 +309,7 @@ def eval_command(
         target=target,
         index=index,
         knobs={"recall": recall, "nprobe": nprobe, "candidates": candidates, "scored": scored},
+        only=filter,
         exact=exact,
         uncompressed=uncompressed,
         limit=limit,

@@ -47,12 +47,18 @@ def evaluate_command(
     uncompressed: bool,
     limit: int | None,
     as_json: bool,
+    only: str | None = None,
 ) -> None:
-    """Run the queries of a split, and print what was measured."""
+    """Run the queries of a split, over the passages that the filter `only` leaves, and print what
+    was measured."""
     if (target is None) == (index is None):
         raise InvalidInput("give either --index INDEX or --target HOST:PORT")
     if uncompressed and index is None:
         raise InvalidInput("--uncompressed needs --index: the index knows which model to encode by")
+    if only is not None:
+        if uncompressed:
+            raise InvalidInput("--uncompressed scores every passage: leave --filter out")
+        knobs = {**knobs, "filter": only}
     judged = read_judged(data, split, limit)
     progress = progress_for()
     try:
@@ -121,7 +127,8 @@ def _report(
         "latency_ms_k100": percentiles(deep_s),
     }
     if exact:
-        truth, _ = _run(search, judged, {"k": DEPTH, "exact": True}, "exhaustive", progress)
+        every = {"k": DEPTH, "exact": True, "filter": knobs.get("filter")}
+        truth, _ = _run(search, judged, every, "exhaustive", progress)
         report |= {**runs.overlaps(truth), "exhaustive": measures(judged, truth)}
     return runs, report
 

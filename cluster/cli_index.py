@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cluster.progress import progress_for
@@ -31,7 +32,12 @@ def build(corpus: list[str], out: Path, *, as_json: bool, **settings: Any) -> No
         share = report.truncated / report.passages
         print(
             f"{report.truncated:,} passages ({share:.1%}) were cut to the model's length; "
-            "--doc-maxlen keeps more of them"
+            "--doc-maxlen keeps more of them, --long-documents split all"
+        )
+    if report.documents < report.passages:
+        print(
+            f"{report.documents:,} documents: those that are longer than a passage were split into "
+            "windows, and are found by the best of them"
         )
     if report.skipped:
         print(f"{len(report.skipped):,} passages were left out, for the model fails on them:")
@@ -46,7 +52,7 @@ def inspect(index: Path, *, as_json: bool) -> None:
         print(json.dumps(about))
         return
     console = Console()
-    sizes, presets = about.pop("bytes"), about.pop("presets")
+    sizes, presets, fields = (about.pop(name) for name in ("bytes", "presets", "fields"))
     facts = Table(show_header=False, box=None)
     for name, value in about.items():
         shown = f"{value:,}" if isinstance(value, int) else str(value)
@@ -56,6 +62,12 @@ def inspect(index: Path, *, as_json: bool) -> None:
     for name, size in sorted(sizes.items(), key=lambda item: -item[1]):
         table.add_row(name, f"{size:,}", f"{size / about['bytes_total']:.1%}")
     console.print(table)
+    if fields:
+        console.print("\nwhat `--filter` can ask for, beside _id (string):")
+        types = Table(show_header=False, box=None)
+        for name, kind in fields.items():
+            types.add_row(escape(name), escape(kind))
+        console.print(types)
     if presets:
         measured = Table(*presets[0], box=None)
         for row in presets:

@@ -37,6 +37,7 @@ class Ask:
     exact: bool
     explain: bool
     timeout_s: float
+    filter: str | None = None
 
     @property
     def knobs(self) -> dict[str, Any]:
@@ -47,7 +48,8 @@ class Ask:
     @property
     def options(self) -> dict[str, Any]:
         """Everything but the query."""
-        return {**self.knobs, "explain": self.explain, "timeout_s": self.timeout_s}
+        rest = {"explain": self.explain, "timeout_s": self.timeout_s, "filter": self.filter}
+        return {**self.knobs, **rest}
 
 
 def search(ask: Ask, *, target: str | None, index: Path | None, device: str, as_json: bool) -> None:
@@ -100,6 +102,8 @@ def _search_gateway(ask: Ask, target: str) -> tuple[Sequence[Hit], dict[str, Any
 def hit_dict(hit: Hit) -> dict[str, Any]:
     """A hit as JSON; `matches` only where they were asked for."""
     row = {"id": hit.id, "score": hit.score, "text": hit.text, "metadata": dict(hit.metadata)}
+    if hit.window:
+        row["window"] = list(hit.window)
     if hit.matches:
         row["matches"] = [dataclasses.asdict(match) for match in hit.matches]
     return row

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from cluster.wire.status import RETRYABLE, from_problem
 from cluster.wire.tartan.v1 import search_pb2
 from cluster.wire.types import Problem, SearchAnswer, SearchCall
 from colbert_core.errors import QueryError, TartanError
+from colbert_core.filters import FilterLike, as_filter
 
 Query = str | npt.ArrayLike
 """A text, or a matrix of token vectors [query tokens, dimensions]."""
@@ -30,6 +31,8 @@ class SearchOptions(TypedDict, total=False):
         with_text, with_metadata: whether hits carry them; both by default.
         explain: for each query token, the passage token that it matched.
         timings: where the time went.
+        filter: which passages may be found: a string, such as `year >= 2019 and lang = "de"`, the
+            same as an expression (`colbert_core.filters`), or a collection of ids; None for all.
     """
 
     nprobe: int | None
@@ -40,6 +43,7 @@ class SearchOptions(TypedDict, total=False):
     with_metadata: bool
     explain: bool
     timings: bool
+    filter: FilterLike | None
 
 
 def make_request(
@@ -48,12 +52,16 @@ def make_request(
     """A query as a message.
 
     Raises:
-        QueryError: the query is neither text nor a matrix of numbers, or options contradict.
+        QueryError: the query is neither text nor a matrix of numbers, the filter is none, or
+            options contradict.
     """
+    given: dict[str, Any] = {"k": k, "recall": recall, **options}
+    if given.get("filter") is not None:
+        given["filter"] = as_filter(given["filter"])
     if isinstance(query, str):
-        call = SearchCall(text=query, k=k, recall=recall, **options)
+        call = SearchCall(text=query, **given)
     else:
-        call = SearchCall(query_LD=_matrix(query), k=k, recall=recall, **options)
+        call = SearchCall(query_LD=_matrix(query), **given)
     try:
         return call_to_proto(call)
     except (ValueError, TypeError) as error:  # protobuf refuses what does not fit a field

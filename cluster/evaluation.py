@@ -51,7 +51,8 @@ def overlap(run: Run, truth: Run, depth: int) -> float:
     shares = []
     for found, best in zip(run, truth, strict=True):
         wanted = {passage for passage, _ in best[:depth]}
-        shares.append(len(wanted & {passage for passage, _ in found[:depth]}) / len(wanted))
+        shared = wanted & {passage for passage, _ in found[:depth]}
+        shares.append(len(shared) / len(wanted) if wanted else 1.0)
     return round(float(np.mean(shares)), 4)
 
 

@@ -73,6 +73,7 @@ def index_info(manifest: Manifest, pipeline: SearchPipeline) -> IndexInfo:
             for route in pipeline.fan_out.routes
         ),
         limits=pipeline.limits,
+        fields=pipeline.fields,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,8 +31,9 @@ from cluster.wire.types import (
 )
 from colbert_core.codec import Codec
 from colbert_core.errors import DeadlineExceeded
+from colbert_core.filters import Filter, check_filter
 from colbert_core.index import Preset
-from colbert_core.search import Located, merge
+from colbert_core.search import Located, merge, shifted
 from colbert_core.types import F32, I32, Hit, SearchParams, TokenMatch
 
 T = TypeVar("T")
@@ -92,6 +93,7 @@ class SearchPipeline:
     executor: Executor = field(repr=False)
     presets: Sequence[Preset] = ()
     pooled: bool = False  # tokens were pooled: which text a vector stands for is not stored
+    fields: Mapping[str, str] = field(default_factory=dict)  # what passages can be filtered by
 
     async def search(self, call: SearchCall, deadline: float) -> Found:
         """Answer one query.
@@ -109,11 +111,14 @@ class SearchPipeline:
         params = check_call(call, self.limits, self.presets)
         if call.query_LD is not None:
             check_vectors(call.query_LD, self.codec.dim, self.limits)
+        if call.filter is not None:
+            check_filter(call.filter, self.fields)
         prepared = await self._in_thread(
             clock, "the query was encoded", lambda: self._prepare(call, params, clock)
         )
         with clock.stage("fan_out"):
-            replies = await self.fan_out.search(self._shard_query(prepared, params), deadline)
+            query = self._shard_query(prepared, params, call.filter)
+            replies = await self.fan_out.search(query, deadline)
         with clock.stage("merge"):
             located = merge([reply.value.top for reply in replies], params.k).located()
         with clock.stage("fetch"):
@@ -153,7 +158,9 @@ class SearchPipeline:
                 probes = self.codec.centroid_table.probe(query_LD, params.nprobe)
         return Prepared(query_LD, probes, tokens)
 
-    def _shard_query(self, prepared: Prepared, params: SearchParams) -> ShardQuery:
+    def _shard_query(
+        self, prepared: Prepared, params: SearchParams, wanted: Filter | None
+    ) -> ShardQuery:
         ids_LP, scores_LP = prepared.probes or (None, None)
         return ShardQuery(
             self.generation,
@@ -166,6 +173,7 @@ class SearchPipeline:
             params.exact,
             params.margin,
             params.interaction_margin,
+            wanted,
         )
 
     async def _fetch(
@@ -208,6 +216,7 @@ class SearchPipeline:
                 score=score,
                 text=passage.text if call.with_text else None,
                 matches=matched,
+                window=passage.window,
             )
             for (_, _, score), passage, matched in zip(located, passages, matches, strict=True)
         )
@@ -224,7 +233,8 @@ class SearchPipeline:
             return ()
         spans: Sequence[tuple[int, int]] = ()
         if passage.text and self.encoder.available and not self.pooled:
-            spans = self.encoder.get().passage_spans(passage.text)
+            start, end = passage.window or (0, len(passage.text))
+            spans = shifted(self.encoder.get().passage_spans(passage.text[start:end]), start)
         return tuple(
             TokenMatch(
                 prepared.tokens[row] if prepared.tokens else str(row),

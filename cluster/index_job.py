@@ -62,6 +62,7 @@ def build_index(
     seed: int = 0,
     doc_maxlen: int | None = None,
     pool_factor: int = 1,
+    long_documents: str = "truncate",
     workers: int | None = None,
     min_workers: int | None = None,
     max_workers: int | None = None,
@@ -86,6 +87,8 @@ def build_index(
         doc_maxlen: tokens of a passage; by default the checkpoint's own.
         pool_factor: keep a passage's tokens in so many times fewer vectors
             (`colbert_core.pooling`); 1 keeps each.
+        long_documents: what becomes of those that are longer than a passage: "truncate", "error",
+            or "split" into windows that overlap; hits are documents, by their best window.
         workers: processes that encode, exactly so many.
         min_workers, max_workers: bounds within which their number follows the cluster; by default
             one per GPU, else one per CPU, that the cluster has.
@@ -110,6 +113,7 @@ def build_index(
         seed,
         doc_maxlen,
         pool_factor,
+        long_documents,
     )
     settings.check()
     check_workers(workers, min_workers, max_workers)

@@ -82,6 +82,7 @@ class Job:
             doc_maxlen=self.settings.doc_maxlen,
             device=device_of(plan),
             threads=plan.threads,
+            long_documents=self.settings.long_documents,
         )
         return WorkerPool(plan, settings, self.progress.note)
 

@@ -139,7 +139,8 @@ def sample(
     # Torch: imported once there is a corpus and a model to use it for.
     from colbert_core.codec.kmeans import SAMPLE_PER_CENTROID, default_centroids
 
-    estimates = [estimate_tokens(unit, identity.doc_maxlen) for unit in corpus.units]
+    longest = None if job.settings.long_documents == "split" else identity.doc_maxlen
+    estimates = [estimate_tokens(unit, longest) for unit in corpus.units]
     stored = max(1, sum(estimates) // job.settings.pool_factor)
     centroids = job.settings.centroids or default_centroids(stored)
     dim = job.settings.kept_dim(identity)
@@ -267,7 +268,11 @@ def publish_index(
         identity = dataclasses.replace(
             identity, dim=codec.dim, projection_sha256=matrix_sha256(projection)
         )
-    extras = {"empty": corpus.empty, "seed": job.settings.seed}
+    extras = {
+        "empty": corpus.empty,
+        "seed": job.settings.seed,
+        "long_documents": job.settings.long_documents,
+    }
     if job.done.skipped_ids:
         extras["skipped"] = list(job.done.skipped_ids)
     with job.stage("publish", 1, "generations"):

@@ -65,10 +65,15 @@ def unit_budget(files: Sequence[tuple[str, int]]) -> UnitBudget:
     return UnitBudget(MAX_UNIT_PASSAGES, min(max(share, MIN_UNIT_BYTES), MAX_UNIT_BYTES))
 
 
-def estimate_tokens(unit: Unit, doc_maxlen: int) -> int:
-    """About how many tokens a unit has, before it is encoded; at least one per passage."""
+def estimate_tokens(unit: Unit, doc_maxlen: int | None) -> int:
+    """About how many tokens a unit has, before it is encoded; at least one per passage.
+
+    Args:
+        doc_maxlen: the most that are kept of a passage; None where long ones are split.
+    """
     by_text = unit.text_bytes // BYTES_PER_TOKEN + MARKERS_PER_PASSAGE * unit.passages
-    return max(unit.passages, min(by_text, doc_maxlen * unit.passages))
+    most = by_text if doc_maxlen is None else doc_maxlen * unit.passages
+    return max(unit.passages, min(by_text, most))
 
 
 def choose_sample(tokens: Sequence[int], target: int, seed: int) -> tuple[int, ...]:

@@ -186,6 +186,7 @@ async def _run(
             executor=executor,
             presets=generation.manifest.presets,
             pooled=generation.manifest.pool_factor > 1,
+            fields=generation.manifest.metadata_fields,
         )
         gateway = Gateway(pipeline, generation.manifest, config.gateway)
         try:

@@ -32,7 +32,7 @@ from cluster.worker_slots import (
     Slots,
     cause_of,
 )
-from colbert_core.errors import EncodeFailed, JobFailed
+from colbert_core.errors import EncodeFailed, InvalidInput, JobFailed
 from workers.encoder import LoadedModel, WorkerSettings
 from workers.units import Unit
 
@@ -189,8 +189,11 @@ class _Run:
             result = ray.get(ref, timeout=FETCH_TIMEOUT_S)
         except RayTaskError as error:
             del slot.flights[ref]
+            cause = cause_of(error)
+            if isinstance(cause, InvalidInput):  # it would be the same at every attempt
+                raise cause from None
             if work.key in self.left:
-                self._failed(work, cause_of(error))
+                self._failed(work, cause)
         except LOST as error:
             lost = [flight.work for flight in slot.flights.values()]
             self._slots.replace(slot)

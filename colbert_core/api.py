@@ -11,7 +11,7 @@ Works with the token vectors of any late-interaction model. Where the index was 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from colbert_core.build import OnProgress, Settings, build_from_vectors
 from colbert_core.errors import QueryError
+from colbert_core.filters import FilterLike, as_filter
 from colbert_core.hardware import searches_at_once
 from colbert_core.hits import Hits
-from colbert_core.index import Generation, Manifest, describe, open_generation
+from colbert_core.index import Generation, Manifest, StoredRow, describe, open_generation
 from colbert_core.search import (
     Searcher,
     check_query,
     derive_params,
     explain,
+    shifted,
     with_text,
 )
 from colbert_core.types import F32, U8, AnyArray, SearchParams, TokenMatch
@@ -133,7 +135,7 @@ class Index:
         return self._generation.codec.dim
 
     def __len__(self) -> int:
-        return self.manifest.passages
+        return self.manifest.documents
 
     def __repr__(self) -> str:
         about = describe(self.manifest)
@@ -141,6 +143,11 @@ class Index:
             f"Index({str(self._generation.path)!r}, {about['passages']:,} passages, "
             f"{about['codec']} {about['bits']} bits, {about['bytes_per_token']} bytes a token)"
         )
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The metadata that passages can be filtered by: name → type."""
+        return self.manifest.metadata_fields
 
     def params(
         self,
@@ -166,7 +173,7 @@ class Index:
         query: Query,
         k: int = 10,
         recall: float | None = None,
-        filter: Collection[str] | None = None,
+        filter: FilterLike | None = None,
         *,
         nprobe: int | None = None,
         candidates: int | None = None,
@@ -181,7 +188,10 @@ class Index:
             query: a float array [query tokens, dim], or text where the index knows its model.
             k: hits asked for; the answer has min(k, passages that the filter allows) of them.
             recall: share of the exact top k to find; 0.99 by default, 1 for an exact search.
-            filter: ids to search among; None for all, an empty collection for none.
+            filter: which passages to search among: a string, such as
+                `year >= 2019 and lang in ("de", "en")` (docs/filters.md), the same as an expression
+                (`colbert_core.filters`), or a collection of ids. None is all, an empty collection
+                none. Few that are left are scored exactly.
             nprobe: centroids probed per query token, instead of what `recall` chooses.
             candidates: passages compared by their centroids per shard, instead of what `recall`
                 chooses.
@@ -192,13 +202,13 @@ class Index:
             timeout_s: give up after so many seconds.
 
         Raises:
-            QueryError: the query, or a parameter, cannot be searched.
+            QueryError: the query, a parameter or the filter cannot be searched.
             TimeoutError: the time is over.
         """
         params = self.params(
             k, recall, nprobe=nprobe, candidates=candidates, scored=scored, exact=exact
         )
-        allowed = None if filter is None else self._searcher.allowed(filter)
+        allowed = self._searcher.allowed(None if filter is None else as_filter(filter))
         return self._search(query, params, allowed, explain, timeout_s)
 
     def search_many(
@@ -206,7 +216,7 @@ class Index:
         queries: Sequence[Query],
         k: int = 10,
         recall: float | None = None,
-        filter: Collection[str] | None = None,
+        filter: FilterLike | None = None,
         *,
         nprobe: int | None = None,
         candidates: int | None = None,
@@ -218,7 +228,7 @@ class Index:
         params = self.params(
             k, recall, nprobe=nprobe, candidates=candidates, scored=scored, exact=exact
         )
-        allowed = None if filter is None else self._searcher.allowed(filter)
+        allowed = self._searcher.allowed(None if filter is None else as_filter(filter))
         with ThreadPoolExecutor(threads or searches_at_once(self._generation.device)) as pool:
             return list(pool.map(lambda q: self._search(q, params, allowed, False, None), queries))
 
@@ -265,7 +275,7 @@ class Index:
         )
 
     def _explain(
-        self, query: Query, Q_LD: F32, shard_index: int, pid: int, text: str
+        self, query: Query, Q_LD: F32, shard_index: int, pid: int, row: StoredRow
     ) -> tuple[TokenMatch, ...]:
         rotated_LD = self._generation.codec.rotate(Q_LD)
         matches = explain(self._generation.shards[shard_index], rotated_LD, pid)
@@ -273,5 +283,6 @@ class Index:
             return matches
         # Which text a pooled vector stands for is not stored.
         pooled = self.manifest.pool_factor > 1
-        spans = [] if pooled else self.encoder.passage_spans(text)
-        return with_text(matches, self.encoder.query_tokens(query), spans)
+        spans = [] if pooled else self.encoder.passage_spans(row.window_text)
+        start = row.window[0] if row.window else 0
+        return with_text(matches, self.encoder.query_tokens(query), shifted(spans, start))

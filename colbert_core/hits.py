@@ -12,12 +12,12 @@ from typing import overload
 
 import numpy as np
 
-from colbert_core.index import ShardReader
+from colbert_core.index import ShardReader, StoredRow
 from colbert_core.search.merge import Merged
 from colbert_core.types import F32, Hit, TokenMatch
 
-Explain = Callable[[int, int, str], tuple[TokenMatch, ...]]
-"""(shard index, ordinal, text) → what each query token matched"""
+Explain = Callable[[int, int, StoredRow], tuple[TokenMatch, ...]]
+"""(shard index, ordinal, what is stored of it) → what each query token matched"""
 
 
 class Hits(Sequence[Hit]):
@@ -64,9 +64,9 @@ class Hits(Sequence[Hit]):
         index = int(self._merged.shards_K[place])
         pid = int(self._merged.pids_K[place])
         row = self._shards[index].stored(pid)
-        matches = self._explain(index, pid, row.text or "") if self._explain else ()
+        matches = self._explain(index, pid, row) if self._explain else ()
         score = float(self._merged.scores_K[place])
-        return Hit(row.id, score, row.text, row.metadata, matches)
+        return Hit(row.id, score, row.text, row.metadata, matches, row.window)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence):

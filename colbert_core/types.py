@@ -83,13 +83,18 @@ class TokenMatch:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One passage that was found. Hits are ordered by score, then by the order of the corpus."""
+    """One passage that was found. Hits are ordered by score, then by the order of the corpus.
+
+    `window` are the characters [start, end) of the text that scored so, where a document was too
+    long for the model and was split; None where all of it did.
+    """
 
     id: str
     score: float
     text: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     matches: tuple[TokenMatch, ...] = ()
+    window: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

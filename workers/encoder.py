@@ -8,18 +8,20 @@ is one file in the staging folder (or one shard), the same bytes however often i
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import numpy as np
 import ray
 
 from colbert_core.codec import Codec, Compressed
-from colbert_core.errors import EncodeFailed, JobFailed
+from colbert_core.errors import CorpusError, EncodeFailed, JobFailed
 from colbert_core.index.manifest import FileEntry
+from colbert_core.index.windows import WHOLE
 from colbert_core.pooling import pool_passages, pooled_doclens
-from colbert_core.types import F32, AnyArray
+from colbert_core.text.corpus_records import shown_id
+from colbert_core.types import F32, I32, AnyArray
 from workers.memory import bound_kernel_caches, release_freed_memory
 from workers.shard_builder import BuiltShard, ShardTask, build_shard
 from workers.units import Staging, Unit, UnitChunk, UnitVectors
@@ -45,6 +47,7 @@ class WorkerSettings:
         doc_maxlen: tokens of a passage, or None for the checkpoint's own.
         device: torch device, or None for the worker's own choice.
         threads: processor threads; they fix the order of sums, so a job keeps to one number.
+        long_documents: "truncate", "error" or "split": what becomes of those that do not fit.
     """
 
     staging: str
@@ -52,6 +55,7 @@ class WorkerSettings:
     doc_maxlen: int | None
     device: str | None
     threads: int
+    long_documents: str = "truncate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +139,7 @@ class EncoderWorker:
         vectors = self._staging.vectors(unit.index) or self._encode(unit, skip)
         tokens = compress_vectors(shared, vectors)
         doclens_N = pooled_doclens(vectors.doclens_N, shared.pool_factor)
-        chunk = UnitChunk(tokens, doclens_N, vectors.truncated, vectors.skipped)
+        chunk = UnitChunk(tokens, doclens_N, vectors.truncated, vectors.skipped, vectors.windows_N3)
         file = self._staging.write_chunk(unit.index, chunk)
         self._staging.vectors_path(unit.index).unlink(missing_ok=True)
         release_freed_memory()
@@ -181,13 +185,19 @@ class EncoderWorker:
 
     def _encode(self, unit: Unit, skip: Rows) -> UnitVectors:
         passages = self._staging.passages(unit.index).without(skip)
-        encoded = self._encode_texts(unit, passages.texts)
+        texts, windows_N3 = passages.texts, None
+        if self._settings.long_documents == "split":
+            texts, windows_N3 = _split(texts, self._model().passage_windows(texts))
+        encoded = self._encode_texts(unit, texts)
+        if self._settings.long_documents == "error" and encoded.truncated_N.any():
+            self._refuse(unit, passages.ids[int(encoded.truncated_N.argmax())])
         return UnitVectors(
             # Rounded for every unit, kept or not: its bytes must not depend on being sampled.
             encoded.vectors_TD.astype(np.float16),
             encoded.doclens_N,
             int(encoded.truncated_N.sum()),
             skip,
+            windows_N3,
         )
 
     def _encode_texts(self, unit: Unit, texts: list[str]) -> EncodedPassages:
@@ -197,11 +207,30 @@ class EncoderWorker:
         except Exception as error:  # whatever a model may raise: the driver finds the passage
             raise EncodeFailed(f"{unit}: {type(error).__name__}: {error}") from error
 
+    def _refuse(self, unit: Unit, passage: str) -> NoReturn:
+        row = self._staging.row(unit.index, self._staging.passages(unit.index).ids.index(passage))
+        raise CorpusError(
+            f"line {row.line} (id {shown_id(passage)}): its text is longer than the "
+            f"{self._model().identity.doc_maxlen} tokens that are kept of a passage: raise "
+            "--doc-maxlen, or choose --long-documents split or truncate"
+        )
+
 
 def _result(unit: Unit, vectors: UnitVectors, tokens: int, file: FileEntry) -> UnitResult:
     skipped = vectors.skipped
     passages = unit.passages - len(skipped)
     return UnitResult(unit.index, passages, tokens, vectors.truncated, skipped, file)
+
+
+def _split(
+    texts: Sequence[str], windows: Sequence[Sequence[tuple[int, int]]]
+) -> tuple[list[str], I32]:
+    """The text of every window, and int32 [N, 3] of what it is a window of."""
+    parts, rows = [], []
+    for document, (text, spans) in enumerate(zip(texts, windows, strict=True)):
+        parts += [text[start:stop] for start, stop in spans]
+        rows += [(document, *(span if len(spans) > 1 else WHOLE)) for span in spans]
+    return parts, np.array(rows, np.int32).reshape(-1, 3)
 
 
 def compress_vectors(shared: SharedCodec, vectors: UnitVectors) -> Compressed:

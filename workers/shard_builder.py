@@ -58,6 +58,7 @@ def build_shard(index: str, staging: Staging, task: ShardTask, codec: Codec) -> 
                 passages.ids[rows],
                 passages.texts[rows],
                 [orjson.loads(metadata) for metadata in passages.metadata[rows]],
+                part.windows_N3,
             )
         entry = writer.finish()
     folder = Path(index) / "shards" / own
@@ -79,11 +80,17 @@ def _give_name(folder: Path, final: Path) -> None:
 
 def _cut(chunk: UnitChunk, piece: UnitSlice) -> UnitChunk:
     """The chunk of some of a unit's passages."""
+    windows_N3, (start, stop) = chunk.windows_N3, (piece.start, piece.stop)
+    if windows_N3 is not None:
+        start, stop = np.searchsorted(windows_N3[:, 0], (start, stop)).tolist()
+        windows_N3 = windows_N3[start:stop] - np.array([piece.start, 0, 0], np.int32)
     offsets_N1 = np.concatenate([[0], np.cumsum(chunk.doclens_N, dtype=np.int64)])
-    first, last = int(offsets_N1[piece.start]), int(offsets_N1[piece.stop])
+    first, last = int(offsets_N1[start]), int(offsets_N1[stop])
     tokens = Compressed(
         chunk.tokens.codes_T[first:last],
         chunk.tokens.residuals_TB[first:last],
         chunk.tokens.scales_T[first:last],
     )
-    return UnitChunk(tokens, chunk.doclens_N[piece.start : piece.stop], chunk.truncated)
+    return replace(
+        chunk, tokens=tokens, doclens_N=chunk.doclens_N[start:stop], windows_N3=windows_N3
+    )

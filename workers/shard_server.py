@@ -29,7 +29,7 @@ from cluster.wire.types import FetchQuery, ShardAnswer, ShardIdentity, ShardQuer
 from colbert_core.errors import IndexMissing, QueryError, Unavailable
 from colbert_core.hardware import searches_at_once
 from colbert_core.index import ShardReader, open_generation, verify_checksums
-from colbert_core.search import check_query, search_shard
+from colbert_core.search import Matcher, check_query, search_shard
 from colbert_core.types import I32, I64, SearchParams
 
 SERVICE = "tartan.shard.v1.ShardService"
@@ -45,6 +45,7 @@ class HeldShard:
         self.kernel = shard.kernel  # made now, so that a damaged shard is found before serving
         self.dim = shard.codec.dim
         self.centroids = shard.codec.centroid_count
+        self._matcher = Matcher(shard)
 
     @classmethod
     def open(
@@ -101,7 +102,8 @@ class HeldShard:
                 raise QueryError(f"{name} is {margin}; it starts at 0")
         params = SearchParams(query.k, 0, query.candidates, query.scored, query.exact, **margins)
         started = time.monotonic()
-        top = search_shard(self.shard, query_LD, probes, params, None, deadline)
+        allowed_N = None if query.filter is None else self._matcher.allowed(query.filter)
+        top = search_shard(self.shard, query_LD, probes, params, allowed_N, deadline)
         return ShardAnswer(top, (time.monotonic() - started) * 1e3)
 
     def fetch(self, query: FetchQuery, deadline: float) -> list[StoredPassage]:
@@ -128,6 +130,7 @@ class HeldShard:
                     metadata_json=(row.metadata_json or "{}") if query.with_metadata else "",
                     match_tokens_L=tokens_L,
                     match_scores_L=scores_L,
+                    window=row.window,
                 )
             )
         return stored

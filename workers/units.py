@@ -110,24 +110,29 @@ class UnitPassages:
 class UnitVectors:
     """Vectors of a unit: float16 [T, D], int32 [N] lengths, and how many passages were cut.
 
-    `skipped` are the rows of the unit that were left out; N counts the others.
+    `skipped` are the rows of the unit that were left out; N counts the others. Where long documents
+    were split, N counts windows, and `windows_N3`, int32 [N, 3], says which passage of the unit
+    (without those left out) each is of, and which of its characters
+    (`colbert_core.index.windows`).
     """
 
     vectors_TD: F16
     doclens_N: I32
     truncated: int
     skipped: tuple[int, ...] = ()
+    windows_N3: I32 | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class UnitChunk:
-    """A compressed unit: its tokens, int32 [N] lengths, how many passages were cut, and the rows
-    that were left out."""
+    """A compressed unit: its tokens, int32 [N] lengths, how many passages were cut, the rows that
+    were left out, and windows as in `UnitVectors`."""
 
     tokens: Compressed
     doclens_N: I32
     truncated: int
     skipped: tuple[int, ...] = ()
+    windows_N3: I32 | None = None
 
 
 class Staging:
@@ -191,6 +196,7 @@ class Staging:
             "doclens": vectors.doclens_N,
             "truncated": np.int64(vectors.truncated),
             "skipped": np.array(vectors.skipped, np.int32),
+            **_windows_to(vectors.windows_N3),
         }
         return write_whole(self.vectors_path(unit), _npz(arrays))
 
@@ -205,6 +211,7 @@ class Staging:
                 arrays["doclens"],
                 int(arrays["truncated"]),
                 tuple(arrays["skipped"].tolist()),
+                _windows_in(arrays),
             )
 
     def write_chunk(self, unit: int, chunk: UnitChunk) -> FileEntry:
@@ -216,6 +223,7 @@ class Staging:
             "doclens": chunk.doclens_N,
             "truncated": np.int64(chunk.truncated),
             "skipped": np.array(chunk.skipped, np.int32),
+            **_windows_to(chunk.windows_N3),
         }
         return write_whole(self.chunk_path(unit), _npz(arrays))
 
@@ -223,13 +231,21 @@ class Staging:
         """Read a unit's compressed tokens."""
         with np.load(self.chunk_path(unit), allow_pickle=False) as arrays:
             tokens = Compressed(arrays["codes"], arrays["residuals"], arrays["scales"])
-            skipped = tuple(arrays["skipped"].tolist())
-            return UnitChunk(tokens, arrays["doclens"], int(arrays["truncated"]), skipped)
+            return UnitChunk(
+                tokens,
+                arrays["doclens"],
+                int(arrays["truncated"]),
+                tuple(arrays["skipped"].tolist()),
+                _windows_in(arrays),
+            )
 
     def doclens(self, unit: int) -> I32:
-        """Only the passage lengths of a compressed unit, int32 [N]."""
+        """Only the lengths of a compressed unit's passages, all windows together, int32 [N]."""
         with np.load(self.chunk_path(unit), allow_pickle=False) as arrays:
-            return cast(I32, arrays["doclens"])
+            doclens, windows_N3 = arrays["doclens"], _windows_in(arrays)
+        if windows_N3 is not None:
+            doclens = np.bincount(windows_N3[:, 0], weights=doclens).astype(np.int32)
+        return cast(I32, doclens)
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> FileEntry:
@@ -249,6 +265,14 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> FileEntry:
     finally:
         temporary.unlink(missing_ok=True)
     return entry
+
+
+def _windows_to(windows_N3: I32 | None) -> dict[str, I32]:
+    return {} if windows_N3 is None else {"windows": windows_N3}
+
+
+def _windows_in(arrays: Mapping[str, Any]) -> I32 | None:
+    return cast(I32, arrays["windows"]) if "windows" in arrays else None
 
 
 def _npz(arrays: Mapping[str, Any]) -> Callable[[IO[bytes]], None]:

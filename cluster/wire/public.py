@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from cluster.wire.filters import filter_from_proto, filter_to_proto
 from cluster.wire.tartan.v1 import search_pb2 as pb
 from cluster.wire.tensors import matrix_from_proto, matrix_to_proto
 from cluster.wire.types import (
@@ -56,6 +57,8 @@ def call_to_proto(call: SearchCall) -> pb.SearchRequest:
         message.exact = True
     elif has_budget:
         message.budget.CopyFrom(pb.SearchBudget(**raw))
+    if call.filter is not None:
+        message.filter.CopyFrom(filter_to_proto(call.filter))
     return message
 
 
@@ -63,7 +66,8 @@ def call_from_proto(message: pb.SearchRequest) -> SearchCall:
     """A message as a search call; values are not judged here, only that they can be read.
 
     Raises:
-        QueryError: there is no query, or the matrix's bytes do not fit its dimensions.
+        QueryError: there is no query, the matrix's bytes do not fit its dimensions, or the filter
+            is none.
     """
     query = message.WhichOneof("query")
     if query is None:
@@ -82,6 +86,7 @@ def call_from_proto(message: pb.SearchRequest) -> SearchCall:
         with_metadata=message.with_metadata if message.HasField("with_metadata") else True,
         explain=message.explain,
         timings=message.timings,
+        filter=filter_from_proto(message.filter) if message.HasField("filter") else None,
     )
 
 
@@ -182,6 +187,7 @@ def info_to_proto(info: IndexInfo) -> pb.GetIndexInfoResponse:
             max_message_bytes=limits.max_message_bytes,
             max_batch=limits.max_batch,
         ),
+        fields=[pb.MetadataField(name=name, type=kind) for name, kind in info.fields.items()],
     )
 
 
@@ -208,6 +214,7 @@ def info_from_proto(message: pb.GetIndexInfoResponse) -> IndexInfo:
             max_message_bytes=limits.max_message_bytes,
             max_batch=limits.max_batch,
         ),
+        fields={one.name: one.type for one in message.fields},
     )
 
 
@@ -228,6 +235,7 @@ def _hit_to_proto(hit: Hit, metadata_json: str) -> pb.Hit:
             )
             for match in hit.matches
         ],
+        window=window_to_proto(hit.window),
     )
 
 
@@ -248,7 +256,20 @@ def _hit_from_proto(message: pb.Hit) -> Hit:
             )
             for match in message.matches
         ),
+        window=window_from_proto(message),
     )
+
+
+def window_to_proto(window: tuple[int, int] | None) -> pb.Window | None:
+    """The window of a hit, or of a stored passage, as a message."""
+    return None if window is None else pb.Window(start=window[0], end=window[1])
+
+
+def window_from_proto(message: Any) -> tuple[int, int] | None:
+    """The window of a `Hit` or a `StoredPassage`."""
+    if not message.HasField("window"):
+        return None
+    return message.window.start, message.window.end
 
 
 def _metadata(message: pb.Hit) -> dict[str, Any]:

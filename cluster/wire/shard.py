@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from cluster.wire.filters import filter_from_proto, filter_to_proto
+from cluster.wire.public import window_from_proto, window_to_proto
 from cluster.wire.tartan.shard.v1 import shard_pb2 as pb
 from cluster.wire.tensors import (
     count_of,
@@ -37,11 +39,13 @@ def query_to_proto(query: ShardQuery, shard_id: str) -> pb.SearchRequest:
         exact=query.exact,
         margin=query.margin,
         interaction_margin=query.interaction_margin,
+        filter=None if query.filter is None else filter_to_proto(query.filter),
     )
 
 
 def query_from_proto(message: pb.SearchRequest) -> ShardQuery:
-    """A message as a shard query; raises QueryError if a length does not fit the stated sizes."""
+    """A message as a shard query; raises QueryError if a length does not fit the stated sizes, or
+    the filter is none."""
     tokens, probes = message.query_tokens, message.nprobe
     probed = not message.exact
     return ShardQuery(
@@ -63,6 +67,7 @@ def query_from_proto(message: pb.SearchRequest) -> ShardQuery:
         interaction_margin=(
             message.interaction_margin if message.HasField("interaction_margin") else None
         ),
+        filter=filter_from_proto(message.filter) if message.HasField("filter") else None,
     )
 
 
@@ -129,6 +134,7 @@ def passage_to_proto(passage: StoredPassage) -> pb.StoredPassage:
         metadata_json=passage.metadata_json,
         match_tokens=b"" if tokens_L is None else i32_to_bytes(tokens_L),
         match_scores=b"" if scores_L is None else f32_to_bytes(scores_L),
+        window=window_to_proto(passage.window),
     )
 
 
@@ -146,6 +152,7 @@ def passage_from_proto(message: pb.StoredPassage) -> StoredPassage:
         match_scores_L=(
             f32_from_bytes(message.match_scores, (count,), "match_scores") if matched else None
         ),
+        window=window_from_proto(message),
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from colbert_core.filters import Filter
 from colbert_core.types import F32, I32, I64, Hit, SearchParams, ShardTopK
 
 DEFAULT_K = 10
@@ -25,6 +26,7 @@ class SearchCall:
         recall: share of the exact top k to find, in (0, 1].
         nprobe, candidates, scored: raw parameters; each may be None and is then derived.
         exact: score every passage.
+        filter: which passages may be found; None for all.
     """
 
     text: str | None = None
@@ -39,6 +41,7 @@ class SearchCall:
     with_metadata: bool = True
     explain: bool = False
     timings: bool = False
+    filter: Filter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,8 @@ class ServedShard:
 
 @dataclass(frozen=True, slots=True)
 class IndexInfo:
-    """What a gateway serves. `model` is empty when the index was built from vectors."""
+    """What a gateway serves. `model` is empty when the index was built from vectors; `fields` are
+    the types of the metadata that passages can be filtered by."""
 
     generation: str
     passages: int
@@ -136,6 +140,7 @@ class IndexInfo:
     model: str
     shards: tuple[ServedShard, ...]
     limits: Limits
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,6 +153,7 @@ class ShardQuery:
         probe_ids_LP: int32 [L, P], best centroid first; None when `exact`.
         probe_scores_LP: float32 [L, P]; None when `exact`.
         scored, margin, interaction_margin: as in `SearchParams`.
+        filter: which passages may be found; None for all.
     """
 
     generation: str
@@ -160,6 +166,7 @@ class ShardQuery:
     exact: bool = False
     margin: float | None = None
     interaction_margin: float | None = None
+    filter: Filter | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -195,6 +202,7 @@ class StoredPassage:
         metadata_json: a JSON object; empty if not asked for.
         match_tokens_L: int32 [L], the passage token that each query token matched, or None.
         match_scores_L: float32 [L].
+        window: of a document in windows, the characters that the passage covers.
     """
 
     id: str
@@ -202,6 +210,7 @@ class StoredPassage:
     metadata_json: str
     match_tokens_L: I32 | None = None
     match_scores_L: F32 | None = None
+    window: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

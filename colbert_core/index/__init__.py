@@ -2,6 +2,7 @@
 
 from colbert_core.index.inspect import component_bytes, describe, predicted_bytes
 from colbert_core.index.manifest import Manifest, ShardEntry, read_current
+from colbert_core.index.passages import StoredRow
 from colbert_core.index.presets import Preset
 from colbert_core.index.reader import Generation, ShardReader, open_generation
 from colbert_core.index.verify import check_shard, verify, verify_checksums
@@ -14,6 +15,7 @@ __all__ = [
     "ShardEntry",
     "ShardReader",
     "ShardWriter",
+    "StoredRow",
     "check_shard",
     "component_bytes",
     "describe",

@@ -95,6 +95,7 @@ def describe(manifest: Manifest) -> dict[str, Any]:
         "generation": manifest.generation,
         "created": manifest.created,
         "passages": manifest.passages,
+        "documents": manifest.documents,
         "tokens": manifest.tokens,
         "truncated": manifest.truncated,
         "pool_factor": manifest.pool_factor,
@@ -108,5 +109,6 @@ def describe(manifest: Manifest) -> dict[str, Any]:
         "bytes_per_token": round(per_token, 3),
         "ratio_to_fp16": round(2 * int(manifest.codec["dim"]) / per_token, 3),
         "bytes": sizes,
+        "fields": manifest.metadata_fields,
         "presets": [asdict(preset) for preset in manifest.presets],
     }

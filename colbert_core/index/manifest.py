@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from colbert_core.errors import IndexCorrupt, IndexMissing
+from colbert_core.filters import merge_fields
 from colbert_core.index.presets import Preset
 
 FORMAT = "tartan-index"
-VERSION = 3
+VERSION = 4
+MIN_VERSION = 3
 CURRENT = "CURRENT"
 
 
@@ -36,12 +38,17 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One shard: its folder under `shards/`, and its counts."""
+    """One shard: its folder under `shards/`, its counts, and the types of its metadata's fields.
+
+    Of its passages `continued` are later windows of a document (`windows.py`).
+    """
 
     id: str
     passages: int
     tokens: int
     postings: int
+    continued: int = 0
+    fields: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -82,8 +89,18 @@ class Manifest:
         return sum(shard.passages for shard in self.shards)
 
     @property
+    def documents(self) -> int:
+        """Passages, but of a document in windows only one."""
+        return self.passages - sum(shard.continued for shard in self.shards)
+
+    @property
     def tokens(self) -> int:
         return sum(shard.tokens for shard in self.shards)
+
+    @property
+    def metadata_fields(self) -> dict[str, str]:
+        """The fields that passages can be filtered by, and their types, by name."""
+        return merge_fields(shard.fields for shard in self.shards)
 
     def to_json(self) -> bytes:
         return (json.dumps(asdict(self), indent=1, sort_keys=True) + "\n").encode()
@@ -100,13 +117,14 @@ class Manifest:
             if raw.get("format") != FORMAT:
                 raise ValueError(f"its format is {raw.get('format')!r}, not {FORMAT!r}")
             version = raw.get("version")
-            if version != VERSION:
-                older = isinstance(version, int) and version < VERSION
+            if not isinstance(version, int) or not MIN_VERSION <= version <= VERSION:
+                older = isinstance(version, int) and version < MIN_VERSION
                 remedy = (
                     "build the index again, with --overwrite" if older else "upgrade tartan-search"
                 )
                 raise ValueError(
-                    f"its version is {version!r} and this program reads {VERSION}: {remedy}"
+                    f"its version is {version!r} and this program reads {MIN_VERSION} to "
+                    f"{VERSION}: {remedy}"
                 )
             unknown = set(raw) - {f.name for f in fields(cls)}
             if unknown:

@@ -27,11 +27,21 @@ _TEXTS = pa.schema([pa.field("text", pa.string()), pa.field("metadata", pa.strin
 
 @dataclass(frozen=True, slots=True)
 class StoredRow:
-    """A passage as it lies on disk; None where nothing was stored."""
+    """A passage as it lies on disk; None where nothing was stored.
+
+    Of a document in windows it is all of the document, and `window` the characters that were found.
+    """
 
     id: str
     text: str | None
     metadata_json: str | None
+    window: tuple[int, int] | None = None
+
+    @property
+    def window_text(self) -> str:
+        """What of the text was encoded: that of the window."""
+        text = self.text or ""
+        return text if self.window is None else text[slice(*self.window)]
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -56,6 +66,22 @@ class PassageWriter:
         while len(self._rows) >= BATCH:
             self._write(self._rows[:BATCH])
             del self._rows[:BATCH]
+
+    def append_first(
+        self,
+        firsts: I64,
+        count: int,
+        ids: Sequence[str],
+        texts: Sequence[str | None],
+        metadata: Sequence[str | None],
+    ) -> None:
+        """Append `count` passages that are windows of documents: a document's row stands at its
+        first window, of which `firsts` has the places; the others are empty."""
+        nothing: tuple[str, None, None] = ("", None, None)
+        rows: list[tuple[str, str | None, str | None]] = [nothing] * count
+        for place, row in zip(firsts.tolist(), zip(ids, texts, metadata, strict=True), strict=True):
+            rows[place] = row
+        self.append(*zip(*rows, strict=True))
 
     def close(self) -> None:
         """Write what remains and the footers."""
@@ -156,6 +182,11 @@ class PassageReader:
         for batch in range(self._ids.num_record_batches):
             column.extend(self._ids.get_batch(batch).column(0).to_pylist())
         return column
+
+    def id_column(self) -> pa.ChunkedArray:
+        """All ids, in order, as they are mapped."""
+        batches = range(self._ids.num_record_batches)
+        return pa.chunked_array([self._ids.get_batch(i).column(0) for i in batches], pa.string())
 
     def stored(self, pid: int) -> StoredRow:
         """What was stored of passage `pid`, as it was stored."""

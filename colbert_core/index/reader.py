@@ -7,12 +7,13 @@ only what a search touches is read. `verify.py` reads everything.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from colbert_core import kernels
 from colbert_core.codec import Codec
@@ -25,7 +26,9 @@ from colbert_core.index.manifest import (
     read_current,
     read_generation,
 )
+from colbert_core.index.metadata import MetadataReader
 from colbert_core.index.passages import PassageReader, StoredRow
+from colbert_core.index.windows import WindowsReader
 from colbert_core.packed_ints import PackedInts
 from colbert_core.types import F32, I64, AnyArray
 
@@ -67,6 +70,10 @@ class ShardReader:
                 f"{self.folder / 'scales.npy'}: it has {len(self.arrays.scales)} tokens; the "
                 f"manifest says {entry.tokens}"
             )
+        self.metadata = MetadataReader(self.folder, entry.passages, entry.fields)
+        self.windows = (
+            WindowsReader(self.folder, entry.passages, entry.continued) if entry.continued else None
+        )
         self._passages = PassageReader(self.folder)
         if len(self._passages) != entry.passages:
             raise IndexCorrupt(
@@ -147,20 +154,34 @@ class ShardReader:
         return PackedInts("offsets", self.arrays.offsets, self.passages + 1, self.tokens)
 
     def stored(self, pid: int) -> StoredRow:
-        """Id, text and metadata of a passage as they lie on disk, unparsed."""
-        return self._passages.stored(int(pid))
+        """Id, text and metadata of a passage as they lie on disk, unparsed: of a window, those of
+        its document."""
+        row = self._passages.stored(self._document(pid))
+        return row if self.windows is None else replace(row, window=self.windows.span(int(pid)))
 
     def id(self, pid: int) -> str:
-        """The user's id of passage `pid`."""
-        return self._passages.id(int(pid))
+        """The user's id of passage `pid`: of a window, its document's."""
+        return self._passages.id(self._document(pid))
 
     def ids_of(self, pids: I64) -> AnyArray:
-        """The user's ids of passages, as objects."""
+        """The user's ids of passages, as objects: of windows, their documents'."""
+        if self.windows is not None:
+            pids = self.windows.documents_N[pids].astype(np.int64)
         return self._passages.ids_of(pids)
 
     def ids(self) -> list[str]:
-        """All ids, in the order of the corpus."""
-        return self._passages.ids()
+        """All ids, in the order of the corpus, each document's once."""
+        ids = self._passages.ids()
+        if self.windows is None:
+            return ids
+        return [one for one, first in zip(ids, self.windows.is_first_N, strict=True) if first]
+
+    def id_column(self) -> pa.ChunkedArray:
+        """The id of each passage as it is mapped: empty but for a document's first window."""
+        return self._passages.id_column()
+
+    def _document(self, pid: int) -> int:
+        return int(pid) if self.windows is None else int(self.windows.documents_N[int(pid)])
 
 
 @dataclass(frozen=True)

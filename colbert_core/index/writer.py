@@ -42,9 +42,11 @@ from colbert_core.index.manifest import (
     manifest_path,
     read_current,
 )
+from colbert_core.index.metadata import write_metadata
 from colbert_core.index.passages import PassageWriter
 from colbert_core.index.postings import build_postings
 from colbert_core.index.presets import Preset
+from colbert_core.index.windows import Windows, WindowsWriter
 from colbert_core.packed_ints import SLACK, PackedInts
 from colbert_core.types import F32, I32, I64, AnyArray
 
@@ -117,6 +119,7 @@ class ShardWriter:
         self._arrays = (self._codes, self._residuals, self._scales)
         self._doclens: list[I32] = []
         self._passages = PassageWriter(path)
+        self._windows = WindowsWriter(path)
 
     def add(
         self,
@@ -125,37 +128,58 @@ class ShardWriter:
         ids: Sequence[str],
         texts: Sequence[str | None] | None = None,
         metadata: Sequence[Mapping[str, Any]] | None = None,
+        windows_N3: Windows | None = None,
     ) -> None:
         """Append passages: their tokens, one after the other, and their lengths in tokens.
+
+        Args:
+            ids, texts, metadata: one a passage, or one a document where `windows_N3` says which
+                passages are windows of which document.
 
         Raises:
             InvalidInput: the lengths do not add up, or a passage has no token.
         """
-        if len(doclens_N) != len(ids) or int(doclens_N.sum()) != len(tokens):
+        count = len(ids) if windows_N3 is None else len(windows_N3)
+        if len(doclens_N) != count or int(doclens_N.sum()) != len(tokens):
             raise InvalidInput(
-                f"{len(ids)} ids, {len(doclens_N)} lengths and {len(tokens)} tokens do not fit"
+                f"{count} passages, {len(doclens_N)} lengths and {len(tokens)} tokens do not fit"
             )
-        if len(ids) and int(doclens_N.min()) < 1:
-            raise InvalidInput(f"passage {ids[int(doclens_N.argmin())]!r} has no token vectors")
+        firsts = self._windows.append(len(ids), windows_N3)
+        if count and int(doclens_N.min()) < 1:
+            document = int(np.searchsorted(firsts, int(doclens_N.argmin()), side="right")) - 1
+            raise InvalidInput(f"passage {ids[document]!r} has no token vectors")
         self._codes.append(tokens.codes_T)
         self._residuals.append(tokens.residuals_TB)
         self._scales.append(tokens.scales_T)
         self._doclens.append(doclens_N)
         rows = [json.dumps(row, ensure_ascii=False) if row else None for row in metadata or ()]
         nothing: list[None] = [None] * len(ids)
-        self._passages.append(ids, texts or nothing, rows or nothing)
+        columns = (ids, texts or nothing, rows or nothing)
+        if windows_N3 is None:
+            self._passages.append(*columns)
+        else:
+            self._passages.append_first(firsts, count, *columns)
 
     def finish(self) -> ShardEntry:
         """Write the postings, sync everything and give the shard its name."""
         for array in self._arrays:
             array.close()
         self._passages.close()
+        self._windows.close()
+        fields = write_metadata(self._folder.temporary)
         offsets_N1 = _offsets(self._doclens)
         write_packed(self._folder.temporary / "offsets.npy", offsets_N1, int(offsets_N1[-1]))
         postings = self._write_postings(offsets_N1)
         self._folder.commit()
         name = self._folder.final.name
-        return ShardEntry(name, len(offsets_N1) - 1, int(offsets_N1[-1]), postings)
+        return ShardEntry(
+            name,
+            len(offsets_N1) - 1,
+            int(offsets_N1[-1]),
+            postings,
+            continued=self._windows.continued,
+            fields=fields,
+        )
 
     def _write_postings(self, offsets_N1: I64) -> int:
         path, centroids = self._folder.temporary, self._codec.centroid_count
@@ -181,7 +205,7 @@ class ShardWriter:
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        for array in self._arrays:
+        for array in (*self._arrays, self._windows):
             array.abandon()
         self._folder.discard()
 

@@ -24,6 +24,11 @@ def explain(shard: ShardReader, Q_LD: F32, pid: int) -> tuple[TokenMatch, ...]:
     )
 
 
+def shifted(spans: Sequence[tuple[int, int]], start: int) -> list[tuple[int, int]]:
+    """Spans in a window as spans in its document; (-1, -1) stays."""
+    return [(a + start, b + start) if a >= 0 else (a, b) for a, b in spans]
+
+
 def with_text(
     matches: Sequence[TokenMatch],
     query_tokens: Sequence[str],

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
 
 import numpy as np
 
+from colbert_core.filters import Filter, check_filter
 from colbert_core.index import Generation, ShardReader
+from colbert_core.search.matching import Matcher
 from colbert_core.search.merge import Merged, merge
+from colbert_core.search.selective import narrowed
+from colbert_core.search.windows import best_windows
 from colbert_core.types import F32, I32, U8, SearchParams, ShardTopK
 
 
@@ -26,19 +29,43 @@ def search_shard(
     allowed_N: U8 | None = None,
     deadline_s: float = 0.0,
 ) -> ShardTopK:
-    """The best passages of one shard.
+    """The best passages of one shard; of a document in windows, its best.
 
     Args:
         shard: where to search.
         Q_LD: the rotated query, float32 [L, D].
         probes: centroid ids int32 [L, P] and scores float32 [L, P], or None for an exact search.
-        params: how much work to do.
+        params: how much work to do, where nothing is left out.
         allowed_N: uint8 [N], 0 for passages to leave out; None allows all.
         deadline_s: absolute `time.monotonic()` time to give up at; 0 for none.
 
     Raises:
         TimeoutError: the deadline passed.
     """
+    live = shard.passages
+    if allowed_N is not None:
+        live = int(np.count_nonzero(allowed_N.view(bool)))
+        params = narrowed(params, live, shard.passages, shard.tokens)
+
+    def search(params: SearchParams) -> ShardTopK:
+        return _search(shard, Q_LD, probes, params, allowed_N, deadline_s)
+
+    if shard.windows is None:
+        return search(params)
+    first_N = shard.windows.is_first_N
+    documents = np.count_nonzero(first_N if allowed_N is None else first_N & allowed_N.view(bool))
+    return best_windows(search, params, shard.windows.documents_N, live, int(documents))
+
+
+def _search(
+    shard: ShardReader,
+    Q_LD: F32,
+    probes: tuple[I32, F32] | None,
+    params: SearchParams,
+    allowed_N: U8 | None,
+    deadline_s: float,
+) -> ShardTopK:
+    """The best passages, windows like any other."""
     if params.exact or probes is None:
         found = shard.kernel.exhaustive(Q_LD, params.k, allowed_N, deadline_s)
     else:
@@ -65,6 +92,8 @@ class Searcher:
 
     def __init__(self, generation: Generation) -> None:
         self.generation = generation
+        self._fields = generation.manifest.metadata_fields
+        self._matchers = [Matcher(shard) for shard in generation.shards]
 
     def search(
         self,
@@ -105,10 +134,13 @@ class Searcher:
         ]
         return merge(parts, params.k)
 
-    def allowed(self, ids: Iterable[str]) -> list[U8]:
-        """For each shard uint8 [N], 1 where the passage's id is among `ids`."""
-        wanted = set(ids)
-        return [
-            np.fromiter((one in wanted for one in shard.ids()), np.uint8, shard.passages)
-            for shard in self.generation.shards
-        ]
+    def allowed(self, wanted: Filter | None) -> list[U8] | None:
+        """For each shard uint8 [N], 1 where a passage may be found; None where all may.
+
+        Raises:
+            QueryError: the index has no such field, or cannot compare it so.
+        """
+        if wanted is None:
+            return None
+        check_filter(wanted, self._fields)
+        return [matcher.allowed(wanted) for matcher in self._matchers]

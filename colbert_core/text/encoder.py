@@ -223,6 +223,15 @@ class Encoder:
         (tokens,) = self._tokenizer.passages(_checked([text]), spans=True)
         return [tokens.spans[at] for at in tokens.kept]
 
+    def passage_windows(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """The characters [start, end) of each text in windows of at most `doc_maxlen` tokens: one
+        for a text that is not too long, else several that overlap by a quarter.
+
+        Raises:
+            InvalidInput: a text is not a string of characters, or the tokenizer cannot split it.
+        """
+        return self._tokenizer.windows(_checked(texts))
+
     def _encode(self, batch: list[Tokens]) -> F32:
         """float32 [R, D]: the kept vectors of the texts of one batch, one after the other."""
         width = max(len(tokens.ids) for tokens in batch)

@@ -20,6 +20,10 @@ SHORTEST = 4
 
 NO_SPAN = (-1, -1)
 
+OVERLAP = 0.25
+"""The share of a window's tokens that the next one has too: what stands at the border of one stands
+inside the other, with what is around it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
@@ -89,6 +93,51 @@ class TextTokenizer:
         return [
             replace(tokens, kept=[at for at, id_ in enumerate(tokens.ids) if id_ not in skip])
             for tokens in found
+        ]
+
+    def windows(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """The characters of each text in windows that the passage length holds, overlapping.
+
+        A text that is not too long is one window, all of it. Others begin at a token and end at
+        one, and each shares its last tokens, a share of `OVERLAP`, with the next.
+
+        Raises:
+            InvalidInput: the tokenizer cannot tell which characters a token stands for.
+        """
+        if not texts:
+            return []
+        if not self._tokenizer.is_fast:
+            raise InvalidInput(
+                "the model's tokenizer does not tell where tokens stand in a text, so long texts "
+                "cannot be split: use --long-documents truncate or error, or save the model with "
+                "a fast tokenizer (tokenizer.json)"
+            )
+        # Each window is encoded as a text of its own, with the marker and the prompt before it.
+        prompt = self._tokenizer(self.rules.passage_prompt, add_special_tokens=False, verbose=False)
+        room = self.rules.doc_maxlen - (self.passage_marker_id is not None)
+        room -= len(prompt["input_ids"])
+        overlap = int((room - self._tokenizer.num_special_tokens_to_add()) * OVERLAP)
+        with self._lock:
+            batch = self._tokenizer(
+                [self._prepare(text, "") for text in texts],
+                truncation=True,
+                max_length=room,
+                stride=overlap,
+                return_overflowing_tokens=True,
+                padding=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                verbose=False,
+            )
+        found: list[list[tuple[int, int]]] = [[] for _ in texts]
+        for row, owner in enumerate(batch["overflow_to_sample_mapping"]):
+            text = texts[owner]
+            places = [one for one in self._spans(batch, row, text, "") if one != NO_SPAN]
+            if places:
+                found[owner].append(_whole_words(places, text, overlap // 2))
+        return [
+            windows if len(windows) > 1 else [(0, len(text))]
+            for windows, text in zip(found, texts, strict=True)
         ]
 
     def names(self, ids: Sequence[int]) -> list[str]:
@@ -218,6 +267,18 @@ class TextTokenizer:
         if checkpoint.format == "stanford":
             ids.add(tokenizer.pad_token_id)
         return frozenset(int(id_) for id_ in ids if id_ is not None)
+
+
+def _whole_words(places: list[tuple[int, int]], text: str, most: int) -> tuple[int, int]:
+    """The characters from the first token to the last, less up to `most` tokens of a word that is
+    cut at either end: the window beside this one has it whole."""
+
+    def inside(at: int) -> bool:
+        return 0 < at < len(text) and text[at - 1].isalnum() and text[at].isalnum()
+
+    starts = [start for start, _ in places[: most + 1] if not inside(start)]
+    ends = [end for _, end in places[-most - 1 :] if not inside(end)]
+    return (starts or [places[0][0]])[0], (ends or [places[-1][1]])[-1]
 
 
 def _source_span(offset: tuple[int, int], origin: list[int], text: str) -> tuple[int, int]:

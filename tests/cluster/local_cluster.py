@@ -88,6 +88,7 @@ class LocalCluster:
             self._executor,
             manifest.presets,
             manifest.pool_factor > 1,
+            manifest.metadata_fields,
         )
         self.gateway = Gateway(self.pipeline, manifest, config)
         self.address = await self.gateway.start()

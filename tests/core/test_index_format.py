@@ -135,12 +135,21 @@ def test_an_index_of_another_version_is_refused(index: Path) -> None:
 
     path = next((index / "generations").glob("*.json"))
     raw = json.loads(path.read_text())
-    with pytest.raises(IndexCorrupt, match="this program reads 3: upgrade"):
-        Manifest.from_json(json.dumps({**raw, "version": 4}).encode(), "m")
-    with pytest.raises(IndexCorrupt, match="this program reads 3: build the index again"):
+    with pytest.raises(IndexCorrupt, match="this program reads 3 to 4: upgrade"):
+        Manifest.from_json(json.dumps({**raw, "version": 5}).encode(), "m")
+    with pytest.raises(IndexCorrupt, match="this program reads 3 to 4: build the index again"):
         Manifest.from_json(json.dumps({**raw, "version": 2}).encode(), "m")
     with pytest.raises(IndexCorrupt, match=r"unknown keys \['extra'\]"):
         Manifest.from_json(json.dumps({**raw, "extra": 1}).encode(), "m")
+
+
+def test_version_3_is_read_and_has_no_fields(index: Path) -> None:
+    from colbert_core.index.manifest import Manifest
+
+    raw = json.loads(next((index / "generations").glob("*.json")).read_text())
+    shards = [{k: v for k, v in shard.items() if k != "fields"} for shard in raw["shards"]]
+    old = Manifest.from_json(json.dumps({**raw, "version": 3, "shards": shards}).encode(), "m")
+    assert (old.version, old.metadata_fields) == (3, {})
 
 
 @pytest.mark.parametrize("damage", ["version", "pointer"])

@@ -2,6 +2,7 @@
 
 import string
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 import text_checkpoints as tiny
@@ -194,3 +195,29 @@ def test_threads_may_share_a_tokenizer(stanford):
         passages = pool.map(lambda _: stanford.passages([text])[0], range(100))
         assert {len(query.ids) for query in queries} == {12}
         assert {len(passage.ids) for passage in passages} == {20}
+
+
+def test_a_short_text_is_one_window_and_a_long_one_overlaps(plain):
+    short, long, empty = "hello world", "hello world the token one vector for each query late", ""
+    first, windows, nothing = plain.windows([short, long, empty])
+    assert first == [(0, len(short))]
+    assert nothing == [(0, 0)]
+    # 8 ids are [CLS], 6 of text and [SEP]; a quarter of 6 is shared.
+    parts = [long[slice(*window)] for window in windows]
+    assert parts == ["hello world the token one vector", "vector for each query late"]
+    assert not any(tokens.truncated for tokens in plain.passages(parts))
+
+
+@pytest.mark.parametrize("which", ["plain", "stanford", "pylate"])
+def test_windows_cover_every_word_and_fit(which, request):
+    tokenizer = request.getfixturevalue(which)
+    words = tiny.WORDS.split()
+    text = " ".join(words[at * 7 % len(words)] + "," * (at % 3 == 0) for at in range(300))
+    (windows,) = tokenizer.windows([text])
+    assert len(windows) > 3
+    parts = [text[slice(*window)] for window in windows]
+    assert not any(tokens.truncated for tokens in tokenizer.passages(parts))
+    covered = {at for window in windows for at in range(*window)}
+    assert {at for at, one in enumerate(text) if not one.isspace()} <= covered
+    assert all(a[1] > b[0] for a, b in pairwise(windows))
+    assert windows == sorted(windows)

@@ -78,6 +78,7 @@ class SearchRequest(_message.Message):
     WITH_METADATA_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Encoded by the gateway with the model that the index was built with; more tokens than the
     model's query length are cut, as in training.
@@ -107,6 +108,10 @@ class SearchRequest(_message.Message):
     def budget(self) -> Global___SearchBudget:
         """The raw parameters, for those who tune."""
 
+    @_builtins.property
+    def filter(self) -> Global___Filter:
+        """Which passages may be found; unset: all. The answer has min(k, passages that match) hits."""
+
     def __init__(
         self,
         *,
@@ -120,10 +125,11 @@ class SearchRequest(_message.Message):
         with_metadata: _builtins.bool | None = ...,
         explain: _builtins.bool = ...,
         timings: _builtins.bool = ...,
+        filter: Global___Filter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_with_metadata", b"_with_metadata", "_with_text", b"_with_text", "budget", b"budget", "effort", b"effort", "exact", b"exact", "k", b"k", "query", b"query", "recall", b"recall", "text", b"text", "vectors", b"vectors", "with_metadata", b"with_metadata", "with_text", b"with_text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_with_metadata", b"_with_metadata", "_with_text", b"_with_text", "budget", b"budget", "effort", b"effort", "exact", b"exact", "filter", b"filter", "k", b"k", "query", b"query", "recall", b"recall", "text", b"text", "vectors", b"vectors", "with_metadata", b"with_metadata", "with_text", b"with_text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_with_metadata", b"_with_metadata", "_with_text", b"_with_text", "budget", b"budget", "effort", b"effort", "exact", b"exact", "explain", b"explain", "k", b"k", "query", b"query", "recall", b"recall", "text", b"text", "timings", b"timings", "vectors", b"vectors", "with_metadata", b"with_metadata", "with_text", b"with_text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_with_metadata", b"_with_metadata", "_with_text", b"_with_text", "budget", b"budget", "effort", b"effort", "exact", b"exact", "explain", b"explain", "filter", b"filter", "k", b"k", "query", b"query", "recall", b"recall", "text", b"text", "timings", b"timings", "vectors", b"vectors", "with_metadata", b"with_metadata", "with_text", b"with_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__k: _TypeAlias = _typing.Literal["k"]  # noqa: Y015
     _WhichOneofArgType__k: _TypeAlias = _typing.Literal["_k", b"_k"]  # noqa: Y015
@@ -147,6 +153,221 @@ class SearchRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_query) -> _WhichOneofReturnType_query | None: ...
 
 Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
+
+@_typing.final
+class Filter(_message.Message):
+    """A condition on a passage's metadata. It is two-valued: a comparison of a field that a passage does
+    not have is false, and `not` of it true. Of a field that is a list, one element that fits is
+    enough. The field `_id` is the passage's id; those of nested objects are named `outer.inner`.
+    INVALID_ARGUMENT where no passage of the index has a field, or it has another type: GetIndexInfo
+    lists them. At most 32 levels, 1,024 conditions, 10,000 values.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AND_FIELD_NUMBER: _builtins.int
+    OR_FIELD_NUMBER: _builtins.int
+    NOT_FIELD_NUMBER: _builtins.int
+    EQ_FIELD_NUMBER: _builtins.int
+    IN_FIELD_NUMBER: _builtins.int
+    RANGE_FIELD_NUMBER: _builtins.int
+    EXISTS_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
+    EXPRESSION_FIELD_NUMBER: _builtins.int
+    exists: _builtins.str
+    """The name of a field that is there, and neither null nor an empty list."""
+    expression: _builtins.str
+    """All of this as a string, `year >= 2019 and lang in ("de", "en")`, at most 65,536 characters."""
+    @_builtins.property
+    def eq(self) -> Global___EqFilter: ...
+    @_builtins.property
+    def range(self) -> Global___RangeFilter: ...
+    @_builtins.property
+    def prefix(self) -> Global___PrefixFilter: ...
+    def __init__(
+        self,
+        *,
+        eq: Global___EqFilter | None = ...,
+        range: Global___RangeFilter | None = ...,
+        exists: _builtins.str = ...,
+        prefix: Global___PrefixFilter | None = ...,
+        expression: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["and", b"and", "eq", b"eq", "exists", b"exists", "expression", b"expression", "in", b"in", "kind", b"kind", "not", b"not", "or", b"or", "prefix", b"prefix", "range", b"range"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["and", b"and", "eq", b"eq", "exists", b"exists", "expression", b"expression", "in", b"in", "kind", b"kind", "not", b"not", "or", b"or", "prefix", b"prefix", "range", b"range"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["and", "or", "not", "eq", "in", "range", "exists", "prefix", "expression"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Filter: _TypeAlias = Filter  # noqa: Y015
+
+@_typing.final
+class FilterList(_message.Message):
+    """At least one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Filter]: ...
+    def __init__(
+        self,
+        *,
+        filters: _abc.Iterable[Global___Filter] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filters", b"filters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FilterList: _TypeAlias = FilterList  # noqa: Y015
+
+@_typing.final
+class EqFilter(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    @_builtins.property
+    def value(self) -> Global___FilterValue: ...
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        value: Global___FilterValue | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EqFilter: _TypeAlias = EqFilter  # noqa: Y015
+
+@_typing.final
+class InFilter(_message.Message):
+    """Any of the values; none matches nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___FilterValue]: ...
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        values: _abc.Iterable[Global___FilterValue] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InFilter: _TypeAlias = InFilter  # noqa: Y015
+
+@_typing.final
+class RangeFilter(_message.Message):
+    """Numbers, or strings by their Unicode code points. At least one end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    ABOVE_FIELD_NUMBER: _builtins.int
+    AT_MOST_FIELD_NUMBER: _builtins.int
+    BELOW_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    @_builtins.property
+    def at_least(self) -> Global___FilterValue: ...
+    @_builtins.property
+    def above(self) -> Global___FilterValue: ...
+    @_builtins.property
+    def at_most(self) -> Global___FilterValue: ...
+    @_builtins.property
+    def below(self) -> Global___FilterValue: ...
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        at_least: Global___FilterValue | None = ...,
+        above: Global___FilterValue | None = ...,
+        at_most: Global___FilterValue | None = ...,
+        below: Global___FilterValue | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["above", b"above", "at_least", b"at_least", "at_most", b"at_most", "below", b"below", "high", b"high", "low", b"low"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["above", b"above", "at_least", b"at_least", "at_most", b"at_most", "below", b"below", "field", b"field", "high", b"high", "low", b"low"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_high: _TypeAlias = _typing.Literal["at_most", "below"]  # noqa: Y015
+    _WhichOneofArgType_high: _TypeAlias = _typing.Literal["high", b"high"]  # noqa: Y015
+    _WhichOneofReturnType_low: _TypeAlias = _typing.Literal["at_least", "above"]  # noqa: Y015
+    _WhichOneofArgType_low: _TypeAlias = _typing.Literal["low", b"low"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_high) -> _WhichOneofReturnType_high | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_low) -> _WhichOneofReturnType_low | None: ...
+
+Global___RangeFilter: _TypeAlias = RangeFilter  # noqa: Y015
+
+@_typing.final
+class PrefixFilter(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    prefix: _builtins.str
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        prefix: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "prefix", b"prefix"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrefixFilter: _TypeAlias = PrefixFilter  # noqa: Y015
+
+@_typing.final
+class FilterValue(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    INTEGER_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    TRUTH_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    integer: _builtins.int
+    number: _builtins.float
+    truth: _builtins.bool
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        integer: _builtins.int = ...,
+        number: _builtins.float = ...,
+        truth: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["integer", b"integer", "number", b"number", "text", b"text", "truth", b"truth", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["integer", b"integer", "number", b"number", "text", b"text", "truth", b"truth", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_value: _TypeAlias = _typing.Literal["text", "integer", "number", "truth"]  # noqa: Y015
+    _WhichOneofArgType_value: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_value) -> _WhichOneofReturnType_value | None: ...
+
+Global___FilterValue: _TypeAlias = FilterValue  # noqa: Y015
 
 @_typing.final
 class SearchBudget(_message.Message):
@@ -240,6 +461,7 @@ class Hit(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     METADATA_JSON_FIELD_NUMBER: _builtins.int
     MATCHES_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The caller's own id, as it was indexed."""
     score: _builtins.float
@@ -255,6 +477,12 @@ class Hit(_message.Message):
     def matches(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenMatch]:
         """One per query token, in their order; empty unless `explain` was set."""
 
+    @_builtins.property
+    def window(self) -> Global___Window:
+        """Set where the document was too long for the model and was split: the part that scored so. Other
+        windows of the document scored less and are no hits of their own.
+        """
+
     def __init__(
         self,
         *,
@@ -263,16 +491,41 @@ class Hit(_message.Message):
         text: _builtins.str | None = ...,
         metadata_json: _builtins.str = ...,
         matches: _abc.Iterable[Global___TokenMatch] | None = ...,
+        window: Global___Window | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_text", b"_text", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_text", b"_text", "text", b"text", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_text", b"_text", "id", b"id", "matches", b"matches", "metadata_json", b"metadata_json", "score", b"score", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_text", b"_text", "id", b"id", "matches", b"matches", "metadata_json", b"metadata_json", "score", b"score", "text", b"text", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__text: _TypeAlias = _typing.Literal["text"]  # noqa: Y015
     _WhichOneofArgType__text: _TypeAlias = _typing.Literal["_text", b"_text"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__text) -> _WhichOneofReturnType__text | None: ...
 
 Global___Hit: _TypeAlias = Hit  # noqa: Y015
+
+@_typing.final
+class Window(_message.Message):
+    """Characters (Unicode code points) [start, end) of a document's text."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    start: _builtins.int
+    end: _builtins.int
+    def __init__(
+        self,
+        *,
+        start: _builtins.int = ...,
+        end: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Window: _TypeAlias = Window  # noqa: Y015
 
 @_typing.final
 class TokenMatch(_message.Message):
@@ -591,6 +844,7 @@ class GetIndexInfoResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
     generation: _builtins.str
     passages: _builtins.int
     tokens: _builtins.int
@@ -606,6 +860,10 @@ class GetIndexInfoResponse(_message.Message):
     def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardInfo]: ...
     @_builtins.property
     def limits(self) -> Global___Limits: ...
+    @_builtins.property
+    def fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___MetadataField]:
+        """What passages can be filtered by, beside `_id`."""
+
     def __init__(
         self,
         *,
@@ -619,14 +877,40 @@ class GetIndexInfoResponse(_message.Message):
         model: _builtins.str = ...,
         shards: _abc.Iterable[Global___ShardInfo] | None = ...,
         limits: Global___Limits | None = ...,
+        fields: _abc.Iterable[Global___MetadataField] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "centroids", b"centroids", "codec", b"codec", "dim", b"dim", "generation", b"generation", "limits", b"limits", "model", b"model", "passages", b"passages", "shards", b"shards", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "centroids", b"centroids", "codec", b"codec", "dim", b"dim", "fields", b"fields", "generation", b"generation", "limits", b"limits", "model", b"model", "passages", b"passages", "shards", b"shards", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetIndexInfoResponse: _TypeAlias = GetIndexInfoResponse  # noqa: Y015
+
+@_typing.final
+class MetadataField(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    type: _builtins.str
+    """string, int64, float64, bool, a list of one of these (list<string>), or json: kept, and only to
+    be asked for by `exists`.
+    """
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MetadataField: _TypeAlias = MetadataField  # noqa: Y015
 
 @_typing.final
 class ShardInfo(_message.Message):

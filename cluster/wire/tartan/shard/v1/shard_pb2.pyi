@@ -22,6 +22,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from cluster.wire.tartan.v1 import search_pb2 as _search_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -55,6 +56,7 @@ class SearchRequest(_message.Message):
     MARGIN_FIELD_NUMBER: _builtins.int
     SCORED_FIELD_NUMBER: _builtins.int
     INTERACTION_MARGIN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     generation: _builtins.str
     shard_id: _builtins.str
     query_tokens: _builtins.int
@@ -78,6 +80,12 @@ class SearchRequest(_message.Message):
     """Passages that are scored precisely, the best by centroid interaction; 0: none."""
     interaction_margin: _builtins.float
     """As margin, of scores by centroid interaction."""
+    @_builtins.property
+    def filter(self) -> _search_pb2.Filter:
+        """Which passages may be found; unset: all. A field that the shard's passages do not have is one
+        that none of them has. Of few that match, every one is scored, whatever the numbers above say.
+        """
+
     def __init__(
         self,
         *,
@@ -95,10 +103,11 @@ class SearchRequest(_message.Message):
         margin: _builtins.float | None = ...,
         scored: _builtins.int = ...,
         interaction_margin: _builtins.float | None = ...,
+        filter: _search_pb2.Filter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_interaction_margin", b"_interaction_margin", "_margin", b"_margin", "interaction_margin", b"interaction_margin", "margin", b"margin"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_interaction_margin", b"_interaction_margin", "_margin", b"_margin", "filter", b"filter", "interaction_margin", b"interaction_margin", "margin", b"margin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_interaction_margin", b"_interaction_margin", "_margin", b"_margin", "candidates", b"candidates", "dim", b"dim", "exact", b"exact", "generation", b"generation", "interaction_margin", b"interaction_margin", "k", b"k", "margin", b"margin", "nprobe", b"nprobe", "probe_ids", b"probe_ids", "probe_scores", b"probe_scores", "query", b"query", "query_tokens", b"query_tokens", "scored", b"scored", "shard_id", b"shard_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_interaction_margin", b"_interaction_margin", "_margin", b"_margin", "candidates", b"candidates", "dim", b"dim", "exact", b"exact", "filter", b"filter", "generation", b"generation", "interaction_margin", b"interaction_margin", "k", b"k", "margin", b"margin", "nprobe", b"nprobe", "probe_ids", b"probe_ids", "probe_scores", b"probe_scores", "query", b"query", "query_tokens", b"query_tokens", "scored", b"scored", "shard_id", b"shard_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__interaction_margin: _TypeAlias = _typing.Literal["interaction_margin"]  # noqa: Y015
     _WhichOneofArgType__interaction_margin: _TypeAlias = _typing.Literal["_interaction_margin", b"_interaction_margin"]  # noqa: Y015
@@ -121,7 +130,9 @@ class SearchResponse(_message.Message):
     SCORED_FIELD_NUMBER: _builtins.int
     SEARCH_MS_FIELD_NUMBER: _builtins.int
     pids: _builtins.bytes
-    """int64 [K] ordinals within the shard and float32 [K]; K = min(k, passages of the shard)."""
+    """Of a document in windows only its best window is among these.
+    int64 [K] ordinals within the shard and float32 [K]; K = min(k, passages that may be found).
+    """
     scores: _builtins.bytes
     touched: _builtins.int
     """Passages that a probed centroid led to, and passages that were scored precisely."""
@@ -218,6 +229,7 @@ class StoredPassage(_message.Message):
     METADATA_JSON_FIELD_NUMBER: _builtins.int
     MATCH_TOKENS_FIELD_NUMBER: _builtins.int
     MATCH_SCORES_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     text: _builtins.str
     """Unset if not asked for or not stored."""
@@ -228,6 +240,10 @@ class StoredPassage(_message.Message):
     best and its score; ties go to the smaller index. Empty when no query was sent.
     """
     match_scores: _builtins.bytes
+    @_builtins.property
+    def window(self) -> _search_pb2.Window:
+        """Of a document in windows, what of the text this passage is."""
+
     def __init__(
         self,
         *,
@@ -236,10 +252,11 @@ class StoredPassage(_message.Message):
         metadata_json: _builtins.str = ...,
         match_tokens: _builtins.bytes = ...,
         match_scores: _builtins.bytes = ...,
+        window: _search_pb2.Window | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_text", b"_text", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_text", b"_text", "text", b"text", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_text", b"_text", "id", b"id", "match_scores", b"match_scores", "match_tokens", b"match_tokens", "metadata_json", b"metadata_json", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_text", b"_text", "id", b"id", "match_scores", b"match_scores", "match_tokens", b"match_tokens", "metadata_json", b"metadata_json", "text", b"text", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__text: _TypeAlias = _typing.Literal["text"]  # noqa: Y015
     _WhichOneofArgType__text: _TypeAlias = _typing.Literal["_text", b"_text"]  # noqa: Y015

@@ -1,0 +1,38 @@
+"""How a shard is searched when a filter leaves few of its passages.
+
+What presets say was measured for a search among all. Where few are left, fewer of them lie where
+the query probes, and looking at every one of them costs less than probing: so few are all scored
+precisely, and more are all compared by their centroids. docs/decisions/filters.md measures both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from colbert_core.types import SearchParams
+
+SCORED_TOKENS = 1 << 17
+"""Tokens up to which all passages that a filter leaves are scored precisely."""
+COMPARED_TOKENS = 1 << 20
+"""Tokens up to which they are all compared by their centroids."""
+
+
+def narrowed(params: SearchParams, live: int, passages: int, tokens: int) -> SearchParams:
+    """What to do in a shard where a filter leaves `live` of its passages.
+
+    Args:
+        params: of the request.
+        live: passages that the filter leaves, of `passages` with `tokens` in all.
+
+    Returns:
+        An exact search, one that compares every passage that is left, or `params`. A search that
+        scores nothing precisely stays one, so that the scores of shards can be compared.
+    """
+    if params.exact or live == passages:
+        return params
+    left = live * tokens / max(1, passages)
+    if left <= SCORED_TOKENS and params.scored:
+        return SearchParams(params.k, 0, 0, 0, exact=True)
+    if left <= COMPARED_TOKENS:
+        return replace(params, candidates=max(params.k, live), margin=None)
+    return params
