@@ -118,13 +118,13 @@ def build_index(
     report = progress or SilentProgress()
     try:
         with building(out, overwrite=overwrite) as place:
-            return _Job(settings, place, report).run(files, workers)
+            return Job(settings, place, report).run(files, workers)
     finally:
         report.close()
 
 
 @dataclass
-class _Job:
+class Job:
     """One run of the pipeline: what its stages hand on."""
 
     settings: BuildSettings

@@ -136,7 +136,7 @@ def collect(
     Args:
         keep: how many beside the live one; 0 and more.
         dry_run: only say what would go.
-        unfinished: whether staging folders go, too, and what bears their names.
+        unfinished: whether what interrupted jobs could go on with goes, too.
 
     Raises:
         InvalidInput: `keep` is negative, or the folder cannot be written.
@@ -155,8 +155,9 @@ def collect(
         used = [one for one in others[keep:] if not _lock(index, one, stack)]
         removed = tuple(one for one in others[keep:] if one not in used)
         kept = [manifest for manifest in manifests if manifest.generation not in removed]
-        interrupted = [] if unfinished else _names(index / STAGING)
-        unneeded = list(_unneeded(index, kept, interrupted))
+        interrupted = (index / STAGING).is_dir() and any((index / STAGING).iterdir())
+        everything = unfinished or not interrupted
+        unneeded = list(_unneeded(index, manifests, removed, everything))
         files = tuple(path.relative_to(index).as_posix() for path in unneeded)
         freed = sum(map(_size, unneeded)) + sum(_size(manifest_path(index, g)) for g in removed)
         if not dry_run:
@@ -173,7 +174,7 @@ def collect(
             tuple(used),
             files,
             freed,
-            bool(interrupted),
+            interrupted and not unfinished,
         )
 
 
@@ -195,22 +196,26 @@ def _lock(index: Path, generation: str, stack: ExitStack) -> bool:
     return lock_alone(descriptor)
 
 
-def _unneeded(index: Path, kept: Sequence[Manifest], interrupted: Sequence[str]) -> Iterator[Path]:
-    """Files and folders that no kept generation lists, and that no interrupted job goes on with."""
+def _unneeded(
+    index: Path, manifests: Sequence[Manifest], removed: Sequence[str], everything: bool
+) -> Iterator[Path]:
+    """Files and folders that no kept generation lists.
+
+    Where an interrupted job can go on, what bears the id of no generation may be its work, and
+    stays.
+    """
+    kept = [manifest for manifest in manifests if manifest.generation not in removed]
     needed = {"/".join(name.split("/")[:2]) for manifest in kept for name in manifest.files}
+    known = tuple(manifest.generation for manifest in manifests)
     for folder in WRITTEN:
         for path in sorted((index / folder).glob("*")):
-            if f"{folder}/{path.name}" in needed or any(one in path.name for one in interrupted):
-                continue
-            yield path
+            left = f"{folder}/{path.name}" not in needed
+            if left and (everything or path.name.startswith(known)):
+                yield path
     yield from sorted((index / "generations").glob(".*.tmp"))
     yield from sorted(index.glob(".CURRENT.*.tmp"))
-    if not interrupted and (index / STAGING).is_dir():
+    if everything and (index / STAGING).is_dir():
         yield index / STAGING
-
-
-def _names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.glob("*")) if folder.is_dir() else []
 
 
 def _size(path: Path) -> int:

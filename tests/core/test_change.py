@@ -243,7 +243,7 @@ def test_only_deltas_that_are_no_larger_than_what_follows_are_folded() -> None:
     assert foldable(shards(9)) == 0
     assert foldable(shards(9, 5)) == 1
     assert foldable(shards(9, 5, 3)) == 2
-    assert foldable(shards(9, 5, 3, 3)) == 2
+    assert foldable(shards(9, 7, 3, 3)) == 2
     assert foldable(shards(9, 6, 3, 3)) == 1
     assert foldable(shards(1, 6, 9)) == 1
     last = dataclasses.replace(shards(9, 8, 4)[1], tombstones=Tombstones("f", 1, 5))
