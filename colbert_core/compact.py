@@ -68,7 +68,7 @@ def plan_compaction(
         for number in range(len(shards)):
             groups[min(number, base - 1)].append(number)
         tokens = [sum(shards[number].live_tokens for number in group) for group in groups]
-        if max(tokens) <= MOST_OVER_MEAN * live / base:
+        if max(tokens) <= MOST_OVER_MEAN * live / sum(of > 0 for of in tokens):
             whole = [[Run(n, 0, shards[n].passages) for n in group] for group in groups]
             return [runs for runs, of in zip(whole, tokens, strict=True) if of]
     return _cut_anew(len(shards), live_doclens, wanted)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +18,14 @@ import pytest
 from changes import answers, passage
 
 from colbert_core import Index
+from colbert_core.change import delete_passages
 from colbert_core.errors import IndexCorrupt, IndexExists, IndexMissing, InvalidInput
 from colbert_core.generations import collect, generations, rollback
-from colbert_core.index import open_generation, verify, write_lock
+from colbert_core.index import open_generation, read_current, verify, write_lock
 
 READER = """
 import sys
+import threading
 from colbert_core import Index
 index = Index.open(sys.argv[1])
 print(index.manifest.generation, flush=True)
@@ -32,11 +36,17 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Index:
+def path(tmp_path: Path) -> Path:
+    """An index that nobody has open."""
     ids = [f"p{n}" for n in range(20)]
-    return Index.build(
-        tmp_path / "ix", [passage(n) for n in range(20)], ids=ids, shards=2, centroids=16
-    )
+    vectors = [passage(n) for n in range(20)]
+    Index.build(tmp_path / "ix", vectors, ids=ids, shards=2, centroids=16)
+    return tmp_path / "ix"
+
+
+@pytest.fixture
+def index(path: Path) -> Index:
+    return Index.open(path)
 
 
 @contextmanager
@@ -116,10 +126,9 @@ def test_rollback_to_what_lost_a_file_is_refused(index: Index) -> None:
     verify(path)
 
 
-def test_collection_keeps_the_live_one_and_the_newest(index: Index) -> None:
-    path, first = index.generation.path, index.manifest.generation
-    names = [first, *(index.delete([f"p{n}"]).manifest.generation for n in range(4))]
-    del index
+def test_collection_keeps_the_live_one_and_the_newest(path: Path) -> None:
+    first = read_current(path).generation
+    names = [first, *(delete_passages(path, [f"p{n}"]).generation for n in range(4))]
     would = collect(path, keep=2, dry_run=True)
     assert len(generations(path)) == 5
     done = collect(path, keep=2)
@@ -136,20 +145,17 @@ def test_collection_keeps_the_live_one_and_the_newest(index: Index) -> None:
         collect(path, keep=-1)
 
 
-def test_collection_after_compaction_frees_the_old_shards(index: Index) -> None:
-    path = index.generation.path
-    compact = index.delete(["p1", "p19"]).compact()
-    old = [shard.id for shard in index.manifest.shards]
-    del index
+def test_collection_after_compaction_frees_the_old_shards(path: Path) -> None:
+    old = [shard.id for shard in read_current(path).shards]
+    compact = Index.open(path).delete(["p1", "p19"]).compact()
     assert collect(path, keep=0).freed_bytes > 0
     assert not [one for one in old if (path / "shards" / one).exists()]
     assert answers(compact) == answers(Index.open(path))
     verify(path)
 
 
-def test_a_generation_that_a_process_has_open_is_not_collected(index: Index) -> None:
-    path, old = index.generation.path, index.manifest.generation
-    del index
+def test_a_generation_that_a_process_has_open_is_not_collected(path: Path) -> None:
+    old = read_current(path).generation
     with reader(path) as process:
         everything = ask(process)
         assert "p1" in everything
@@ -167,9 +173,7 @@ def test_a_generation_that_a_process_has_open_is_not_collected(index: Index) -> 
     assert answers(compact) == answers(Index.open(path))
 
 
-def test_a_folder_that_cannot_be_written_is_opened_and_protected(index: Index) -> None:
-    path = index.generation.path
-    del index
+def test_a_folder_that_cannot_be_written_is_opened_and_protected(path: Path) -> None:
     folders = [path, *(one for one in path.rglob("*") if one.is_dir())]
     try:
         for folder in folders:
@@ -240,13 +244,9 @@ def test_a_manifest_that_cannot_be_read_stops_collection(index: Index) -> None:
     verify(path)
 
 
-def test_an_open_that_meets_a_collector_waits_or_is_told(index: Index) -> None:
-    import fcntl
-    import threading
-
-    path, name = index.generation.path, index.manifest.generation
+def test_an_open_that_meets_a_collector_waits(path: Path) -> None:
+    name = read_current(path).generation
     manifest = path / "generations" / f"{name}.json"
-    del index
     descriptor = os.open(manifest, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     threading.Timer(0.2, os.close, [descriptor]).start()
