@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from cluster import cli_change
 from colbert_core.errors import TartanError
 
 app = typer.Typer(
@@ -25,7 +26,7 @@ app = typer.Typer(
     "First steps: `tartan demo`, or `tartan index build corpus.jsonl --out INDEX` and then "
     '`tartan search "your question" --index INDEX`.',
 )
-index_app = typer.Typer(no_args_is_help=True, help="Build, look at and check indexes.")
+index_app = typer.Typer(no_args_is_help=True, help="Build, change, look at and check indexes.")
 app.add_typer(index_app, name="index")
 
 
@@ -181,6 +182,9 @@ def index_verify(index: IndexPath, as_json: Json = False) -> None:
     from cluster.cli_index import verify_index
 
     verify_index(index, as_json=as_json)
+
+
+cli_change.register(index_app)
 
 
 @app.command("serve")

@@ -12,7 +12,6 @@ it: the generation that was live stays live until `CURRENT` is replaced.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -30,9 +29,9 @@ from colbert_core.errors import (
     JobFailed,
     ModelError,
 )
-from colbert_core.index import read_current
+from colbert_core.index import read_current, remove_unpublished, take_lock
 from colbert_core.index.files import entry_of
-from colbert_core.index.manifest import CURRENT, manifest_path, read_generation
+from colbert_core.index.manifest import CURRENT, read_generation
 
 STAGING = "staging"
 JOB = "job"
@@ -85,7 +84,7 @@ def building(
     index = Path(out).expanduser().absolute()
     check_place(index, overwrite=overwrite)
     created = _create(index)
-    lock = _lock(index)
+    lock = take_lock(index)
     try:
         place = _take(index, asked, overwrite=overwrite, restart=restart)
         try:
@@ -149,19 +148,6 @@ def _create(index: Path) -> list[Path]:
     if not os.access(index, os.W_OK | os.X_OK):
         raise InvalidInput(f"{index}: the folder cannot be written; choose another --out")
     return missing
-
-
-def _lock(index: Path) -> int:
-    """Lock the folder itself, so that no lock file is left over; freed when the process ends."""
-    descriptor = os.open(index, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise IndexExists(
-            f"{index}: another build is writing here; wait for its end or choose another --out"
-        ) from error
-    return descriptor
 
 
 def _unfinished(index: Path) -> Ledger:
@@ -247,10 +233,5 @@ def progress_of(done: Done) -> str:
 
 def _remove_unpublished(index: Path, done: Done) -> None:
     """Remove what a job wrote beside its staging folder."""
-    if done.started is None:
-        return
-    generation = done.started.generation
-    manifest_path(index, generation).unlink(missing_ok=True)
-    for kind in ("shards", "global"):
-        for path in (index / kind).glob(f"*{generation}*"):
-            shutil.rmtree(path, ignore_errors=True)
+    if done.started is not None:
+        remove_unpublished(index, done.started.generation)

@@ -74,7 +74,8 @@ class ShardFleet:
         self._watchers: list[asyncio.Task[None]] = []
         self._gpus = 0.0  # that Ray reserves for each shard server
         self.routes = tuple(
-            ShardRoute(shard.id, shard.passages, shard.tokens) for shard in plan.manifest.shards
+            ShardRoute(shard.id, shard.live_passages, shard.live_tokens)
+            for shard in plan.manifest.shards
         )
         self._slots = [
             _Slot(route, number) for route in self.routes for number in range(plan.replicas)

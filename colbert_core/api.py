@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from colbert_core.build import OnProgress, Settings, build_from_vectors
+from colbert_core.change import add_passages, compact_index, delete_passages
+from colbert_core.drift import drift
 from colbert_core.errors import QueryError
 from colbert_core.filters import FilterLike, as_filter
 from colbert_core.hardware import searches_at_once
@@ -118,6 +120,90 @@ class Index:
             Path(path), embeddings, doclens, ids, texts, metadata, settings, on_progress
         )
         return cls.open(path)
+
+    def add(
+        self,
+        embeddings: Iterable[AnyArray] | AnyArray,
+        ids: Sequence[str],
+        texts: Sequence[str] | None = None,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+        replace: bool = False,
+        *,
+        doclens: Sequence[int] | AnyArray | None = None,
+        normalize: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> Index:
+        """Add passages behind those that are there, publish that as a generation, and open it.
+
+        This object goes on with its own generation. What is changed is the live one, which another
+        writer may have published since this one was opened. `drift` tells how well the index's
+        centroids fit what was added.
+
+        Args:
+            embeddings, doclens, normalize, texts, metadata, on_progress: as `build` takes them,
+                with as many dimensions as the index has.
+            ids: unique strings, one a passage.
+            replace: whether passages of these ids that are there are replaced, text and metadata
+                included; the new ones stand behind all others.
+
+        Raises:
+            InvalidInput: the vectors do not fit the index (`CorpusError`: a passage is unusable,
+                or its id is there and not to be replaced). Nothing was added.
+            IndexExists: another writer is at work in this index.
+        """
+        path = self._generation.path
+        add_passages(
+            path,
+            embeddings,
+            ids,
+            doclens=doclens,
+            texts=texts,
+            metadata=metadata,
+            replace=replace,
+            normalize=normalize,
+            on_progress=on_progress,
+        )
+        return Index.open(path, self._generation.device)
+
+    def delete(self, ids: Iterable[str], *, missing_ok: bool = False) -> Index:
+        """Delete passages by id, publish what is left as a generation, and open it.
+
+        No other passage changes its place. The bytes of deleted ones go with `compact`.
+
+        Args:
+            ids: of live passages.
+            missing_ok: whether ids that are not there are passed over.
+
+        Raises:
+            InvalidInput: an id is not in the index. Nothing was deleted.
+            IndexExists: another writer is at work in this index.
+        """
+        path = self._generation.path
+        delete_passages(path, ids, missing_ok=missing_ok)
+        return Index.open(path, self._generation.device)
+
+    def compact(self, shards: int | None = None) -> Index:
+        """Merge what was added into the shards, drop what was deleted, publish that, and open it.
+
+        Nothing is decoded, and no id or order changes. Other writers are refused meanwhile; readers
+        go on. The files of older generations stay until `colbert_core.generations.collect`.
+
+        Args:
+            shards: how many to make; by default as many as there were before passages were added.
+
+        Raises:
+            InvalidInput: nothing is left of the index, or `shards` is out of its range.
+            IndexExists: another writer is at work in this index.
+        """
+        path = self._generation.path
+        compact_index(path, shards)
+        return Index.open(path, self._generation.device)
+
+    @property
+    def drift(self) -> float | None:
+        """Mean residual of the tokens that were added, over that of those that the index was built
+        of; None where nothing was added. Above `colbert_core.drift.REBUILD_ABOVE`, build anew."""
+        return drift(self.manifest.extras)
 
     @property
     def manifest(self) -> Manifest:

@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from colbert_core.codec import Codec, check_settings, train_codec
 from colbert_core.codec.kmeans import SAMPLE_PER_CENTROID, default_centroids
+from colbert_core.compact import shard_ranges
+from colbert_core.drift import residual_norm
 from colbert_core.embeddings import Embeddings, check_embeddings
-from colbert_core.errors import CorpusError, IndexExists, InvalidInput
+from colbert_core.errors import IndexExists, InvalidInput
 from colbert_core.index import (
     Manifest,
     ShardEntry,
@@ -27,23 +29,18 @@ from colbert_core.index import (
     ShardWriter,
     new_generation_id,
     publish,
+    remove_unpublished,
     write_codec,
+    write_lock,
 )
 from colbert_core.index.manifest import CURRENT
+from colbert_core.passage_columns import Columns, check_columns
 from colbert_core.pooling import check_pool_factor, pool_passages, pooled_doclens
 from colbert_core.search.calibrate import calibrate
-from colbert_core.types import I32, AnyArray
+from colbert_core.types import AnyArray
 
 OnProgress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
-
-
-class _Columns(NamedTuple):
-    """What is stored beside the vectors, one entry a passage."""
-
-    ids: Sequence[str]
-    texts: Sequence[str] | None
-    metadata: Sequence[Mapping[str, Any]] | None
 
 
 @dataclass(frozen=True)
@@ -83,11 +80,27 @@ def build_from_vectors(
             Path(spool),
             lambda number: report("read", number, 0),
         )
-        columns = _check_columns(len(checked.doclens_N), ids, texts, metadata)
+        columns = check_columns(len(checked.doclens_N), ids, texts, metadata)
         codec = _train(checked, settings, report)
-        generation = new_generation_id(path)
+        path.mkdir(parents=True, exist_ok=True)
+        with write_lock(path):
+            _check_place(path, settings)  # another may have been quicker
+            return _write(path, codec, checked, columns, settings, report)
+
+
+def _write(
+    path: Path,
+    codec: Codec,
+    embeddings: Embeddings,
+    columns: Columns,
+    settings: Settings,
+    report: OnProgress,
+) -> Manifest:
+    """Write everything as a generation; if it fails, remove what was written."""
+    generation = new_generation_id(path)
+    try:
         write_codec(path, generation, codec)
-        entries = _write_shards(path, generation, codec, checked, columns, settings, report)
+        entries = _write_shards(path, generation, codec, embeddings, columns, settings, report)
         report("calibrate", 0, 1)
         shards = [ShardReader(path, entry, codec) for entry in entries]
         presets = calibrate(shards, codec, settings.seed)
@@ -100,7 +113,11 @@ def build_from_vectors(
             entries,
             pool_factor=settings.pool_factor,
             presets=presets,
+            extras={"seed": settings.seed, "residual_norm": round(residual_norm(shards), 4)},
         )
+    except BaseException:
+        remove_unpublished(path, generation)
+        raise
 
 
 def _write_shards(
@@ -108,13 +125,13 @@ def _write_shards(
     generation: str,
     codec: Codec,
     embeddings: Embeddings,
-    columns: _Columns,
+    columns: Columns,
     settings: Settings,
     report: OnProgress,
 ) -> list[ShardEntry]:
     """Pool if asked, compress and write everything, passage after passage."""
     total, done, factor = embeddings.tokens, 0, settings.pool_factor
-    ranges = _shard_ranges(embeddings.doclens_N, settings.shards)
+    ranges = shard_ranges(embeddings.doclens_N, settings.shards)
     batches = [embeddings.batches(range(*ends)) for ends in ranges]
     vectors = embeddings.read(chain.from_iterable(batches))
     entries = []
@@ -127,9 +144,7 @@ def _write_shards(
                 writer.add(
                     codec.compress(pool_passages(vectors_TD, doclens_N, factor)),
                     pooled_doclens(doclens_N, factor),
-                    columns.ids[start:stop],
-                    columns.texts[start:stop] if columns.texts else None,
-                    columns.metadata[start:stop] if columns.metadata else None,
+                    *columns.part(slice(start, stop)),
                 )
                 done += len(vectors_TD)
                 report("compress", done, total)
@@ -145,27 +160,6 @@ def _check_place(path: Path, settings: Settings) -> None:
             f"{path}: there is an index here; choose another place, or overwrite=True for a new "
             "generation that replaces it"
         )
-
-
-def _check_columns(
-    count: int,
-    ids: Sequence[str] | None,
-    texts: Sequence[str] | None,
-    metadata: Sequence[Mapping[str, Any]] | None,
-) -> _Columns:
-    for name, column in (("ids", ids), ("texts", texts), ("metadata", metadata)):
-        if column is not None and len(column) != count:
-            raise InvalidInput(f"{len(column)} {name} do not fit {count} passages")
-    if ids is None:
-        return _Columns([str(number) for number in range(count)], texts, metadata)
-    first: dict[str, int] = {}
-    for number, one in enumerate(ids):
-        if not isinstance(one, str) or not one:
-            raise CorpusError(f"id {one!r} of passage {number} is not a non-empty string")
-        if one in first:
-            raise CorpusError(f"id {one!r} is given twice: to passages {first[one]} and {number}")
-        first[one] = number
-    return _Columns(list(ids), texts, metadata)
 
 
 def _train(embeddings: Embeddings, settings: Settings, report: OnProgress) -> Codec:
@@ -188,14 +182,3 @@ def _train(embeddings: Embeddings, settings: Settings, report: OnProgress) -> Co
         seed=settings.seed,
         on_iteration=lambda done, of: report("centroids", done, of),
     )
-
-
-def _shard_ranges(doclens_N: I32, shards: int) -> list[tuple[int, int]]:
-    """Contiguous runs of passages with about equal tokens; none is empty."""
-    shards = min(shards, len(doclens_N))
-    ends_N = np.cumsum(doclens_N, dtype=np.int64)
-    cuts = [0]
-    for number in range(1, shards):
-        wanted = int(np.searchsorted(ends_N, ends_N[-1] * number // shards)) + 1
-        cuts.append(min(max(wanted, cuts[-1] + 1), len(doclens_N) - (shards - number)))
-    return list(zip(cuts, [*cuts[1:], len(doclens_N)], strict=True))

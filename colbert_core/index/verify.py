@@ -32,11 +32,14 @@ def verify(path: str | Path, on_file: Callable[[str], None] | None = None) -> Ma
     index = Path(path)
     manifest = read_current(index)
     verify_checksums(index, manifest, on_file)
-    generation = open_generation(index)
+    generation = open_generation(index, generation=manifest.generation)
     seen: dict[str, str] = {}
     for shard in generation.shards:
         check_shard(shard)
-        for identity in shard.ids():
+        live_N = shard.live_N
+        for pid, identity in enumerate(shard.ids()):
+            if live_N is not None and not live_N[pid]:
+                continue
             if identity in seen:
                 raise IndexCorrupt(
                     f"{shard.folder}: id {identity!r} stands in shard {seen[identity]} too"

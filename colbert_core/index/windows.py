@@ -114,6 +114,10 @@ class WindowsReader:
         first_N: Bool = self.documents_N == np.arange(len(self.documents_N))
         return first_N
 
+    def spans(self, pids: I64) -> AnyArray:
+        """int32 [F, 2], the characters that passages cover, as they are stored."""
+        return self._rows_N3[pids, 1:]
+
     def span(self, pid: int) -> tuple[int, int] | None:
         """The characters of the document that passage `pid` covers, or None for all."""
         start, end = int(self._rows_N3[pid, 1]), int(self._rows_N3[pid, 2])

@@ -15,7 +15,8 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +37,7 @@ from colbert_core.index.files import (
 )
 from colbert_core.index.manifest import (
     CURRENT,
+    VERSION,
     FileEntry,
     Manifest,
     ShardEntry,
@@ -234,10 +236,6 @@ def publish(
         IndexExists: another build published this generation id first.
     """
     folders = [index / "global" / codec_id, *(index / "shards" / shard.id for shard in shards)]
-    files: dict[str, FileEntry] = {}
-    for folder in folders:
-        for path in sorted(folder.iterdir()):
-            files[path.relative_to(index).as_posix()] = entry_of(path)
     try:
         parent = read_current(index).generation
     except (IndexMissing, IndexCorrupt):  # what cannot be read is replaced, as its error advises
@@ -245,7 +243,7 @@ def publish(
     manifest = Manifest(
         generation=generation,
         parent=parent,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=_now(),
         codec_id=codec_id,
         codec={
             "name": codec.name,
@@ -254,19 +252,84 @@ def publish(
             "centroids": codec.centroid_count,
         },
         shards=tuple(shards),
-        files=files,
+        files={name: entry for folder in folders for name, entry in _entries(index, folder)},
         model=model,
         truncated=truncated,
         pool_factor=pool_factor,
         presets=tuple(presets),
         extras=dict(extras or {}),
     )
-    data = manifest.to_json()
-    path = manifest_path(index, generation)
+    _commit(index, manifest)
+    return manifest
+
+
+def publish_change(
+    index: Path,
+    parent: Manifest,
+    generation: str,
+    shards: Sequence[ShardEntry],
+    **changed: Any,
+) -> Manifest:
+    """Make a generation live that shares the codec, and shards, with its parent.
+
+    Only what the parent does not list is read, so that a small change of a large index is quick.
+
+    Args:
+        shards: all of the new generation, in the order of the corpus.
+        changed: other fields of the manifest that differ from the parent's.
+
+    Raises:
+        IndexExists: another writer published this generation id first.
+    """
+    files = {
+        name: entry
+        for name, entry in parent.files.items()
+        if name.startswith(f"global/{parent.codec_id}/")
+    }
+    known = {shard.id for shard in parent.shards}
+    for shard in shards:
+        if shard.id in known:
+            under = f"shards/{shard.id}/"
+            files |= {name: one for name, one in parent.files.items() if name.startswith(under)}
+        else:
+            files |= dict(_entries(index, index / "shards" / shard.id))
+        if shard.tombstones is not None:
+            name = shard.tombstones.file
+            files[name] = parent.files.get(name) or entry_of(index / name)
+    manifest = replace(
+        parent,
+        generation=generation,
+        parent=parent.generation,
+        created=_now(),
+        shards=tuple(shards),
+        files=files,
+        version=VERSION,
+        **changed,
+    )
+    _commit(index, manifest)
+    return manifest
+
+
+def make_live(index: Path, generation: str) -> None:
+    """Point `CURRENT` to a generation whose manifest is written: the step that readers see."""
+    digest = hashlib.sha256(manifest_path(index, generation).read_bytes()).hexdigest()
+    pointer = {"generation": generation, "manifest_sha256": digest}
+    write_file(index / CURRENT, (json.dumps(pointer) + "\n").encode())
+
+
+def _commit(index: Path, manifest: Manifest) -> None:
+    path = manifest_path(index, manifest.generation)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         raise IndexExists(f"{path}: this generation is published already")
-    write_file(path, data)
-    pointer = {"generation": generation, "manifest_sha256": hashlib.sha256(data).hexdigest()}
-    write_file(index / CURRENT, (json.dumps(pointer) + "\n").encode())
-    return manifest
+    write_file(path, manifest.to_json())
+    make_live(index, manifest.generation)
+
+
+def _entries(index: Path, folder: Path) -> Iterator[tuple[str, FileEntry]]:
+    for path in sorted(folder.iterdir()):
+        yield path.relative_to(index).as_posix(), entry_of(path)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -36,16 +36,16 @@ def search_shard(
         Q_LD: the rotated query, float32 [L, D].
         probes: centroid ids int32 [L, P] and scores float32 [L, P], or None for an exact search.
         params: how much work to do, where nothing is left out.
-        allowed_N: uint8 [N], 0 for passages to leave out; None allows all.
+        allowed_N: uint8 [N], 0 for passages to leave out; None allows all. Deleted ones never are.
         deadline_s: absolute `time.monotonic()` time to give up at; 0 for none.
 
     Raises:
         TimeoutError: the deadline passed.
     """
-    live = shard.passages
-    if allowed_N is not None:
-        live = int(np.count_nonzero(allowed_N.view(bool)))
-        params = narrowed(params, live, shard.passages, shard.tokens)
+    filtered, allowed_N = allowed_N is not None, shard.allowed(allowed_N)
+    live = shard.passages if allowed_N is None else int(np.count_nonzero(allowed_N.view(bool)))
+    if filtered:  # presets know nothing of it
+        params = narrowed(params, live, shard.entry.live_passages, shard.entry.live_tokens)
 
     def search(params: SearchParams) -> ShardTopK:
         return _search(shard, Q_LD, probes, params, allowed_N, deadline_s)

@@ -76,7 +76,7 @@ class LocalCluster:
         manifest = self.generation.manifest
         self.routes = []
         for shard, servers in zip(manifest.shards, self.servers, strict=True):
-            route = ShardRoute(shard.id, shard.passages, shard.tokens)
+            route = ShardRoute(shard.id, shard.live_passages, shard.live_tokens)
             route.replace([ShardChannel(server.address, shard.id) for server in servers])
             self.routes.append(route)
         self.pipeline = SearchPipeline(
