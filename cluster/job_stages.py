@@ -12,6 +12,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -267,7 +268,7 @@ def publish_index(
         identity = dataclasses.replace(
             identity, dim=codec.dim, projection_sha256=matrix_sha256(projection)
         )
-    extras = {"empty": corpus.empty, "seed": job.settings.seed}
+    extras: dict[str, Any] = {"empty": corpus.empty, "seed": job.settings.seed}
     if job.done.skipped_ids:
         extras["skipped"] = list(job.done.skipped_ids)
     with job.stage("publish", 1, "generations"):
