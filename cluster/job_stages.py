@@ -12,6 +12,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -268,7 +269,7 @@ def publish_index(
         identity = dataclasses.replace(
             identity, dim=codec.dim, projection_sha256=matrix_sha256(projection)
         )
-    extras = {
+    extras: dict[str, Any] = {
         "empty": corpus.empty,
         "seed": job.settings.seed,
         "long_documents": job.settings.long_documents,

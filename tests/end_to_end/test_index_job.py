@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 import pytest
 from index_bytes import contents
+from processes import DRIVER
 
 from cluster.cli import main
 from cluster.index_job import build_index
@@ -26,7 +27,9 @@ from workers.encoder import EncoderWorker
 
 SETTINGS = {"shards": 2, "bits": 2, "seed": 3}
 MODEL = Path(__file__).parents[1] / "fixtures" / "encoder_parity" / "stanford" / "checkpoint"
-WORDS = Path(__file__).read_text().split()
+_LETTERS = random.Random(11)
+WORDS = ["".join(_LETTERS.choices("aeioulnrst", k=_LETTERS.randint(8, 16))) for _ in range(400)]
+"""Long enough for four units."""
 
 
 class Recorder(SilentProgress):
@@ -262,11 +265,10 @@ def test_an_interrupted_job_goes_on_where_it_stopped(built, corpus, tmp_path):
 def run_driver(ray_cluster, *, kill=None, **options):
     """A driver in a process of its own, on the same Ray; what it said, and how it ended."""
     environment = os.environ | {"RAY_ADDRESS": ray_cluster.address}
-    program = str(Path(__file__).with_name("doomed_driver.py"))
     values = {
         key: str(value) if isinstance(value, Path) else value for key, value in options.items()
     }
-    command = [sys.executable, program, orjson.dumps(values | {"kill": kill}).decode()]
+    command = [*DRIVER, orjson.dumps(values | {"kill": kill}).decode()]
     done = subprocess.run(
         command, env=environment, stdout=subprocess.PIPE, text=True, timeout=120, check=False
     )

@@ -8,14 +8,13 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import orjson
 import pytest
 from index_bytes import contents
-from processes import descendants
+from processes import DRIVER, descendants
 from ray_nodes import ADDRESSES, ray_nodes
 
 from cluster.index_job import build_index
@@ -25,8 +24,7 @@ from colbert_core.errors import InvalidInput, JobFailed
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 MODEL = Path(__file__).parents[1] / "fixtures" / "encoder_parity" / "stanford" / "checkpoint"
-PROGRAM = Path(__file__).with_name("doomed_driver.py")
-WORDS = PROGRAM.read_text().split()
+WORDS = Path(__file__).read_text().split()
 SETTINGS = {"model": str(MODEL), "shards": 3, "seed": 1}
 TIMEOUT_S = 300.0
 
@@ -58,7 +56,7 @@ def start(address, corpus, out, workers=2, **environment):
     if workers is not None:
         options["workers"] = workers
     return subprocess.Popen(
-        [sys.executable, str(PROGRAM), orjson.dumps(options).decode()],
+        [*DRIVER, orjson.dumps(options).decode()],
         env=os.environ | {"RAY_ADDRESS": address} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
