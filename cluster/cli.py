@@ -39,9 +39,9 @@ class CodecName(StrEnum):
 class LongDocuments(StrEnum):
     """What becomes of documents that are longer than a passage."""
 
-    error = "error"
-    truncate = "truncate"
-    split = "split"
+    ERROR = "error"
+    TRUNCATE = "truncate"
+    SPLIT = "split"
 
 
 IndexPath = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")]
@@ -91,7 +91,7 @@ def index_build(
             "reports them, `error` stops at one, `split` indexes windows that overlap by a "
             "quarter; a hit is the document, and says which window it was.",
         ),
-    ] = LongDocuments.truncate,
+    ] = LongDocuments.TRUNCATE,
     workers: Annotated[
         int | None, typer.Option("--workers", help="By default one per GPU, else per CPU.")
     ] = None,
