@@ -47,9 +47,9 @@ class OnErrorName(StrEnum):
 class LongDocuments(StrEnum):
     """What becomes of documents that are longer than a passage."""
 
-    error = "error"
-    truncate = "truncate"
-    split = "split"
+    ERROR = "error"
+    TRUNCATE = "truncate"
+    SPLIT = "split"
 
 
 IndexPath = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")]
@@ -99,7 +99,7 @@ def index_build(
             "reports them, `error` stops at one, `split` indexes windows that overlap by a "
             "quarter; a hit is the document, and says which window it was.",
         ),
-    ] = LongDocuments.truncate,
+    ] = LongDocuments.TRUNCATE,
     workers: Annotated[
         int | None, typer.Option("--workers", help="Exactly so many. See --max-workers.")
     ] = None,

@@ -92,7 +92,7 @@ class Not(Filter):
         if isinstance(self.of, Eq):
             return f"{shown_field(self.of.field)} != {shown_value(self.of.value)}"
         if isinstance(self.of, In):
-            return f"{shown_field(self.of.field)} not {self.of.list}"
+            return f"{shown_field(self.of.field)} not {self.of.behind_field}"
         return f"not {_inner(self.of)}"
 
 
@@ -121,12 +121,12 @@ class In(Filter):
         _check(self.field, *self.values)
 
     @property
-    def list(self) -> str:
+    def behind_field(self) -> str:
         """What is written behind the field."""
         return f"in ({', '.join(map(shown_value, self.values))})"
 
     def __str__(self) -> str:
-        return f"{shown_field(self.field)} {self.list}"
+        return f"{shown_field(self.field)} {self.behind_field}"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from colbert_core.codec import Codec, Compressed
-from colbert_core.errors import IndexCorrupt, IndexExists, IndexMissing, InvalidInput
+from colbert_core.errors import CorpusError, IndexCorrupt, IndexExists, IndexMissing, InvalidInput
 from colbert_core.index.files import (
     ArrayWriter,
     PackedWriter,
@@ -139,7 +139,8 @@ class ShardWriter:
                 passages are windows of which document.
 
         Raises:
-            InvalidInput: the lengths do not add up, or a passage has no token.
+            InvalidInput: the lengths do not add up, or a passage has no token (`CorpusError`: its
+                metadata are no JSON).
         """
         count = len(ids) if windows_N3 is None else len(windows_N3)
         if len(doclens_N) != count or int(doclens_N.sum()) != len(tokens):
@@ -154,7 +155,7 @@ class ShardWriter:
         self._residuals.append(tokens.residuals_TB)
         self._scales.append(tokens.scales_T)
         self._doclens.append(doclens_N)
-        rows = [json.dumps(row, ensure_ascii=False) if row else None for row in metadata or ()]
+        rows = [_as_json(row, one) for row, one in zip(metadata or (), ids, strict=bool(metadata))]
         nothing: list[None] = [None] * len(ids)
         columns = (ids, texts or nothing, rows or nothing)
         if windows_N3 is None:
@@ -210,6 +211,17 @@ class ShardWriter:
         for array in (*self._arrays, self._windows):
             array.abandon()
         self._folder.discard()
+
+
+def _as_json(metadata: Mapping[str, Any], identity: str) -> str | None:
+    """Metadata as they are stored; None for none."""
+    try:
+        return json.dumps(metadata, ensure_ascii=False, allow_nan=False) if metadata else None
+    except (TypeError, ValueError) as error:
+        raise CorpusError(
+            f"passage {identity!r}: its metadata cannot be kept as JSON ({error}); use strings, "
+            "finite numbers, booleans, lists and objects with string keys"
+        ) from error
 
 
 def _offsets(lengths: Sequence[AnyArray]) -> I64:

@@ -133,7 +133,7 @@ def _true(found: pa.Array) -> Bool:
 
 def _test_of(wanted: Filter) -> Test:
     if isinstance(wanted, Exists):
-        return pc.is_valid
+        return lambda values: pc.is_valid(values)
     if isinstance(wanted, Prefix):
         prefix = wanted.prefix
         return lambda values: pc.starts_with(values, prefix)
@@ -192,6 +192,7 @@ def _bound(end: Value, is_open: bool, kind: pa.DataType, up: bool) -> tuple[Any,
             return (smallest if up else largest), False
         return nearest, is_open
     if pa.types.is_float64(kind):
+        assert not isinstance(end, str)
         rounded = float(end)
         if rounded != end:  # a whole number that float64 has not: what lies beyond it is the same
             is_open = (rounded < end) if up else (rounded > end)

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from colbert_core.types import Bool, SearchParams, ShardTopK
+from colbert_core.types import AnyArray, Bool, SearchParams, ShardTopK
 
 FIRST = 2
 """Windows asked for at first, for each hit."""
@@ -21,7 +21,7 @@ FIRST = 2
 def best_windows(
     search: Callable[[SearchParams], ShardTopK],
     params: SearchParams,
-    documents_N: np.ndarray,
+    documents_N: AnyArray,
     live_windows: int,
     live_documents: int,
 ) -> ShardTopK:
@@ -56,7 +56,7 @@ def _deeper(params: SearchParams, depth: int) -> SearchParams:
     )
 
 
-def _first_of_each(values: np.ndarray) -> Bool:
+def _first_of_each(values: AnyArray) -> Bool:
     """Where a value stands for the first time."""
     keep = np.zeros(len(values), bool)
     keep[np.unique(values, return_index=True)[1]] = True

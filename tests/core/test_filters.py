@@ -213,4 +213,7 @@ def test_fields_of_shards_are_merged() -> None:
     assert merge_fields(shards) == merged
     # A shard without room for all its fields cannot say who has `only`.
     crowded = [shards[0], {**shards[1], "*": "json"}]
-    assert merge_fields(crowded) == {k: v for k, v in merged.items() if k != "only"}
+    assert merge_fields(crowded) == {
+        "*": "json",
+        **{k: v for k, v in merged.items() if k != "only"},
+    }

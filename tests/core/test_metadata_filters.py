@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from colbert_core import Index
-from colbert_core.errors import IndexCorrupt, QueryError
+from colbert_core.errors import CorpusError, IndexCorrupt, QueryError
 from colbert_core.filters import And, Eq, Exists, Filter, In, Not, Or, Prefix, Range, parse_filter
 from colbert_core.filters.check import merge_types
 from colbert_core.index import metadata_fields
@@ -57,6 +57,7 @@ def fits(wanted: Filter, value: Any) -> bool:
 # ---------------------------------------------------------------- random metadata, random filters
 
 words = st.sampled_from(["", "a", "ab", "abc", "b", "é", "日本", "z" * 300])
+finite = st.floats(allow_nan=False, allow_infinity=False)
 whole = st.one_of(st.integers(-3, 3), st.integers(-(2**63), 2**63 - 1))
 rows = st.fixed_dictionaries(
     {},
@@ -64,7 +65,7 @@ rows = st.fixed_dictionaries(
         "word": words,
         "maybe": st.none() | words,
         "whole": whole,
-        "number": st.one_of(st.integers(-3, 3), st.floats(-3, 3), st.floats(allow_nan=False)),
+        "number": st.one_of(st.integers(-3, 3), st.floats(-3, 3), finite),
         "flag": st.booleans(),
         "tags": st.lists(st.none() | words, max_size=3) | words,
         "numbers": st.lists(st.integers(-3, 3) | st.floats(-3, 3), max_size=3),
@@ -73,7 +74,7 @@ rows = st.fixed_dictionaries(
         "people": st.lists(st.just({"name": "x"}), max_size=2),
     },
 )
-ends = st.one_of(whole, st.floats(-4, 4), st.floats(allow_nan=False, allow_infinity=False))
+ends = st.one_of(whole, st.floats(-4, 4), finite)
 
 
 def about(field: str, of: st.SearchStrategy[Any]) -> st.SearchStrategy[Filter]:
@@ -115,6 +116,8 @@ wanted_filters = st.recursive(
 
 class Stored:
     """Enough of a shard for a matcher: metadata on disk, and no vectors."""
+
+    windows = None
 
     def __init__(self, folder: Path, metadata: list[dict[str, Any]]) -> None:
         import json
@@ -316,6 +319,13 @@ def test_an_index_says_what_it_can_be_filtered_by(index: Index, tmp_path: Path) 
     )
     with pytest.raises(QueryError, match="no metadata"):
         without.search(vectors()[0], filter="year > 3")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {1, 2}])
+def test_metadata_that_are_no_json_are_refused(value: Any, tmp_path: Path) -> None:
+    metadata = [{"n": 1}, {"n": value}]
+    with pytest.raises(CorpusError, match="passage '1': its metadata cannot be kept as JSON"):
+        Index.build(tmp_path / "ix", vectors(2), metadata=metadata)
 
 
 def test_what_one_shard_lacks_is_missing_there(tmp_path: Path) -> None:
