@@ -143,9 +143,9 @@ def find_present(live: Generation, ids: Sequence[str], *, replace: bool) -> list
         CorpusError: some are, and they are not to be replaced.
     """
     present = find_ids(live.shards, ids)
-    places = np.sort(np.concatenate([places_F for places_F, _ in present] or [[]])).astype(int)
-    if len(places) and not replace:
-        taken = [ids[place] for place in places.tolist()]
+    places = sorted(place for places_F, _ in present for place in places_F.tolist())
+    if places and not replace:
+        taken = [ids[place] for place in places]
         raise CorpusError(
             f"{live.path}: {_named(taken)} in the index already; nothing was added: give other "
             "ids, or replace those passages (replace=True, --replace)"
@@ -226,8 +226,9 @@ def bury(change: Change, dead: Sequence[tuple[I64, I64]]) -> list[ShardEntry]:
         if not len(pids):
             entries.append(shard.entry)
             continue
-        before = np.flatnonzero(shard.live_N == 0) if shard.live_N is not None else []
-        pids_M = np.union1d(before, shard.with_windows(pids)).astype(np.int64)
+        live_N = np.ones(shard.passages, np.uint8) if shard.live_N is None else shard.live_N.copy()
+        live_N[shard.with_windows(pids)] = 0
+        pids_M = np.flatnonzero(live_N == 0)
         offsets_N1 = shard.offsets.read(0, shard.passages + 1)
         tokens = int((offsets_N1[pids_M + 1] - offsets_N1[pids_M]).sum())
         name = f"{change.generation}-{number:04d}"

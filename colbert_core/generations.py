@@ -163,11 +163,11 @@ def collect(
         if not dry_run:
             # Manifests first: what is killed here leaves files that nothing needs, never the
             # other way round.
-            for one in removed:
-                manifest_path(index, one).unlink()
+            for generation in removed:
+                manifest_path(index, generation).unlink()
             sync_folder(index / "generations")
-            for one in unneeded:
-                remove(one)
+            for left in unneeded:
+                remove(left)
         return Collected(
             removed,
             tuple(manifest.generation for manifest in kept),

@@ -105,7 +105,8 @@ class ShardReader:
         """What a filter allows, uint8 [N] or None for all, less what was deleted."""
         if self.live_N is None or allowed_N is None:
             return self.live_N if allowed_N is None else allowed_N
-        return self.live_N & (allowed_N != 0)
+        both_N: U8 = self.live_N & (allowed_N != 0)
+        return both_N
 
     @cached_property
     def kernel(self) -> kernels.Shard | TorchShard:

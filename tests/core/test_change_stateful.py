@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from colbert_core import Index
-from colbert_core.codec import Codec
 from colbert_core.errors import CorpusError, InvalidInput
 from colbert_core.generations import collect, generations, rollback
 from colbert_core.index import verify
@@ -37,13 +36,14 @@ def version_vectors(version: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=4096)
-def stored_vectors(codec: Codec, version: int) -> np.ndarray:
+def stored_vectors(version: int) -> np.ndarray:
     """What is left of a passage after compression."""
+    codec = Index.open(start()).generation.codec
     return codec.decode(codec.compress(version_vectors(version)))
 
 
-def maxsim(codec: Codec, Q_LD: np.ndarray, version: int) -> float:
-    return float((Q_LD @ stored_vectors(codec, version).T).max(axis=1).sum())
+def maxsim(Q_LD: np.ndarray, version: int) -> float:
+    return float((Q_LD @ stored_vectors(version).T).max(axis=1).sum())
 
 
 @lru_cache(maxsize=1)
@@ -167,8 +167,7 @@ class Changes(RuleBasedStateMachine):
         assert len(hits) == min(k, len(allowed))
         assert len(set(hits.ids)) == len(hits)
         assert set(hits.ids) <= set(allowed)
-        codec = index.generation.codec
-        expected = {one: maxsim(codec, Q_LD, live[one]) for one in allowed}
+        expected = {one: maxsim(Q_LD, live[one]) for one in allowed}
         for hit in hits:
             assert hit.text == f"{hit.id} v{live[hit.id]}"
             assert abs(hit.score - expected[hit.id]) < CLOSE * len(Q_LD)
