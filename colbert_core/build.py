@@ -114,7 +114,7 @@ def _write_shards(
 ) -> list[ShardEntry]:
     """Pool if asked, compress and write everything, passage after passage."""
     total, done, factor = embeddings.tokens, 0, settings.pool_factor
-    ranges = _shard_ranges(embeddings.doclens_N, settings.shards)
+    ranges = shard_ranges(embeddings.doclens_N, settings.shards)
     batches = [embeddings.batches(range(*ends)) for ends in ranges]
     vectors = embeddings.read(chain.from_iterable(batches))
     entries = []
@@ -190,7 +190,7 @@ def _train(embeddings: Embeddings, settings: Settings, report: OnProgress) -> Co
     )
 
 
-def _shard_ranges(doclens_N: I32, shards: int) -> list[tuple[int, int]]:
+def shard_ranges(doclens_N: I32, shards: int) -> list[tuple[int, int]]:
     """Contiguous runs of passages with about equal tokens; none is empty."""
     shards = min(shards, len(doclens_N))
     ends_N = np.cumsum(doclens_N, dtype=np.int64)

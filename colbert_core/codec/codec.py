@@ -135,18 +135,25 @@ class Codec:
 
     def save(self, folder: Path) -> None:
         """Write the codec into an existing, empty folder (the caller syncs and publishes it)."""
-        header = {"name": self.name, "bits": self.bits}
-        (folder / "codec.json").write_text(json.dumps(header) + "\n")
+        self.write_header(folder, self.name, self.bits)
         if self.name == "tartan":
             codes_CD, scales_C = self.centroids_i8
             np.save(folder / "centroids.npy", codes_CD)
             np.save(folder / "centroid_scales.npy", scales_C)
         else:
-            np.save(folder / "centroids.npy", self.centroids_CD.astype(np.float16))
+            half_CD = self.centroids_CD.astype(np.float16)
+            exact = np.array_equal(half_CD, self.centroids_CD)  # imported ones may not be
+            np.save(folder / "centroids.npy", half_CD if exact else self.centroids_CD)
         if self.rotation_DD is not None:
             np.save(folder / "rotation.npy", self.rotation_DD)
         for name in _ARRAYS[self.name]:
             np.save(folder / f"{name}.npy", getattr(self.tables, name))
+
+    @staticmethod
+    def write_header(folder: Path, name: str, bits: int) -> None:
+        """Write `codec.json`, which says how the arrays beside it are to be read."""
+        header = {"name": name, "bits": bits}
+        (folder / "codec.json").write_text(json.dumps(header) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Codec:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from colbert_core.errors import IndexCorrupt
 from colbert_core.index.manifest import FileEntry
+from colbert_core.npy import map_npy
 from colbert_core.packed_ints import SLACK, pack_ints, packed_array, width_of
 from colbert_core.types import AnyArray
 
@@ -122,13 +123,9 @@ def map_array(path: Path) -> AnyArray:
         IndexCorrupt: the file is missing or is not an array.
     """
     try:
-        # numpy cannot map an array without elements; there is nothing to map then.
-        if path.stat().st_size <= _HEADER_BYTES:
-            return np.asarray(np.load(path, allow_pickle=False))
-        mapped: AnyArray = np.load(path, mmap_mode="r", allow_pickle=False)
+        return map_npy(path)
     except (OSError, ValueError) as error:
         raise IndexCorrupt(f"{path}: the array cannot be mapped: {error}") from error
-    return mapped
 
 
 def narrowest(largest: int) -> np.dtype[Any]:

@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from colbert_core.errors import IndexCorrupt, IndexMissing
+from colbert_core.index.manifest_checks import check_values
 from colbert_core.index.presets import Preset
 
 FORMAT = "tartan-index"
-VERSION = 3
+VERSION = 4
+MIN_VERSION = 3
 CURRENT = "CURRENT"
 
 
@@ -100,13 +102,14 @@ class Manifest:
             if raw.get("format") != FORMAT:
                 raise ValueError(f"its format is {raw.get('format')!r}, not {FORMAT!r}")
             version = raw.get("version")
-            if version != VERSION:
-                older = isinstance(version, int) and version < VERSION
+            if not isinstance(version, int) or not MIN_VERSION <= version <= VERSION:
+                older = isinstance(version, int) and version < MIN_VERSION
                 remedy = (
                     "build the index again, with --overwrite" if older else "upgrade tartan-search"
                 )
                 raise ValueError(
-                    f"its version is {version!r} and this program reads {VERSION}: {remedy}"
+                    f"its version is {version!r} and this program reads {MIN_VERSION} to "
+                    f"{VERSION}: {remedy}"
                 )
             unknown = set(raw) - {f.name for f in fields(cls)}
             if unknown:
@@ -114,8 +117,9 @@ class Manifest:
             raw["shards"] = tuple(ShardEntry(**shard) for shard in raw["shards"])
             raw["presets"] = tuple(Preset(**preset) for preset in raw.get("presets", ()))
             raw["files"] = {path: FileEntry(**entry) for path, entry in raw["files"].items()}
+            check_values(raw)
             return cls(**raw)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise IndexCorrupt(f"{name}: this is not a readable manifest: {error}") from error
 
 
@@ -158,7 +162,7 @@ def read_current(index: Path) -> Manifest:
             f"{index}: there is no index here (no {CURRENT} file); "
             "build one with `tartan index build CORPUS --out INDEX`"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise IndexCorrupt(f"{pointer}: the pointer cannot be read: {error}") from error
     path = manifest_path(index, str(generation))
     try:
