@@ -21,7 +21,7 @@ def import_command(
 ) -> None:  # fmt: skip
     """Import an index, then say what was found in it."""
     opened = open_source(source, format)
-    count = _shards(shards, opened.doclens_N, opened.dim * opened.bits // 8 + 4)
+    count = _shards(shards, opened.all_doclens, opened.dim * opened.bits // 8 + 4)
     with building(out, overwrite=overwrite) as place:
         report = import_index(
             source,

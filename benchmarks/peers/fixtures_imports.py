@@ -1,4 +1,4 @@
-"""Make the import fixtures: tiny indexes that colbert-ai and fast-plaid really write, and their hits.
+"""Make the import fixtures: tiny indexes that colbert-ai and fast-plaid really write.
 
     .venv-peers/colbert/bin/python benchmarks/peers/fixtures_imports.py stanford OUT_FOLDER
     .venv-peers/plaid/bin/python benchmarks/peers/fixtures_imports.py fast-plaid OUT_FOLDER

@@ -54,5 +54,7 @@ def _differences(source: Source, identity: Any) -> str:
         ("mask_punctuation", bool(identity.skip_ids)),
     ):
         if isinstance(settings.get(name), bool) and settings[name] != actual:
-            return f"the index was made with {name}={settings[name]} and the checkpoint has {actual}"
+            return (
+                f"the index was made with {name}={settings[name]} and the checkpoint has {actual}"
+            )
     return ""

@@ -85,13 +85,13 @@ def import_index(
         str(source), opened.format, opened.bits, opened.dim, len(opened.centroids_CD)
     )
     report.notes += opened.notes
-    kept_N = np.flatnonzero(opened.doclens_N)
+    kept_N = np.flatnonzero(opened.all_doclens)
     report.compare_counts(opened)
-    columns = Columns.open(len(opened.doclens_N), ids, collection, opened.metadata)
+    columns = Columns.open(len(opened.all_doclens), ids, collection, opened.metadata)
     identity = model_of(opened, model, report)
     codec = _codec(opened)
     generation = generation or new_generation_id(path)
-    ranges = shard_ranges(opened.doclens_N[kept_N].astype(np.int32), shards)
+    ranges = shard_ranges(opened.all_doclens[kept_N].astype(np.int32), shards)
     try:
         write_codec(path, generation, codec)
         work = _Import(opened, codec, columns, report, report_progress)
@@ -132,7 +132,7 @@ class _Import:
     ) -> None:
         self._source, self._codec, self._columns = source, codec, columns
         self._report, self._progress = report, progress
-        self._total = int(source.doclens_N.sum())
+        self._total = int(source.all_doclens.sum())
         self._postings = None
         if source.ivf is None:
             report.notes.append("it has no postings to compare; ours follow from the codes")

@@ -42,10 +42,8 @@ def follows_from(manifest: Manifest, name: str) -> tuple[str, ...] | None:
         if file == "scales.npy" and papers:
             codec = tuple(f"global/{manifest.codec_id}/{part}" for part in _CODEC)
             return f"{folder}/codes.npy", f"{folder}/residuals.npy", *codec
-    if folder == f"global/{manifest.codec_id}":
-        if file == "codec.json" or (papers and file in ("alpha.npy", "beta.npy")):
-            return ()
-    return None
+    same = file == "codec.json" or (papers and file in ("alpha.npy", "beta.npy"))
+    return () if same and folder == f"global/{manifest.codec_id}" else None
 
 
 def derive(index: Path, manifest: Manifest, name: str, folder: Path) -> Path:

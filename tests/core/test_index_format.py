@@ -135,9 +135,9 @@ def test_an_index_of_another_version_is_refused(index: Path) -> None:
 
     path = next((index / "generations").glob("*.json"))
     raw = json.loads(path.read_text())
-    with pytest.raises(IndexCorrupt, match="this program reads 3: upgrade"):
-        Manifest.from_json(json.dumps({**raw, "version": 4}).encode(), "m")
-    with pytest.raises(IndexCorrupt, match="this program reads 3: build the index again"):
+    with pytest.raises(IndexCorrupt, match="this program reads 3 to 4: upgrade"):
+        Manifest.from_json(json.dumps({**raw, "version": 5}).encode(), "m")
+    with pytest.raises(IndexCorrupt, match="this program reads 3 to 4: build the index again"):
         Manifest.from_json(json.dumps({**raw, "version": 2}).encode(), "m")
     with pytest.raises(IndexCorrupt, match=r"unknown keys \['extra'\]"):
         Manifest.from_json(json.dumps({**raw, "extra": 1}).encode(), "m")

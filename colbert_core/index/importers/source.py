@@ -70,7 +70,7 @@ class Source:
         return int(self.centroids_CD.shape[1])
 
     @property
-    def doclens_N(self) -> I64:
+    def all_doclens(self) -> I64:
         """The tokens of every passage, int64 [N]."""
         return np.concatenate([np.zeros(0, np.int64), *self.doclens])
 
@@ -197,6 +197,4 @@ def read_count(about: Any, key: str, path: Path) -> int:
 
 def stated_counts(about: Mapping[str, Any], **keys: str) -> dict[str, int]:
     """The counts that a metadata file states, by our names; those that it lacks are left out."""
-    return {
-        ours: about[theirs] for ours, theirs in keys.items() if type(about.get(theirs)) is int
-    }
+    return {ours: about[theirs] for ours, theirs in keys.items() if type(about.get(theirs)) is int}

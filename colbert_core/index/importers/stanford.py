@@ -1,11 +1,11 @@
 """Indexes of Stanford ColBERT (colbert-ai 0.2, PLAID).
 
-    metadata.json                    the configuration (`config`), `num_chunks`, counts
-    I.metadata.json                  the counts of a chunk
-    doclens.I.json                   tokens of each passage of chunk I
-    I.codes.pt, I.residuals.pt       int32 [T], uint8 [T, B]
-    centroids.pt, buckets.pt         float16 [C, D]; (cutoffs, weights)
-    ivf.pid.pt                       (passages int32, lengths int64 [C]); zeros may follow the lists
+metadata.json                    the configuration (`config`), `num_chunks`, counts
+I.metadata.json                  the counts of a chunk
+doclens.I.json                   tokens of each passage of chunk I
+I.codes.pt, I.residuals.pt       int32 [T], uint8 [T, B]
+centroids.pt, buckets.pt         float16 [C, D]; (cutoffs, weights)
+ivf.pid.pt                       (passages int32, lengths int64 [C]); zeros may follow the lists
 """
 
 from __future__ import annotations
