@@ -51,10 +51,11 @@ def _show(index: Path, report: Report) -> None:
     for one in report.problems:
         table.add_row(one.file, one.what, one.means, "yes" if one.repairable else "no")
     Console(soft_wrap=True, highlight=False).print(table)
-    repairable = sum(one.repairable for one in report.problems)
+    first, repairable = report.problems[0], sum(one.repairable for one in report.problems)
     print(
-        f"{index}: damaged. {len(report.problems)} problems, {repairable} of them in files that "
-        f"follow from others; next: tartan index repair {index}"
+        f"tartan: {index / first.file}: {first.what}; {len(report.problems)} files are damaged, "
+        f"{repairable} of them follow from others; next: tartan index repair {index}",
+        file=sys.stderr,
     )
 
 

@@ -14,6 +14,10 @@ from colbert_core.types import MAX_DIM
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LARGEST = 1 << 48
+_SHARD_FILES = (
+    *(f"{name}.npy" for name in ("codes", "residuals", "scales", "offsets")),
+    *("posting_offsets.npy", "postings.npy", "ids.arrow", "texts.arrow"),
+)
 _SHARD_COUNTS = ("passages", "tokens", "postings")
 
 
@@ -42,6 +46,7 @@ def check_values(raw: Mapping[str, Any]) -> None:
         check_count(f"size_bytes of {path}", entry.size_bytes)
         if not isinstance(entry.sha256, str) or not _SHA256.fullmatch(entry.sha256):
             raise ValueError(f"the SHA-256 of {path} is {entry.sha256!r}")
+    _check_files(raw)
     codec = raw["codec"]
     for key in ("bits", "dim", "centroids"):
         check_count(f"{key} of the codec", codec[key])
@@ -52,6 +57,21 @@ def check_values(raw: Mapping[str, Any]) -> None:
             raise ValueError(f"{key} is {raw[key]!r}")
     for key in ("truncated", "pool_factor"):
         check_count(key, raw.get(key, 0))
+
+
+def _check_files(raw: Mapping[str, Any]) -> None:
+    """Every shard has its files, and no file is of a shard or codec that is not listed."""
+    files = raw["files"]
+    folders = {f"shards/{shard.id}" for shard in raw["shards"]} | {f"global/{raw['codec_id']}"}
+    for path in files:
+        parts = PurePosixPath(path).parts
+        if parts[0] in ("shards", "global") and "/".join(parts[:-1]) not in folders:
+            raise ValueError(f"file {path!r} belongs to nothing that is listed")
+    needed = [f"global/{raw['codec_id']}/codec.json"]
+    needed += [f"shards/{shard.id}/{name}" for shard in raw["shards"] for name in _SHARD_FILES]
+    missing = [path for path in needed if path not in files]
+    if missing:
+        raise ValueError(f"file {missing[0]!r} is not listed")
 
 
 def check_name(key: str, value: object) -> None:

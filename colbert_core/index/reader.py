@@ -12,12 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from colbert_core import kernels
 from colbert_core.codec import Codec
 from colbert_core.errors import IndexCorrupt, InvalidInput
-from colbert_core.index.files import map_array
+from colbert_core.index.files import map_bytes, read_matrix
 from colbert_core.index.manifest import (
     FileEntry,
     Manifest,
@@ -61,7 +59,7 @@ class ShardReader:
         self.entry = entry
         self.codec = codec
         self._table = table
-        self.arrays = ShardArrays(*(map_array(self.folder / f"{name}.npy") for name in ARRAYS))
+        self.arrays = ShardArrays(*(map_bytes(self.folder / f"{name}.npy") for name in ARRAYS))
         if len(self.arrays.scales) != entry.tokens:
             raise IndexCorrupt(
                 f"{self.folder / 'scales.npy'}: it has {len(self.arrays.scales)} tokens; the "
@@ -188,7 +186,7 @@ class Generation:
     def projection(self) -> F32 | None:
         """The matrix float32 [model dim, D] that reduces the model's vectors, or None."""
         path = self.path / "global" / self.manifest.codec_id / "projection.npy"
-        return np.load(path) if path.exists() else None
+        return read_matrix(path) if path.exists() else None
 
 
 def open_generation(
