@@ -183,7 +183,8 @@ class Codec:
             arrays = {array: read_npy(folder / f"{array}.npy") for array in _ARRAYS[name]}
             for array, values in arrays.items():
                 _check_shape(array, values, (sizes[array],))
-            tables = Tables(**({"cutoffs": None} | arrays))
+            cutoffs = arrays.get("cutoffs")
+            tables = Tables(arrays["levels"], cutoffs, arrays["alpha"], arrays["beta"])
             rotation = read_npy(folder / "rotation.npy") if name == "tartan" else None
             if rotation is not None:
                 _check_shape("rotation", rotation, (centroids.shape[1],) * 2)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from colbert_core.errors import IndexCorrupt, IndexMissing
-from colbert_core.index.manifest_checks import check_values
+from colbert_core.index.manifest_checks import check_name, check_values
 from colbert_core.index.presets import Preset
 
 FORMAT = "tartan-index"
@@ -157,6 +157,7 @@ def read_current(index: Path) -> Manifest:
     try:
         raw = json.loads(pointer.read_bytes())
         generation, expected = raw["generation"], raw["manifest_sha256"]
+        check_name("generation", generation)
     except FileNotFoundError as error:
         raise IndexMissing(
             f"{index}: there is no index here (no {CURRENT} file); "

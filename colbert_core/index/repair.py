@@ -78,8 +78,8 @@ def repair(path: str | Path, *, set_current: bool = False, on_file: OnFile | Non
     try:
         manifest = read_current(index)
     except (IndexMissing, IndexCorrupt) as error:
-        lost = (Lost(CURRENT, str(error)),)
-        return _fall_back(index, "", (), lost, set_current, on_file)
+        unreadable = (Lost(CURRENT, str(error)),)
+        return _fall_back(index, "", (), unreadable, set_current, on_file)
     report = check_index(index, on_file=on_file, manifest=manifest)
     repaired, lost = _mend(index, manifest, report)
     if repaired and not lost:  # what was hidden by the damage may show now

@@ -23,7 +23,13 @@ from colbert_core.codec import Codec
 from colbert_core.errors import IndexCorrupt
 from colbert_core.index.derive import follows_from
 from colbert_core.index.files import entry_of
-from colbert_core.index.manifest import CURRENT, Manifest, ShardEntry, read_current
+from colbert_core.index.manifest import (
+    CURRENT,
+    FileEntry,
+    Manifest,
+    ShardEntry,
+    read_current,
+)
 from colbert_core.index.postings import build_postings
 from colbert_core.index.reader import ShardReader, check_size
 from colbert_core.index.verify_deep import check_contents
@@ -116,7 +122,7 @@ def check_index(
         if on_file:
             on_file(name)
         try:
-            _check_file(index, name, entry.sha256, lambda p, e=entry: check_size(p, e))
+            _check_file(index / name, entry)
         except IndexCorrupt as error:
             _add(problems, manifest, name, _after(error, index / name))
     for problem in _check_structure(index, manifest, set(problems), deep, on_file):
@@ -168,18 +174,19 @@ def verify_checksums(
             continue
         if on_file:
             on_file(name)
-        _check_file(index, name, entry.sha256, lambda p, e=entry: check_size(p, e))
+        _check_file(index / name, entry)
 
 
-def _check_file(index: Path, name: str, sha256: str, check: Callable[[Path], None]) -> None:
-    check(index / name)
+def _check_file(path: Path, entry: FileEntry) -> None:
+    """Compare one file's size and SHA-256 with what the manifest says."""
+    check_size(path, entry)
     try:
-        found = entry_of(index / name).sha256
+        found = entry_of(path).sha256
     except OSError as error:
-        raise IndexCorrupt(f"{index / name}: it cannot be read: {error.strerror}") from error
-    if found != sha256:
+        raise IndexCorrupt(f"{path}: it cannot be read: {error.strerror}") from error
+    if found != entry.sha256:
         raise IndexCorrupt(
-            f"{index / name}: its bytes were altered (SHA-256 is not the manifest's); "
+            f"{path}: its bytes were altered (SHA-256 is not the manifest's); "
             "restore the file or build the index again"
         )
 

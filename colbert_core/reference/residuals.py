@@ -186,7 +186,8 @@ def inverse_norms(vectors_TD: F32) -> F32:
 def scale_steps(inverse_T: F32, lowest: float, steps: float) -> U8:
     """The scale bytes of `colbertv2`: the nearest of 256 steps."""
     steps_T = np.rint((inverse_T - np.float32(lowest)) * np.float32(steps))
-    return np.clip(steps_T, 0, 255).astype(np.uint8)
+    scales_T: U8 = np.clip(steps_T, 0, 255).astype(np.uint8)
+    return scales_T
 
 
 def _check(vectors_TD: F32, codes_T: I32, centroids_CD: F32, bits: int, threads: int) -> None:

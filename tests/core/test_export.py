@@ -59,7 +59,7 @@ def test_an_index_of_what_was_exported_ranks_alike(tmp_path: Path) -> None:
         before, after = (ix.search(query, k=24, exact=True) for ix in (first, again))
         scores = dict(zip(after.ids, after.scores, strict=True))
         near = [abs(scores[one] - s) for one, s in zip(before.ids, before.scores, strict=True)]
-        assert max(near) < 0.05
+        assert max(near) < 0.1  # of 5 query tokens, compressed twice at 4 bits
         assert before[0].id == after[0].id
         assert (before[0].text, before[0].metadata) == (after[0].text, after[0].metadata)
 
