@@ -7,9 +7,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from colbert_core.index import Repair, Report, check_index, repair
 
 
@@ -47,10 +44,9 @@ def _show(index: Path, report: Report) -> None:
             f"{report.passages:,} passages, generation {report.generation}"
         )
         return
-    table = Table("file", "what is wrong", "what it means", "repairable", box=None)
     for one in report.problems:
-        table.add_row(one.file, one.what, one.means, "yes" if one.repairable else "no")
-    Console(soft_wrap=True, highlight=False).print(table)
+        how = "can be made again" if one.repairable else "cannot be made again"
+        print(f"{one.file}: {one.what}\n    {one.means}; {how}")
     first, repairable = report.problems[0], sum(one.repairable for one in report.problems)
     print(
         f"tartan: {index / first.file}: {first.what}; {len(report.problems)} files are damaged, "

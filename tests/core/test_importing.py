@@ -54,10 +54,12 @@ def note(notes: list[str], words: str) -> bool:
 def test_an_imported_index_ranks_as_its_own_engine(case: str, tmp_path: Path) -> None:
     """The engine found these with everything probed and scored: the same passages, its scores.
 
-    colbert-ai scores in fp32. fast-plaid scores in fp16: 4 query tokens of about 1 each, which is
-    4 · 2^-11, before sums; so passages whose scores are that close may come in another order.
+    colbert-ai scores in fp32, and its kernel counts a query token whose best match is negative as
+    0. fast-plaid scores in fp16: 4 query tokens of about 1 each, which is 4 · 2^-11, before sums;
+    so passages whose scores are that close may come in another order.
     """
-    near = 0.02 if case.startswith("fast-plaid") else 1e-4
+    stanford = case.startswith("stanford")
+    near = 1e-4 if stanford else 0.02
     expected = np.load(IMPORTS / case / "expected.npz")
     report = import_index(IMPORTS / case / "index", tmp_path / "ix", shards=2)
     assert (report.lists_compared > 0, report.lists_differing) == (True, 0)
@@ -67,14 +69,18 @@ def test_an_imported_index_ranks_as_its_own_engine(case: str, tmp_path: Path) ->
     for query, pids, scores in zip(
         *(expected[name] for name in ("queries", "pids", "scores")), strict=True
     ):
-        all_hits = index.search(query, k=len(index), exact=True)
-        ours = dict(zip(all_hits.ids, all_hits.scores, strict=True))
+        hits = index.search(query, k=len(index), exact=True, explain=True)
+        ours = {
+            hit.id: sum(max(match.score, 0) if stanford else match.score for match in hit.matches)
+            for hit in hits
+        }
         theirs = [ours[str(pid)] for pid in pids]
         np.testing.assert_allclose(theirs, scores, rtol=0, atol=near)
-        np.testing.assert_allclose(all_hits.scores[: len(pids)], scores, rtol=0, atol=near)
-        assert float(all_hits.scores[0] - all_hits.scores[len(pids)]) > near  # they tell apart
+        best = sorted(ours.values(), reverse=True)
+        np.testing.assert_allclose(best[: len(pids)], scores, rtol=0, atol=near)
+        assert best[0] - best[len(pids)] > 10 * near  # scores tell passages apart
         widely = index.search(query, k=len(pids), nprobe=report.centroids, candidates=len(index))
-        assert list(widely.ids) == list(all_hits.ids[: len(pids)])
+        assert list(widely.ids) == list(hits.ids[: len(pids)])
 
 
 def test_every_case_is_there() -> None:
