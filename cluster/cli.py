@@ -30,6 +30,15 @@ index_app = typer.Typer(no_args_is_help=True, help="Build, change, look at and c
 app.add_typer(index_app, name="index")
 
 
+class SourceFormat(StrEnum):
+    """The engines whose indexes can be imported."""
+
+    auto = "auto"
+    stanford = "stanford"
+    fast_plaid = "fast-plaid"
+    next_plaid = "next-plaid"
+
+
 class CodecName(StrEnum):
     """The codecs that an index can be built with."""
 
@@ -177,11 +186,119 @@ def index_inspect(index: IndexPath, as_json: Json = False) -> None:
 
 
 @index_app.command("verify")
-def index_verify(index: IndexPath, as_json: Json = False) -> None:
-    """Read every byte of an index: exit 0 if it is whole, 1 naming the file and what is wrong."""
-    from cluster.cli_index import verify_index
+def index_verify(
+    index: IndexPath,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also decode every vector, posting list and text.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Read every byte of an index: exit 0 if it is whole, 1 naming every file that is not.
 
-    verify_index(index, as_json=as_json)
+    Says of each what is wrong, what that does to searches, and whether `repair` can mend it.
+    """
+    from cluster.cli_verify import verify_command
+
+    raise typer.Exit(verify_command(index, deep=deep, as_json=as_json))
+
+
+@index_app.command("repair")
+def index_repair(
+    index: IndexPath,
+    set_current: Annotated[
+        bool,
+        typer.Option(
+            "--set-current",
+            help="Where the live generation cannot be made whole, make the newest whole one live.",
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make damaged files again where they follow from whole ones: exit 0 if all is whole then.
+
+    Posting lists follow from codes; residuals, codes, ids and texts follow from nothing. A file is
+    put in place only if it comes out as the manifest lists it, to the bit.
+    """
+    from cluster.cli_verify import repair_command
+
+    raise typer.Exit(repair_command(index, set_current=set_current, as_json=as_json))
+
+
+@index_app.command("import")
+def index_import(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Folder of the other index.")],
+    out: Annotated[Path, typer.Option("--out", metavar="INDEX", help="Where the index goes.")],
+    format: Annotated[
+        SourceFormat, typer.Option("--format", help="Whose index it is; auto looks at its files.")
+    ] = SourceFormat.auto,
+    ids: Annotated[
+        Path | None,
+        typer.Option("--ids", metavar="FILE", help="An id a line; by default 0, 1, 2, …"),
+    ] = None,
+    collection: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--collection",
+            metavar="CORPUS",
+            help="The corpus that was indexed, in its order: gives ids, texts and metadata.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Where its checkpoint is, if not where its metadata say."),
+    ] = None,
+    shards: Annotated[
+        int | None, typer.Option("--shards", help="By default as few as keep below 8 GiB.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Publish a new generation where an index exists.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make an index of another engine's: Stanford ColBERT's, fast-plaid's or next-plaid's.
+
+    Centroids, codes and residuals are kept as they are; counts are compared, posting lists rebuilt
+    from the codes and compared, vectors decoded. What is odd is printed, what is damaged refused.
+
+    Example: `tartan index import ~/indexes/msmarco.nbits=2 --out msmarco.tartan --collection
+    collection.tsv`
+    """
+    from cluster.cli_import import import_command
+
+    import_command(
+        source,
+        out,
+        format=format.value,
+        ids=ids,
+        collection=collection,
+        model=model,
+        shards=shards,
+        overwrite=overwrite,
+        as_json=as_json,
+    )
+
+
+class Dtype(StrEnum):
+    """What exported vectors are."""
+
+    float16 = "float16"
+    float32 = "float32"
+
+
+@index_app.command("export")
+def index_export(
+    index: IndexPath,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new or empty folder.")],
+    dtype: Annotated[Dtype, typer.Option("--dtype", help="Of the vectors.")] = Dtype.float16,
+    as_json: Json = False,
+) -> None:
+    """Write an index as plain files: vectors and lengths as .npy, ids and texts as JSON lines.
+
+    Example: `tartan index export INDEX --out plain`
+    """
+    from cluster.cli_import import export_command
+
+    export_command(index, out, dtype=dtype.value, as_json=as_json)
 
 
 cli_change.register(index_app)

@@ -1,9 +1,8 @@
-"""`tartan index build|inspect|verify`."""
+"""`tartan index build|inspect`."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.progress import progress_for
-from colbert_core.index import describe, read_current, verify
+from colbert_core.index import describe, read_current
 
 
 def build(corpus: list[str], out: Path, *, as_json: bool, **settings: Any) -> None:
@@ -74,18 +73,3 @@ def inspect(index: Path, *, as_json: bool) -> None:
             measured.add_row(*(f"{value:,}" for value in row.values()))
         console.print("\nwhat recall takes on this index, as measured when it was built:")
         console.print(measured)
-
-
-def verify_index(index: Path, *, as_json: bool) -> None:
-    """Check an index; a damaged one raises IndexCorrupt, whose exit code is 1."""
-    quiet = as_json or not sys.stderr.isatty()
-    on_file = None if quiet else lambda name: print(f"checking {name}", file=sys.stderr)
-    manifest = verify(index, on_file)
-    if as_json:
-        print(json.dumps({"ok": True, "generation": manifest.generation}))
-        return
-    size = sum(entry.size_bytes for entry in manifest.files.values())
-    print(
-        f"{index}: whole. {len(manifest.files)} files, {size:,} bytes, {manifest.passages:,} "
-        f"passages, generation {manifest.generation}"
-    )

@@ -30,13 +30,16 @@ from colbert_core.codec.packing import PLANES, packed_bytes
 from colbert_core.codec.rows import Rows
 from colbert_core.codec.tables import Tables
 from colbert_core.errors import IndexCorrupt, InvalidInput
-from colbert_core.types import F32, I8, I32, MAX_DIM, U8
+from colbert_core.npy import read_npy
+from colbert_core.types import F32, I8, I32, MAX_DIM, U8, AnyArray
 
 CODECS = {"tartan": tartan, "colbertv2": colbertv2}
 _ARRAYS = {
     "tartan": ("levels", "alpha", "beta"),
     "colbertv2": ("levels", "cutoffs", "alpha", "beta"),
 }
+_LARGEST = 1e3
+"""What no value of a codec reaches: its vectors are of unit length."""
 _TABLE_TOKENS = 20_000
 """Sample tokens that the levels and scales are trained on."""
 
@@ -135,18 +138,25 @@ class Codec:
 
     def save(self, folder: Path) -> None:
         """Write the codec into an existing, empty folder (the caller syncs and publishes it)."""
-        header = {"name": self.name, "bits": self.bits}
-        (folder / "codec.json").write_text(json.dumps(header) + "\n")
+        self.write_header(folder, self.name, self.bits)
         if self.name == "tartan":
             codes_CD, scales_C = self.centroids_i8
             np.save(folder / "centroids.npy", codes_CD)
             np.save(folder / "centroid_scales.npy", scales_C)
         else:
-            np.save(folder / "centroids.npy", self.centroids_CD.astype(np.float16))
+            half_CD = self.centroids_CD.astype(np.float16)
+            exact = np.array_equal(half_CD, self.centroids_CD)  # imported ones may not be
+            np.save(folder / "centroids.npy", half_CD if exact else self.centroids_CD)
         if self.rotation_DD is not None:
             np.save(folder / "rotation.npy", self.rotation_DD)
         for name in _ARRAYS[self.name]:
             np.save(folder / f"{name}.npy", getattr(self.tables, name))
+
+    @staticmethod
+    def write_header(folder: Path, name: str, bits: int) -> None:
+        """Write `codec.json`, which says how the arrays beside it are to be read."""
+        header = {"name": name, "bits": bits}
+        (folder / "codec.json").write_text(json.dumps(header) + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> Codec:
@@ -156,29 +166,45 @@ class Codec:
             IndexCorrupt: a file is missing or is not what the header says.
         """
         try:
-            header = json.loads((folder / "codec.json").read_text())
+            header = json.loads((folder / "codec.json").read_bytes())
             name, bits = header["name"], header["bits"]
-            if name not in CODECS or bits not in PLANES:
+            if name not in CODECS or type(bits) is not int or bits not in PLANES:
                 raise ValueError(f"codec {name!r} with {bits!r} bits is not known to this version")
-            centroids = np.load(folder / "centroids.npy")
+            centroids = read_npy(folder / "centroids.npy")
             if name == "tartan":
-                scales = np.load(folder / "centroid_scales.npy")
+                scales = read_npy(folder / "centroid_scales.npy")
+                _check_shape("centroid_scales", scales, (len(centroids),))
                 centroids = centroids * scales[:, None]
-            arrays = {array: np.load(folder / f"{array}.npy") for array in _ARRAYS[name]}
-            tables = Tables(**({"cutoffs": None} | arrays))
-            expected = CODECS[name].level_count(bits)
-            if len(tables.levels) != expected:
-                raise ValueError(f"it has {len(tables.levels)} levels, not {expected}")
-            rotation = folder / "rotation.npy"
-            return cls(
-                name=name,
-                bits=bits,
-                rotation_DD=np.load(rotation) if rotation.exists() else None,
-                centroids_CD=centroids.astype(np.float32),
-                tables=tables,
-            )
-        except (OSError, ValueError, KeyError) as error:
+            if centroids.ndim != 2 or not len(centroids):
+                raise ValueError(f"its centroids are {list(centroids.shape)}")
+            check_settings(name=name, bits=bits, dim=centroids.shape[1])
+            levels = CODECS[name].level_count(bits)
+            sizes = {"levels": levels, "cutoffs": levels - 1, "alpha": 256, "beta": 256}
+            arrays = {array: read_npy(folder / f"{array}.npy") for array in _ARRAYS[name]}
+            for array, values in arrays.items():
+                _check_shape(array, values, (sizes[array],))
+            cutoffs = arrays.get("cutoffs")
+            tables = Tables(arrays["levels"], cutoffs, arrays["alpha"], arrays["beta"])
+            rotation = read_npy(folder / "rotation.npy") if name == "tartan" else None
+            if rotation is not None:
+                _check_shape("rotation", rotation, (centroids.shape[1],) * 2)
+                if not np.allclose(np.linalg.norm(rotation, axis=0), 1, atol=1e-2):
+                    raise ValueError("its rotation is not orthonormal")
+            if not (np.abs(centroids) <= _LARGEST).all():
+                raise ValueError(f"its centroids hold values beyond {_LARGEST:g}, or not finite")
+            return cls(name, bits, rotation, centroids.astype(np.float32), tables)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, InvalidInput) as error:
             raise IndexCorrupt(f"{folder}: the codec cannot be read: {error}") from error
+
+
+def _check_shape(name: str, values: AnyArray, shape: tuple[int, ...]) -> None:
+    """What a codec computes with: float32 of one shape, finite and not large."""
+    fits = values.dtype == np.float32 and values.shape == shape
+    if not fits or not (np.abs(values) <= _LARGEST).all():
+        raise ValueError(
+            f"its {name} are {values.dtype} {list(values.shape)}, and should be float32 "
+            f"{list(shape)} within {_LARGEST:g}"
+        )
 
 
 def train_codec(

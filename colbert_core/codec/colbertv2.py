@@ -14,8 +14,9 @@ from __future__ import annotations
 import numpy as np
 
 from colbert_core import hardware, kernels
-from colbert_core.codec.packing import unpack_planes
+from colbert_core.codec.packing import pack_planes, unpack_planes
 from colbert_core.codec.tables import Tables
+from colbert_core.reference.residuals import inverse_norms, scale_steps
 from colbert_core.types import F32, I32, U8
 
 _SCALE_RANGE = (0.5, 2.5)
@@ -79,3 +80,18 @@ def quantise(
         255 / (high - low),
         hardware.threads(),
     )
+
+
+def from_indices(
+    tables: Tables, indices_TD: U8, codes_T: I32, centroids_CD: F32, bits: int
+) -> tuple[U8, U8, F32]:
+    """Tokens that another program compressed with the same buckets, as they are stored here.
+
+    Returns:
+        packed indices uint8 [T, B], scale bytes uint8 [T], and the length of each token's vector
+        before it is normalised, float32 [T].
+    """
+    low, high = _SCALE_RANGE
+    inverse_T = inverse_norms(centroids_CD[codes_T] + tables.levels[indices_TD])
+    steps_T = scale_steps(inverse_T, low, 255 / (high - low))
+    return pack_planes(indices_TD, bits), steps_T, np.float32(1) / inverse_T

@@ -57,6 +57,14 @@ def pack_stanford(indices_TD: U8, bits: int) -> U8:
 
 def unpack_stanford(packed_TB: U8, bits: int, dim: int) -> U8:
     """The inverse of `pack_stanford`."""
+    if 8 % bits == 0:  # a byte holds whole dimensions: one look-up
+        bytes_256 = np.arange(256, dtype=np.uint8)[:, None]
+        indices_TD: U8 = _unpack_bits(bytes_256, bits, 8 // bits)[packed_TB].reshape(-1, dim)
+        return indices_TD
+    return _unpack_bits(packed_TB, bits, dim)
+
+
+def _unpack_bits(packed_TB: U8, bits: int, dim: int) -> U8:
     bits_TDb = np.unpackbits(packed_TB, axis=1, count=dim * bits).reshape(-1, dim, bits)
     weights = (1 << np.arange(bits)).astype(np.uint8)
     indices_TD: U8 = (bits_TDb * weights).sum(axis=2, dtype=np.uint8)

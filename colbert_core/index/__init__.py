@@ -14,8 +14,9 @@ from colbert_core.index.manifest import (
 from colbert_core.index.passages import StoredRow
 from colbert_core.index.presets import Preset
 from colbert_core.index.reader import Generation, ShardReader, files_of, open_generation
+from colbert_core.index.repair import Repair, repair
 from colbert_core.index.tombstones import write_tombstones
-from colbert_core.index.verify import check_shard, verify, verify_checksums
+from colbert_core.index.verify import Problem, Report, check_index, verify, verify_checksums
 from colbert_core.index.writer import (
     ShardWriter,
     make_live,
@@ -30,12 +31,15 @@ __all__ = [
     "Lease",
     "Manifest",
     "Preset",
+    "Problem",
+    "Repair",
+    "Report",
     "ShardEntry",
     "ShardReader",
     "ShardWriter",
     "StoredRow",
     "Tombstones",
-    "check_shard",
+    "check_index",
     "component_bytes",
     "describe",
     "files_of",
@@ -48,6 +52,7 @@ __all__ = [
     "read_current",
     "read_generation",
     "remove_unpublished",
+    "repair",
     "take_lock",
     "verify",
     "verify_checksums",

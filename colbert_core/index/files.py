@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from colbert_core.errors import IndexCorrupt
 from colbert_core.index.manifest import FileEntry
+from colbert_core.npy import map_npy
 from colbert_core.packed_ints import SLACK, pack_ints, packed_array, width_of
-from colbert_core.types import AnyArray
+from colbert_core.types import F32, U8, AnyArray
 
 _HEADER_BYTES = 128
 _BLOCK_BYTES = 1 << 20
@@ -122,13 +123,33 @@ def map_array(path: Path) -> AnyArray:
         IndexCorrupt: the file is missing or is not an array.
     """
     try:
-        # numpy cannot map an array without elements; there is nothing to map then.
-        if path.stat().st_size <= _HEADER_BYTES:
-            return np.asarray(np.load(path, allow_pickle=False))
-        mapped: AnyArray = np.load(path, mmap_mode="r", allow_pickle=False)
+        return map_npy(path)
     except (OSError, ValueError) as error:
         raise IndexCorrupt(f"{path}: the array cannot be mapped: {error}") from error
+
+
+def map_bytes(path: Path) -> U8:
+    """Map one of a shard's arrays: bytes, rows of them for residuals.
+
+    Raises:
+        IndexCorrupt: the file is missing, is not an array, or is another one.
+    """
+    mapped = map_array(path)
+    if mapped.dtype != np.uint8 or mapped.ndim != 1 + (path.stem == "residuals"):
+        raise IndexCorrupt(f"{path}: it holds {mapped.dtype} {list(mapped.shape)}, not bytes")
     return mapped
+
+
+def read_matrix(path: Path) -> F32:
+    """A small float32 matrix, in memory.
+
+    Raises:
+        IndexCorrupt: the file is not one, or holds values that are not finite.
+    """
+    matrix = map_array(path)
+    if matrix.dtype != np.float32 or matrix.ndim != 2 or not np.isfinite(matrix).all():
+        raise IndexCorrupt(f"{path}: it is not a matrix of finite float32")
+    return np.array(matrix)
 
 
 def narrowest(largest: int) -> np.dtype[Any]:

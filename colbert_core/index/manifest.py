@@ -21,6 +21,7 @@ from typing import Any
 
 from colbert_core.errors import IndexCorrupt, IndexMissing
 from colbert_core.filters import merge_fields
+from colbert_core.index.manifest_checks import check_name, check_values
 from colbert_core.index.presets import Preset
 
 FORMAT = "tartan-index"
@@ -181,8 +182,9 @@ class Manifest:
             raw["shards"] = tuple(ShardEntry.from_raw(shard) for shard in raw["shards"])
             raw["presets"] = tuple(Preset(**preset) for preset in raw.get("presets", ()))
             raw["files"] = {path: FileEntry(**entry) for path, entry in raw["files"].items()}
+            check_values(raw)
             return cls(**raw)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise IndexCorrupt(f"{name}: this is not a readable manifest: {error}") from error
 
 
@@ -237,11 +239,12 @@ def read_pointer(index: Path) -> tuple[str, str]:
     pointer = index / CURRENT
     try:
         raw = json.loads(pointer.read_bytes())
-        return str(raw["generation"]), str(raw["manifest_sha256"])
+        check_name("generation", raw["generation"])
+        return raw["generation"], str(raw["manifest_sha256"])
     except FileNotFoundError as error:
         raise IndexMissing(
             f"{index}: there is no index here (no {CURRENT} file); "
             "build one with `tartan index build CORPUS --out INDEX`"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise IndexCorrupt(f"{pointer}: the pointer cannot be read: {error}") from error

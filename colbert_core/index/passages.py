@@ -45,8 +45,23 @@ class StoredRow:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The metadata, parsed; empty where there is none."""
-        parsed: dict[str, Any] = orjson.loads(self.metadata_json) if self.metadata_json else {}
+        """The metadata, parsed; empty where there is none.
+
+        Raises:
+            IndexCorrupt: what was stored is not a JSON object.
+        """
+        try:
+            parsed = orjson.loads(self.metadata_json) if self.metadata_json else {}
+        except orjson.JSONDecodeError as error:
+            raise IndexCorrupt(
+                f"the stored metadata of passage {self.id!r} are not JSON: {error}; run "
+                "`tartan index verify --deep`"
+            ) from error
+        if not isinstance(parsed, dict):
+            raise IndexCorrupt(
+                f"the stored metadata of passage {self.id!r} are not a JSON object; run "
+                "`tartan index verify --deep`"
+            )
         return parsed
 
 
@@ -127,10 +142,57 @@ class _Strings:
         return str(self._data[self._offsets[row] : self._offsets[row + 1]], "utf-8")
 
 
+class _File:
+    """A mapped Arrow file, of which nothing is taken on trust: Arrow itself would read wherever
+    the lengths and offsets of a damaged one lead."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._path = path
+        self._read_whole: set[int] = set()
+        try:
+            self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            self.batches: int = self._reader.num_record_batches
+            same = self._reader.schema == schema
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise self.corrupt(f"the Arrow file cannot be read: {error}") from error
+        if not same:
+            names = self._reader.schema.names
+            raise self.corrupt(f"its columns are {names}, not {schema.names}")
+
+    def __len__(self) -> int:
+        if not self.batches:
+            return 0
+        return (self.batches - 1) * BATCH + int(self.batch(self.batches - 1).num_rows)
+
+    def batch(self, number: int, full: bool = False) -> pa.RecordBatch:
+        """A record batch whose buffers are as long as its columns need.
+
+        Args:
+            full: every offset and every string is looked at too, as Arrow's own reading needs.
+        """
+        try:
+            batch = self._reader.get_batch(number)
+            rows, last = batch.num_rows, number == self.batches - 1
+            if rows != BATCH and not (last and 0 < rows < BATCH):
+                raise ValueError(f"it has {rows} rows")
+            if full and number not in self._read_whole:
+                batch.validate(full=True)
+                self._read_whole.add(number)
+            else:
+                batch.validate()
+            return batch
+        except (OSError, ValueError, IndexError, pa.ArrowException) as error:
+            raise self.corrupt(f"record batch {number} cannot be read: {error}") from error
+
+    def corrupt(self, what: str) -> IndexCorrupt:
+        """The error that names the file."""
+        return IndexCorrupt(f"{self._path}: {what}")
+
+
 class _Columns:
     """The string columns of a file, batch by batch as they are asked for; safe between threads."""
 
-    def __init__(self, file: pa.RecordBatchFileReader) -> None:
+    def __init__(self, file: _File) -> None:
         self._file = file
         self._batches: dict[int, list[_Strings]] = {}
 
@@ -139,25 +201,27 @@ class _Columns:
         number, row = divmod(pid, BATCH)
         columns = self._batches.get(number)
         if columns is None:
-            batch = self._file.get_batch(number)
+            batch = self._file.batch(number)
             columns = self._batches[number] = [_Strings(column) for column in batch.columns]
-        return [column[row] for column in columns]
+        try:
+            return [column[row] for column in columns]
+        except (IndexError, ValueError) as error:  # offsets or UTF-8
+            raise self._file.corrupt(f"passage {pid} cannot be read: {error}") from error
 
 
 class PassageReader:
     """Reads passages by ordinal from the mapped files; safe to share between threads."""
 
     def __init__(self, folder: Path) -> None:
-        self._ids = _open(folder / "ids.arrow", _IDS)
+        self._ids = _File(folder / "ids.arrow", _IDS)
         self._id_of = _Columns(self._ids)
-        self._texts_of = _Columns(_open(folder / "texts.arrow", _TEXTS))
+        texts = _File(folder / "texts.arrow", _TEXTS)
+        self._texts_of = _Columns(texts)
+        if len(texts) != len(self._ids):
+            raise texts.corrupt(f"it has {len(texts)} rows and ids.arrow {len(self._ids)}")
 
     def __len__(self) -> int:
-        batches = self._ids.num_record_batches
-        if not batches:
-            return 0
-        last: pa.RecordBatch = self._ids.get_batch(batches - 1)
-        return int((batches - 1) * BATCH + last.num_rows)
+        return len(self._ids)
 
     def id(self, pid: int) -> str:
         """The user's id of passage `pid`."""
@@ -172,15 +236,15 @@ class PassageReader:
         batches, rows = np.divmod(pids, BATCH)
         for number in np.unique(batches).tolist():
             here = np.flatnonzero(batches == number)
-            column = self._ids.get_batch(number).column(0)
+            column = self._ids.batch(number, full=True).column(0)
             ids[here] = column.take(pa.array(rows[here])).to_numpy(zero_copy_only=False)
         return ids
 
     def ids(self) -> list[str]:
         """All ids, in order."""
         column: list[str] = []
-        for batch in range(self._ids.num_record_batches):
-            column.extend(self._ids.get_batch(batch).column(0).to_pylist())
+        for number in range(self._ids.batches):
+            column.extend(self._ids.batch(number, full=True).column(0).to_pylist())
         return column
 
     def id_column(self) -> pa.ChunkedArray:
@@ -205,13 +269,3 @@ class PassageReader:
         """What was stored of passage `pid`, as it was stored."""
         text, metadata = self._texts_of.row(pid)
         return StoredRow(self.id(pid), text, metadata)
-
-
-def _open(path: Path, schema: pa.Schema) -> pa.RecordBatchFileReader:
-    try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-    except (OSError, pa.ArrowInvalid) as error:
-        raise IndexCorrupt(f"{path}: the Arrow file cannot be read: {error}") from error
-    if reader.schema != schema:
-        raise IndexCorrupt(f"{path}: its columns are {reader.schema.names}, not {schema.names}")
-    return reader

@@ -10,11 +10,12 @@ sorted without sorting them, and memory is 2 or 4 bytes a token beside what one 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
-from colbert_core.index.files import narrowest
-from colbert_core.packed_ints import PackedInts
+from colbert_core.index.files import ArrayWriter, narrowest, write_packed
+from colbert_core.packed_ints import SLACK, PackedInts
 from colbert_core.posting_lists import encode_lists
 from colbert_core.types import I64, U8, AnyArray
 
@@ -46,6 +47,23 @@ def build_postings(
         rank = np.arange(begin, end) - np.repeat(starts_C1[first:last], room)
         pids_E = pids_T[begin:end][rank < np.repeat(counts, room)]
         yield counts, *encode_lists(counts, pids_E, len(offsets_N1) - 1)
+
+
+def write_postings(folder: Path, codes_T: PackedInts, offsets_N1: I64, centroids: int) -> int:
+    """Write `postings.npy` and `posting_offsets.npy` of a shard into a folder; how many postings.
+
+    The same codes and offsets give the same bytes.
+    """
+    postings, sizes = 0, [np.zeros(1, np.int64)]
+    with ArrayWriter(folder / "postings.npy", np.uint8) as lists:
+        for counts, bytes_of, encoded in build_postings(codes_T, offsets_N1, centroids):
+            postings += int(counts.sum())
+            sizes.append(bytes_of)
+            lists.append(encoded)
+        lists.append(np.zeros(SLACK, np.uint8))
+    starts_C1 = np.cumsum(np.concatenate(sizes))
+    write_packed(folder / "posting_offsets.npy", starts_C1, int(starts_C1[-1]))
+    return postings
 
 
 def _invert(codes_T: PackedInts, offsets_N1: I64, starts_C1: I64) -> tuple[AnyArray, I64]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from colbert_core import kernels
 from colbert_core.codec import Codec, Compressed
 from colbert_core.errors import IndexCorrupt, InvalidInput
-from colbert_core.index.files import map_array
+from colbert_core.index.files import map_bytes, read_matrix
 from colbert_core.index.lease import Lease, lease_generation
 from colbert_core.index.manifest import FileEntry, Manifest, ShardEntry
 from colbert_core.index.metadata import MetadataReader
@@ -61,7 +61,7 @@ class ShardReader:
         self.entry = entry
         self.codec = codec
         self._table = table
-        self.arrays = ShardArrays(*(map_array(self.folder / f"{name}.npy") for name in ARRAYS))
+        self.arrays = ShardArrays(*(map_bytes(self.folder / f"{name}.npy") for name in ARRAYS))
         if len(self.arrays.scales) != entry.tokens:
             raise IndexCorrupt(
                 f"{self.folder / 'scales.npy'}: it has {len(self.arrays.scales)} tokens; the "
@@ -204,6 +204,13 @@ class ShardReader:
             return ids
         return [one for one, first in zip(ids, self.windows.is_first_N, strict=True) if first]
 
+    def live_ids(self) -> list[str]:
+        """The ids of what was not deleted, in the order of the corpus, each document's once."""
+        kept_N = np.ones(self.passages, bool) if self.live_N is None else self.live_N != 0
+        if self.windows is not None:
+            kept_N = kept_N & self.windows.is_first_N
+        return [one for one, kept in zip(self._passages.ids(), kept_N, strict=True) if kept]
+
     def id_column(self) -> pa.ChunkedArray:
         """The id of each passage as it is mapped: empty but for a document's first window."""
         return self._passages.id_column()
@@ -257,7 +264,7 @@ class Generation:
     def projection(self) -> F32 | None:
         """The matrix float32 [model dim, D] that reduces the model's vectors, or None."""
         path = self.path / "global" / self.manifest.codec_id / "projection.npy"
-        return np.load(path) if path.exists() else None
+        return read_matrix(path) if path.exists() else None
 
 
 def open_generation(

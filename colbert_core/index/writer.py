@@ -46,10 +46,10 @@ from colbert_core.index.manifest import (
 )
 from colbert_core.index.metadata import write_metadata
 from colbert_core.index.passages import PassageWriter
-from colbert_core.index.postings import build_postings
+from colbert_core.index.postings import write_postings
 from colbert_core.index.presets import Preset
 from colbert_core.index.windows import Windows, WindowsWriter
-from colbert_core.packed_ints import SLACK, PackedInts
+from colbert_core.packed_ints import PackedInts
 from colbert_core.types import F32, I32, I64, AnyArray
 
 
@@ -188,16 +188,7 @@ class ShardWriter:
         path, centroids = self._folder.temporary, self._codec.centroid_count
         data = map_array(path / "codes.npy")
         codes_T = PackedInts("codes", data, int(offsets_N1[-1]), centroids - 1)
-        postings, sizes = 0, []
-        with ArrayWriter(path / "postings.npy", np.uint8) as lists:
-            for counts, bytes_of, encoded in build_postings(codes_T, offsets_N1, centroids):
-                postings += int(counts.sum())
-                sizes.append(bytes_of)
-                lists.append(encoded)
-            lists.append(np.zeros(SLACK, np.uint8))
-        starts_C1 = _offsets(sizes)
-        write_packed(path / "posting_offsets.npy", starts_C1, int(starts_C1[-1]))
-        return postings
+        return write_postings(path, codes_T, offsets_N1, centroids)
 
     def __enter__(self) -> ShardWriter:
         return self

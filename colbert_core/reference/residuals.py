@@ -171,11 +171,23 @@ def quantise_colbertv2(
         rows = slice(start, start + _ROWS)
         centroids_TD = centroids_CD[codes_T[rows]]
         indices_TD = cells_of(vectors_TD[rows] - centroids_TD, cutoffs)
-        inverse_T1 = np.float32(1) / _norms(centroids_TD + levels[indices_TD])
-        steps_T1 = np.rint((inverse_T1 - np.float32(lowest)) * np.float32(steps))
         packed_TB[rows] = pack_planes(indices_TD, bits)
-        scales_T[rows] = np.clip(steps_T1[:, 0], 0, 255).astype(np.uint8)
+        inverse_T = inverse_norms(centroids_TD + levels[indices_TD])
+        scales_T[rows] = scale_steps(inverse_T, lowest, steps)
     return packed_TB, scales_T
+
+
+def inverse_norms(vectors_TD: F32) -> F32:
+    """What makes each vector's length one, float32 [T]."""
+    inverse_T1: F32 = np.float32(1) / _norms(vectors_TD)
+    return inverse_T1[:, 0]
+
+
+def scale_steps(inverse_T: F32, lowest: float, steps: float) -> U8:
+    """The scale bytes of `colbertv2`: the nearest of 256 steps."""
+    steps_T = np.rint((inverse_T - np.float32(lowest)) * np.float32(steps))
+    scales_T: U8 = np.clip(steps_T, 0, 255).astype(np.uint8)
+    return scales_T
 
 
 def _check(vectors_TD: F32, codes_T: I32, centroids_CD: F32, bits: int, threads: int) -> None:

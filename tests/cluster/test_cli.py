@@ -138,7 +138,8 @@ def test_no_gateway_at_the_target_exits_7(tartan: Any) -> None:
 
 def test_every_command_teaches(tartan: Any) -> None:
     command = get_command(app)
-    names = ["index build", "index inspect", "index verify", "serve", "search", "eval", "demo"]
+    of_index = ["build", "inspect", "verify", "repair", "import", "export"]
+    names = [*(f"index {name}" for name in of_index), "serve", "search", "eval", "demo"]
     assert set(command.commands) == {"index", "serve", "search", "eval", "demo"}  # type: ignore[attr-defined]
     for name in names:
         shown = tartan(*name.split(), "--help")

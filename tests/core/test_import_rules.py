@@ -131,6 +131,7 @@ def loaded_after(statement: str) -> set[str]:
             "index.search_many([numpy.eye(8)] * 2)",
             "torch transformers",
         ),
+        ("import colbert_core.importing, colbert_core.export", "ray grpc torch transformers"),
         ("import cluster.cli", "ray grpc torch transformers pyarrow"),
     ],
 )
