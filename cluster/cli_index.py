@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from cluster.progress import progress_for
-from colbert_core.index import describe, read_current, verify
+from cluster.progress import fetching, progress_for
+from colbert_core.errors import IndexCorrupt
+from colbert_core.index import describe, fetched_afresh, read_current, verify
+from colbert_core.storage import Location, RemotePath
 
 
-def build(corpus: list[str], out: Path, *, as_json: bool, **settings: Any) -> None:
+def build(corpus: list[str], out: Location, *, as_json: bool, **settings: Any) -> None:
     """Build an index, then say what was built."""
     from cluster.index_job import build_index
 
-    report = build_index(corpus, out, progress=progress_for(), **settings)
+    report = build_index(corpus, str(out), progress=progress_for(), **settings)
     if as_json:
         print(json.dumps(report.to_dict()))
         return
@@ -36,7 +37,7 @@ def build(corpus: list[str], out: Path, *, as_json: bool, **settings: Any) -> No
     print(f'next: tartan search "your question" --index {out}   or   tartan serve {out}')
 
 
-def inspect(index: Path, *, as_json: bool) -> None:
+def inspect(index: Location, *, as_json: bool) -> None:
     """Print what an index holds."""
     about = describe(read_current(index))
     if as_json:
@@ -61,11 +62,18 @@ def inspect(index: Path, *, as_json: bool) -> None:
         console.print(measured)
 
 
-def verify_index(index: Path, *, as_json: bool) -> None:
+def verify_index(index: Location, *, as_json: bool) -> None:
     """Check an index; a damaged one raises IndexCorrupt, whose exit code is 1."""
     quiet = as_json or not sys.stderr.isatty()
     on_file = None if quiet else lambda name: print(f"checking {name}", file=sys.stderr)
-    manifest = verify(index, on_file)
+    if isinstance(index, RemotePath):
+        with fetching() as on_fetch, fetched_afresh(index, on_fetch) as local:
+            try:
+                manifest = verify(local, on_file)
+            except IndexCorrupt as error:  # it names the copy
+                raise IndexCorrupt(str(error).replace(str(local), str(index))) from error
+    else:
+        manifest = verify(index, on_file)
     if as_json:
         print(json.dumps({"ok": True, "generation": manifest.generation}))
         return

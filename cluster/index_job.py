@@ -42,11 +42,13 @@ from cluster.plan import (
 )
 from cluster.progress import Progress, SilentProgress
 from cluster.ray_session import RaySession, ray_session
+from cluster.remote_build import build_to_bucket, request_of
 from cluster.worker_pool import Work, WorkerPool
 from colbert_core.codec import Codec, check_settings, train_codec
 from colbert_core.errors import InvalidInput
 from colbert_core.index import Manifest, Preset, ShardEntry, ShardReader, publish, write_codec
 from colbert_core.search.calibrate import calibrate
+from colbert_core.storage import Location, RemotePath, location
 from colbert_core.text.aliases import DEFAULT_MODEL
 from colbert_core.text.corpus import Corpus, corpus_files
 from colbert_core.text.identity import ModelIdentity
@@ -74,6 +76,7 @@ def build_index(
     pool_factor: int = 1,
     workers: int | None = None,
     overwrite: bool = False,
+    staging: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Build an index of a corpus and make it live.
@@ -82,7 +85,7 @@ def build_index(
 
     Args:
         corpus: a file, glob or folder, or a list of these (`colbert_core.text.corpus`).
-        out: folder of the index.
+        out: folder of the index, or a URI in a bucket (remote_build.py).
         model: path, hub name or alias.
         bits, codec, centroids: of the codec (`colbert_core.codec.train_codec`).
         shards: how many; by default as few as keep each below 8 GiB of vectors.
@@ -94,10 +97,13 @@ def build_index(
             (`colbert_core.pooling`); 1 keeps each.
         workers: processes that encode; by default one per GPU, else one per CPU.
         overwrite: whether an index that is there becomes the parent of the new generation.
+        staging: where an index for a bucket is built; by default in the cache. Every worker must
+            see it.
         progress: where to report to.
 
     Raises:
         CorpusError, ModelError, IndexExists, InvalidInput: before anything is encoded.
+        StorageError, Unavailable: a bucket refuses, or does not answer.
         JobFailed: a unit of work failed for good. Nothing was published.
         Unavailable: Ray, or workers on it, cannot be had.
     """
@@ -113,12 +119,33 @@ def build_index(
         pool_factor,
     )
     settings.check()
-    check_place(Path(out).expanduser().absolute(), overwrite=overwrite)
+    place = location(out)
+    if isinstance(place, Path):
+        check_place(place.expanduser().absolute(), overwrite=overwrite)
+        if staging is not None:
+            raise InvalidInput(
+                f"staging is {staging}, and {place} is a folder, which stages in itself; leave "
+                "--staging out, or give a URI"
+            )
     files = corpus_files(corpus)
     report = progress or SilentProgress()
+    private_staging = isinstance(place, RemotePath) and staging is None
+
+    def build(folder: Path, overwrite: bool = False) -> BuildReport:
+        with building(folder, overwrite=overwrite) as place:
+            return _Job(settings, place, report, private_staging).run(files, workers)
+
     try:
-        with building(out, overwrite=overwrite) as place:
-            return _Job(settings, place, report).run(files, workers)
+        if isinstance(place, Path):
+            return build(place, overwrite)
+        return build_to_bucket(
+            place,
+            request_of(files, settings),
+            build,
+            overwrite=overwrite,
+            staging=staging,
+            progress=report,
+        )
     finally:
         report.close()
 
@@ -130,13 +157,14 @@ class _Job:
     settings: BuildSettings
     place: BuildPlace
     progress: Progress
+    private_staging: bool = False  # in this machine's cache, which other nodes do not see
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def staging(self) -> Staging:
         return Staging(self.place.staging)
 
-    def run(self, files: Sequence[Path], workers: int | None) -> BuildReport:
+    def run(self, files: Sequence[Location], workers: int | None) -> BuildReport:
         began = time.monotonic()
         corpus = self.read(files)
         if self.settings.shards is not None:
@@ -144,6 +172,7 @@ class _Job:
         with ExitStack() as stack:
             with self.stage("start", None, "models"):
                 session = stack.enter_context(ray_session(purpose="index build"))
+                self.check_staging(session)
                 pool = stack.enter_context(self.pool(session, workers))
                 identity = ModelIdentity.from_dict(pool.first_model().identity)
                 self.progress.advance(1)
@@ -171,7 +200,7 @@ class _Job:
             seconds=self.seconds,
         )
 
-    def read(self, files: Sequence[Path]) -> StagedCorpus:
+    def read(self, files: Sequence[Location]) -> StagedCorpus:
         """Check the corpus and cut it into units."""
         self.staging.create()
         budget = unit_budget([(path.suffix.lower(), path.stat().st_size) for path in files])
@@ -188,6 +217,13 @@ class _Job:
             threads=plan.threads,
         )
         return WorkerPool(plan, settings, self.progress.note)
+
+    def check_staging(self, session: RaySession) -> None:
+        if self.private_staging and session.node_count > 1:
+            raise InvalidInput(
+                f"{self.place.staging}: this is a folder of one machine, and Ray has "
+                f"{session.node_count} nodes; give --staging a folder that all of them see"
+            )
 
     def check_dim(self, identity: ModelIdentity) -> None:
         if self.settings.dim is not None and self.settings.dim > identity.dim:

@@ -17,6 +17,8 @@ import numpy as np
 from colbert_core import kernels
 from colbert_core.codec import Codec
 from colbert_core.errors import IndexCorrupt, InvalidInput
+from colbert_core.index.cache import Lease
+from colbert_core.index.fetch import OnBytes, fetched
 from colbert_core.index.files import map_array
 from colbert_core.index.manifest import (
     FileEntry,
@@ -27,6 +29,7 @@ from colbert_core.index.manifest import (
 )
 from colbert_core.index.passages import PassageReader, StoredRow
 from colbert_core.packed_ints import PackedInts
+from colbert_core.storage import RemotePath, location
 from colbert_core.types import F32, I64, AnyArray
 
 if TYPE_CHECKING:
@@ -173,6 +176,7 @@ class Generation:
     shards: tuple[ShardReader, ...]
     device: str = "cpu"
     device_table: TorchTable | None = None
+    lease: Lease | None = None  # of a fetched index: keeps it in the cache
 
     @property
     def table(self) -> kernels.CentroidTable | TorchTable:
@@ -192,33 +196,41 @@ class Generation:
 
 
 def open_generation(
-    path: str | Path,
+    path: str | Path | RemotePath,
     *,
     shards: Sequence[str] | None = None,
     generation: str | None = None,
     device: str = "cpu",
+    on_fetch: OnBytes | None = None,
 ) -> Generation:
     """Open a generation of an index.
 
     Args:
-        path: folder of the index.
+        path: folder of the index, or its URI: then what is opened of it is fetched into the local
+            cache first, and verified.
         shards: ids of the shards to open; all by default, none for a gateway.
         generation: its id; the live one by default.
         device: where to search. "cpu" is the native kernels; "cuda", or "cuda:1" for one of
             several GPUs, is those in torch, with the shards copied there now; "torch:cpu" is the
             same without a GPU, for testing.
+        on_fetch: called with the bytes fetched and wanted, of one folder after another.
 
     Raises:
         InvalidInput: there is no such device here, or the shards do not fit on it.
         IndexMissing: there is no index here.
         IndexCorrupt: a file is missing, truncated, or does not fit the manifest.
+        StorageError, Unavailable: the bucket refuses, or does not answer.
     """
-    index = Path(path)
-    manifest = read_generation(index, generation) if generation else read_current(index)
+    place = location(path)
+    manifest = read_generation(place, generation) if generation else read_current(place)
     wanted = [s for s in manifest.shards if shards is None or s.id in shards]
-    folders = (f"global/{manifest.codec_id}/", *(f"shards/{shard.id}/" for shard in wanted))
+    folders = (f"global/{manifest.codec_id}", *(f"shards/{shard.id}" for shard in wanted))
+    if isinstance(place, RemotePath):
+        index, lease = fetched(place, manifest, folders, on_fetch)
+    else:
+        index, lease = place, None
     for name, entry in manifest.files.items():
-        if name.startswith(folders):
+        if name.rpartition("/")[0] in folders:
             check_size(index / name, entry)
     codec = Codec.load(index / "global" / manifest.codec_id)
     table = None if device == "cpu" else _device_table(codec, device)
@@ -226,7 +238,7 @@ def open_generation(
     if table is not None:
         for reader in readers:  # copied now: threads that search first would each make a copy
             _ = reader.kernel
-    return Generation(index, manifest, codec, readers, device, table)
+    return Generation(index, manifest, codec, readers, device, table, lease)
 
 
 def _device_table(codec: Codec, device: str) -> TorchTable:
