@@ -14,7 +14,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from cluster import cli_change
-from colbert_core.errors import TartanError
+from colbert_core.errors import InvalidInput, TartanError
+from colbert_core.storage import location
 
 app = typer.Typer(
     name="tartan",
@@ -61,7 +62,19 @@ class LongDocuments(StrEnum):
     SPLIT = "split"
 
 
-IndexPath = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")]
+def _local(text: str) -> Path:
+    place = location(text)
+    if not isinstance(place, Path):
+        raise InvalidInput(f"{text}: this command works on local indexes; give a folder")
+    return place
+
+
+IndexPath = Annotated[
+    Path, typer.Argument(metavar="INDEX", help="Folder of the index.", parser=_local)
+]
+IndexPlace = Annotated[
+    str, typer.Argument(metavar="INDEX", help="Folder of the index, or its URI (s3://, gs://).")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -71,11 +84,19 @@ def index_build(
         list[str],
         typer.Argument(
             metavar="CORPUS...",
-            help="Files, folders or globs: JSONL (`_id` or `id`, `text`, optional `title`; other "
-            "fields are kept as metadata), TSV (`id<TAB>text`), Parquet; also gzipped.",
+            help="Files, folders, globs, or URIs of these (s3://, gs://): JSONL (`_id` or `id`, "
+            "`text`, optional `title`; other fields are kept as metadata), TSV (`id<TAB>text`), "
+            "Parquet; also gzipped.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="INDEX", help="Where the index goes.")],
+    out: Annotated[
+        str,
+        typer.Option(
+            "--out",
+            metavar="INDEX",
+            help="Where the index goes: a folder, or a URI (s3://, gs://).",
+        ),
+    ],
     model: Annotated[
         str, typer.Option("--model", help="Path, hub name, or alias of a ColBERT or any encoder.")
     ] = "minilm-untrained",
@@ -139,6 +160,14 @@ def index_build(
     restart: Annotated[
         bool, typer.Option("--restart", help="Throw an unfinished build in INDEX away.")
     ] = False,
+    staging: Annotated[
+        Path | None,
+        typer.Option(
+            "--staging",
+            metavar="DIR",
+            help="With a URI: where the index is built, seen by all workers; by default the cache.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Encode a corpus on Ray and publish it as an index.
@@ -156,7 +185,7 @@ def index_build(
 
     build(
         corpus,
-        out,
+        location(out),
         as_json=as_json,
         model=model,
         bits=bits,
@@ -174,20 +203,21 @@ def index_build(
         seed=seed,
         overwrite=overwrite,
         restart=restart,
+        staging=staging,
     )
 
 
 @index_app.command("inspect")
-def index_inspect(index: IndexPath, as_json: Json = False) -> None:
+def index_inspect(index: IndexPlace, as_json: Json = False) -> None:
     """Show what an index holds, and its bytes by component."""
     from cluster.cli_index import inspect
 
-    inspect(index, as_json=as_json)
+    inspect(location(index), as_json=as_json)
 
 
 @index_app.command("verify")
 def index_verify(
-    index: IndexPath,
+    index: IndexPlace,
     deep: Annotated[
         bool, typer.Option("--deep", help="Also decode every vector, posting list and text.")
     ] = False,
@@ -199,7 +229,7 @@ def index_verify(
     """
     from cluster.cli_verify import verify_command
 
-    raise typer.Exit(verify_command(index, deep=deep, as_json=as_json))
+    raise typer.Exit(verify_command(location(index), deep=deep, as_json=as_json))
 
 
 @index_app.command("repair")
@@ -306,7 +336,7 @@ cli_change.register(index_app)
 
 @app.command("serve")
 def serve_command(
-    index: IndexPath,
+    index: IndexPlace,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 50051,
     replicas: Annotated[int, typer.Option("--replicas", help="Shard servers for each shard.")] = 1,
@@ -329,8 +359,9 @@ def serve_command(
 
 
 Target = Annotated[str | None, typer.Option("--target", metavar="HOST:PORT", help="A gateway.")]
-LocalIndex = Annotated[
-    Path | None, typer.Option("--index", metavar="INDEX", help="An index, searched in-process.")
+SearchedIndex = Annotated[
+    str | None,
+    typer.Option("--index", metavar="INDEX", help="An index (folder or URI), searched in-process."),
 ]
 Recall = Annotated[
     float | None,
@@ -361,7 +392,7 @@ Filter = Annotated[
 def search_command(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     target: Target = None,
-    index: LocalIndex = None,
+    index: SearchedIndex = None,
     k: Annotated[int, typer.Option("-k", help="Hits.")] = 10,
     recall: Recall = None,
     nprobe: Nprobe = None,
@@ -388,7 +419,7 @@ def search_command(
     search(
         Ask(query, k, recall, nprobe, candidates, scored, exact, explain, timeout_s, filter),
         target=target,
-        index=index,
+        index=location(index) if index else None,
         device=device,
         as_json=as_json,
     )
@@ -398,7 +429,7 @@ def search_command(
 def eval_command(
     data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder in BEIR's layout.")],
     target: Target = None,
-    index: LocalIndex = None,
+    index: SearchedIndex = None,
     split: Annotated[str, typer.Option("--split", help="qrels/<split>.tsv")] = "test",
     recall: Recall = None,
     nprobe: Nprobe = None,
@@ -428,7 +459,7 @@ def eval_command(
         data,
         split,
         target=target,
-        index=index,
+        index=location(index) if index else None,
         knobs={"recall": recall, "nprobe": nprobe, "candidates": candidates, "scored": scored},
         only=filter,
         exact=exact,

@@ -14,8 +14,9 @@ from rich.table import Table
 
 from cluster.beir import Judged, read_judged
 from cluster.evaluation import DEPTH, Run, measures, overlap, percentiles, uncompressed_run
-from cluster.progress import Progress, progress_for
+from cluster.progress import Progress, fetching, progress_for
 from colbert_core.errors import InvalidInput
+from colbert_core.storage import Location
 from colbert_core.types import Hit
 
 Search = Callable[..., Sequence[Hit]]
@@ -41,7 +42,7 @@ def evaluate_command(
     split: str,
     *,
     target: str | None,
-    index: Path | None,
+    index: Location | None,
     knobs: dict[str, Any],
     exact: bool,
     uncompressed: bool,
@@ -76,7 +77,7 @@ def evaluate_command(
 
 def _evaluate_index(
     data: Path,
-    path: Path,
+    path: Location,
     judged: Judged,
     knobs: dict[str, Any],
     exact: bool,
@@ -86,7 +87,8 @@ def _evaluate_index(
     from colbert_core.api import Index
     from colbert_core.text.corpus import read_corpus
 
-    index = Index.open(path)
+    with fetching() as on_fetch:
+        index = Index.open(str(path), on_fetch=on_fetch)
     runs, report = _report(index.search, judged, knobs, exact, progress)
     if uncompressed:
         progress.start("uncompressed", len(index), "passages")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,13 +11,14 @@ from rich.table import Table
 
 from cluster.progress import progress_for
 from colbert_core.index import describe, read_current
+from colbert_core.storage import Location
 
 
-def build(corpus: list[str], out: Path, *, as_json: bool, **settings: Any) -> None:
+def build(corpus: list[str], out: Location, *, as_json: bool, **settings: Any) -> None:
     """Build an index, then say what was built."""
     from cluster.index_job import build_index
 
-    report = build_index(corpus, out, progress=progress_for(), **settings)
+    report = build_index(corpus, str(out), progress=progress_for(), **settings)
     if as_json:
         print(json.dumps(report.to_dict()))
         return
@@ -44,7 +44,7 @@ def build(corpus: list[str], out: Path, *, as_json: bool, **settings: Any) -> No
     print(f'next: tartan search "your question" --index {out}   or   tartan serve {out}')
 
 
-def inspect(index: Path, *, as_json: bool) -> None:
+def inspect(index: Location, *, as_json: bool) -> None:
     """Print what an index holds."""
     about = describe(read_current(index))
     if as_json:

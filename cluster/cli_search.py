@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +14,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from cluster.progress import fetching
 from colbert_core.errors import InvalidInput
+from colbert_core.storage import Location
 from colbert_core.types import Hit
 
 DEFAULT_TARGET = "127.0.0.1:50051"
@@ -52,7 +53,9 @@ class Ask:
         return {**self.knobs, **rest}
 
 
-def search(ask: Ask, *, target: str | None, index: Path | None, device: str, as_json: bool) -> None:
+def search(
+    ask: Ask, *, target: str | None, index: Location | None, device: str, as_json: bool
+) -> None:
     """Search where the user says, and print the hits."""
     if target and index:
         raise InvalidInput("both --target and --index are given; choose one place to search")
@@ -74,10 +77,11 @@ def search(ask: Ask, *, target: str | None, index: Path | None, device: str, as_
     print_hits(Console(), hits, explain=ask.explain)
 
 
-def _search_index(ask: Ask, path: Path, device: str) -> tuple[Sequence[Hit], dict[str, Any]]:
+def _search_index(ask: Ask, path: Location, device: str) -> tuple[Sequence[Hit], dict[str, Any]]:
     from colbert_core.api import Index
 
-    index = Index.open(path, device)
+    with fetching() as on_fetch:
+        index = Index.open(str(path), device, on_fetch)
     about = {
         "generation": index.manifest.generation,
         "params": dataclasses.asdict(index.params(**ask.knobs)),

@@ -10,7 +10,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import orjson
 
@@ -18,6 +17,7 @@ from cluster.plan import UnitBudget
 from cluster.progress import Progress
 from colbert_core.errors import CorpusError, JobFailed
 from colbert_core.index.manifest import FileEntry
+from colbert_core.storage import Location
 from colbert_core.text.corpus import Document, Place, read_file, shown_id
 from colbert_core.text.corpus_duplicates import Duplicate, DuplicateFinder
 from colbert_core.text.corpus_records import encode_metadata
@@ -61,7 +61,7 @@ def read_plan(staging: Staging) -> StagedCorpus:
 
 
 def stage_corpus(
-    files: Sequence[Path], staging: Staging, budget: UnitBudget, progress: Progress
+    files: Sequence[Location], staging: Staging, budget: UnitBudget, progress: Progress
 ) -> StagedCorpus:
     """Read and check every passage, and write the unit files.
 
@@ -135,7 +135,7 @@ class _UnitWriter:
 class _Lookup:
     """Finds a staged passage again by its ordinal."""
 
-    def __init__(self, staging: Staging, units: Sequence[Unit], files: Sequence[Path]) -> None:
+    def __init__(self, staging: Staging, units: Sequence[Unit], files: Sequence[Location]) -> None:
         self._staging = staging
         self._firsts = [unit.first for unit in units]
         self._files = files
@@ -159,7 +159,7 @@ class _Lookup:
         return Place(str(self._files[row.file]), row.line)
 
 
-def _shown(files: Sequence[Path]) -> str:
+def _shown(files: Sequence[Location]) -> str:
     names = ", ".join(str(path) for path in files[:_SHOWN_FILES])
     more = len(files) - _SHOWN_FILES
     return f"{names} and {more} more" if more > 0 else names

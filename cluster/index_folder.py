@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.corpus_files import digest
 from cluster.ledger import Asked, CorpusFile, Done, differences
 from cluster.ledger_file import Ledger
 from colbert_core.errors import (
@@ -30,8 +31,8 @@ from colbert_core.errors import (
     ModelError,
 )
 from colbert_core.index import read_current, remove_unpublished, take_lock
-from colbert_core.index.files import entry_of
 from colbert_core.index.manifest import CURRENT, read_generation
+from colbert_core.storage import location
 
 STAGING = "staging"
 JOB = "job"
@@ -184,7 +185,7 @@ def _differences(done: Done, asked: Asked) -> list[str]:
         return []
 
     def same_content(number: int, file: CorpusFile) -> bool:
-        return entry_of(Path(file.path)).sha256 == staged.digests[number]
+        return digest(location(file.path)) == staged.digests[number]
 
     return differences(before, asked, same_content)
 

@@ -32,14 +32,17 @@ import ray
 from cluster import job_stages as stages
 from cluster.build_report import BuildReport, make_report
 from cluster.build_settings import BuildSettings, absolute_if_folder
+from cluster.corpus_files import seen
 from cluster.index_folder import building, check_place, progress_of
 from cluster.job import Job, OnError
-from cluster.ledger import Asked, CorpusFile
+from cluster.ledger import Asked
 from cluster.plan import check_workers, plan_workers, shard_count
 from cluster.progress import Progress, SilentProgress
 from cluster.ray_session import ray_session
+from cluster.remote_build import build_to_bucket, request_of
 from colbert_core.errors import IndexExists, InvalidInput
 from colbert_core.index.manifest import VERSION, read_generation
+from colbert_core.storage import Location, RemotePath, location
 from colbert_core.text.aliases import DEFAULT_MODEL
 from colbert_core.text.corpus import Corpus, corpus_files
 from workers.encoder import CodecRef, SharedCodec
@@ -69,6 +72,7 @@ def build_index(
     on_error: OnError = "fail",
     overwrite: bool = False,
     restart: bool = False,
+    staging: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Build an index of a corpus and make it live; or go on with a build that did not end.
@@ -77,7 +81,7 @@ def build_index(
 
     Args:
         corpus: a file, glob or folder, or a list of these (`colbert_core.text.corpus`).
-        out: folder of the index.
+        out: folder of the index, or a URI in a bucket (remote_build.py).
         model: path, hub name or alias.
         bits, codec, centroids: of the codec (`colbert_core.codec.train_codec`).
         shards: how many; by default as few as keep each below 8 GiB of vectors.
@@ -95,11 +99,14 @@ def build_index(
         on_error: "skip" leaves out passages that the model fails on, "fail" ends the job.
         overwrite: whether an index that is there becomes the parent of the new generation.
         restart: whether an unfinished build that is there is thrown away.
+        staging: where an index for a bucket is built; by default in the cache. Every worker must
+            see it.
         progress: where to report to.
 
     Raises:
         CorpusError, ModelError, InvalidInput: before anything is encoded.
         IndexExists: so is the place, or an unfinished build of something else is there.
+        StorageError, Unavailable: a bucket refuses, or does not answer.
         JobFailed: a unit of work failed for good. Nothing was published; what is done is kept.
         Unavailable: Ray, or workers on it, cannot be had.
     """
@@ -119,25 +126,46 @@ def build_index(
     check_workers(workers, min_workers, max_workers)
     if on_error not in ("skip", "fail"):
         raise InvalidInput(f"on_error is {on_error!r}; give 'skip' or 'fail'")
-    check_place(Path(out).expanduser().absolute(), overwrite=overwrite)
+    place = location(out)
+    if isinstance(place, Path):
+        check_place(place.expanduser().absolute(), overwrite=overwrite)
+        if staging is not None:
+            raise InvalidInput(
+                f"staging is {staging}, and {place} is a folder, which stages in itself; leave "
+                "--staging out, or give a URI"
+            )
     files = corpus_files(corpus)
     report = progress or SilentProgress()
-    try:
+    private_staging = isinstance(place, RemotePath) and staging is None
+
+    def build(folder: Path, overwrite: bool = False) -> BuildReport:
         with building(
-            out,
+            folder,
             asked_for(settings, files),
             overwrite=overwrite,
             restart=restart,
             note=report.note,
-        ) as place:
-            job = Job(settings, place, report, on_error)
+        ) as here:
+            job = Job(settings, here, report, on_error, private_staging)
             return _run(job, files, (workers, min_workers, max_workers))
+
+    try:
+        if isinstance(place, Path):
+            return build(place, overwrite)
+        return build_to_bucket(
+            place,
+            request_of(files, settings),
+            build,
+            overwrite=overwrite,
+            staging=staging,
+            progress=report,
+        )
     finally:
         report.close()
 
 
 def _run(
-    job: Job, files: Sequence[Path], workers: tuple[int | None, int | None, int | None]
+    job: Job, files: Sequence[Location], workers: tuple[int | None, int | None, int | None]
 ) -> BuildReport:
     began = time.monotonic()
     if job.place.published is not None:  # only the tidying up was left
@@ -149,6 +177,7 @@ def _run(
     with ExitStack() as stack:
         with job.stage("start", None, "models"):
             session = stack.enter_context(ray_session(purpose="index build"))
+            stages.check_staging(job, session)
             plan = plan_workers(*workers, cpus=session.cpus, gpus=session.gpus)
             pool = stack.enter_context(job.pool(plan))
             identity = stages.start(job, plan, pool)
@@ -167,9 +196,8 @@ def _run(
     return _report(job, worker_count, began)
 
 
-def asked_for(settings: BuildSettings, files: Sequence[Path]) -> Asked:
+def asked_for(settings: BuildSettings, files: Sequence[Location]) -> Asked:
     """All that decides the bytes of an index, as a ledger remembers it."""
-    about = [path.stat() for path in files]
     return Asked(
         {"job": "build", **dataclasses.asdict(settings)},
         {
@@ -179,10 +207,7 @@ def asked_for(settings: BuildSettings, files: Sequence[Path]) -> Asked:
             "torch": version("torch"),
             "transformers": version("transformers"),
         },
-        tuple(
-            CorpusFile(str(path.absolute()), at.st_size, at.st_mtime_ns)
-            for path, at in zip(files, about, strict=True)
-        ),
+        tuple(seen(path) for path in files),
     )
 
 

@@ -37,6 +37,8 @@ class Job:
         place: the folder, and the ledger of what is committed.
         progress: where to report to.
         on_error: whether passages that the model fails on are left out, or end the job.
+        private_staging: whether the staging folder is in this machine's cache, which other nodes
+            do not see.
         seconds: that each stage took in this run.
     """
 
@@ -44,6 +46,7 @@ class Job:
     place: BuildPlace
     progress: Progress
     on_error: OnError = "fail"
+    private_staging: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property

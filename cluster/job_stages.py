@@ -11,12 +11,12 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cluster.codec_sample import KeptVectors, fit_projection
+from cluster.corpus_files import digest, seen
 from cluster.corpus_units import StagedCorpus, read_plan, stage_corpus, write_plan
 from cluster.job import Job, device_of
 from cluster.ledger import (
@@ -37,6 +37,7 @@ from cluster.plan import (
     shard_count,
     unit_budget,
 )
+from cluster.ray_session import RaySession
 from cluster.worker_pool import Work, WorkerPool
 from colbert_core.codec import Codec, check_settings, train_codec
 from colbert_core.errors import CorpusError, IndexExists, InvalidInput
@@ -52,6 +53,7 @@ from colbert_core.index import (
 from colbert_core.index.files import entry_of
 from colbert_core.index.manifest import manifest_path
 from colbert_core.search.calibrate import calibrate
+from colbert_core.storage import Location
 from colbert_core.text.identity import ModelIdentity
 from colbert_core.text.projection import matrix_sha256
 from colbert_core.types import F32
@@ -61,7 +63,7 @@ from workers.shard_builder import BuiltShard, ShardTask
 SAMPLE_BYTES = 2 * 2**30  # most that the sample of a very large corpus may take in the driver
 
 
-def read(job: Job, files: Sequence[Path]) -> StagedCorpus:
+def read(job: Job, files: Sequence[Location]) -> StagedCorpus:
     """Check the corpus and cut it into units.
 
     Raises:
@@ -72,16 +74,15 @@ def read(job: Job, files: Sequence[Path]) -> StagedCorpus:
     job.staging.create()
     for left_over in job.place.staging.glob("ids-*.bin"):
         left_over.unlink()  # of the search for duplicates
-    before = [path.stat() for path in files]
+    before = [seen(path) for path in files]
     budget = unit_budget(
-        [(path.suffix.lower(), at.st_size) for path, at in zip(files, before, strict=True)]
+        [(path.suffix.lower(), at.size_bytes) for path, at in zip(files, before, strict=True)]
     )
     with job.stage("read", None, "passages"):
-        digests = tuple(entry_of(path).sha256 for path in files)
+        digests = tuple(digest(path) for path in files)
         corpus = stage_corpus(files, job.staging, budget, job.progress)
         for path, at in zip(files, before, strict=True):
-            now = path.stat()
-            if (now.st_size, now.st_mtime_ns) != (at.st_size, at.st_mtime_ns):
+            if seen(path) != at:
                 raise CorpusError(
                     f"{path}: it changed while it was read; wait until it is written whole"
                 )
@@ -116,6 +117,19 @@ def start(job: Job, plan: WorkerPlan, pool: WorkerPool) -> ModelIdentity:
             "Restore that, or give --restart to throw it away and begin anew"
         )
     return identity
+
+
+def check_staging(job: Job, session: RaySession) -> None:
+    """Refuse several machines where only this one sees what is staged.
+
+    Raises:
+        InvalidInput: naming the folder.
+    """
+    if job.private_staging and session.node_count > 1:
+        raise InvalidInput(
+            f"{job.place.staging}: this is a folder of one machine, and Ray has "
+            f"{session.node_count} nodes; give --staging a folder that all of them see"
+        )
 
 
 def check_dim(job: Job, identity: ModelIdentity) -> None:

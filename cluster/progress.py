@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock
 from typing import Protocol, TextIO
 
 from rich.console import Console
@@ -173,6 +175,37 @@ class BarProgress:
 
     def close(self) -> None:
         self._bars.stop()
+
+
+@contextmanager
+def fetching() -> Iterator[Callable[[int, int], None]]:
+    """What shows the bytes of a fetched index; silent where nothing is fetched.
+
+    Yields a function of (bytes there, bytes wanted), of one folder after another, that several
+    threads may call.
+    """
+    progress: Progress | None = None
+    shown = 0
+    lock = Lock()
+
+    def show(done: int, total: int) -> None:
+        nonlocal progress, shown
+        with lock:
+            if progress is None:
+                progress = progress_for()
+            if shown == 0:
+                progress.start("fetch", total, "bytes")
+            progress.advance(done - shown)
+            shown = done
+            if done >= total:
+                progress.finish()
+                shown = 0
+
+    try:
+        yield show
+    finally:
+        if progress is not None:
+            progress.close()
 
 
 def progress_for(stream: TextIO | None = None) -> Progress:

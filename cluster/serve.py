@@ -32,6 +32,7 @@ from cluster.wire.shard_channel import ShardChannel
 from cluster.wire.types import Limits, SearchCall
 from colbert_core.errors import AddressInUse, DeadlineExceeded, InvalidInput, Unavailable
 from colbert_core.index import Generation, open_generation, verify_checksums
+from colbert_core.storage import Location, RemotePath, location
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class ServeConfig:
     """What `tartan serve` runs.
 
     Attributes:
-        index: path of the index.
+        index: path or URI of the index.
         replicas: shard servers per shard.
         limits: what requests are held to.
         device: where shard servers search: "cpu", or "cuda" for the GPUs that Ray has
@@ -51,7 +52,7 @@ class ServeConfig:
         grace_s: for queries under way when told to stop.
     """
 
-    index: Path
+    index: Location
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
     replicas: int = 1
     limits: Limits = DEFAULT_LIMITS
@@ -94,7 +95,8 @@ def serve(
     """Serve the live generation of an index until SIGTERM or SIGINT. Call from the main thread.
 
     Args:
-        index: path of the index; on a Ray cluster, one that every node can read.
+        index: path of the index, on a Ray cluster one that every node can read; or its URI, of
+            which each shard server fetches its own shard.
         port: 0 takes a free one, which the line names.
         replicas: shard servers per shard.
         device: where shard servers search, "cpu" or "cuda".
@@ -109,8 +111,9 @@ def serve(
         AddressInUse: the address is taken.
         Unavailable: Ray or a shard server did not start.
     """
+    place = location(index)
     config = ServeConfig(
-        index=Path(index).resolve(),
+        index=place if isinstance(place, RemotePath) else place.resolve(),
         gateway=GatewayConfig(host=host, port=port),
         replicas=replicas,
         limits=limits,
@@ -120,7 +123,7 @@ def serve(
     )
     config.check()
     generation = open_generation(config.index, shards=())
-    verify_checksums(config.index, generation.manifest, under="global/")
+    verify_checksums(generation.path, generation.manifest, under="global/")
     check_address(host, port)
     stdout = sys.stdout
 

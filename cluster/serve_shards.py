@@ -21,6 +21,7 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from cluster.fanout import ShardRoute, ShardTransport
 from colbert_core.errors import TartanError, Unavailable
 from colbert_core.index import Manifest
+from colbert_core.storage import is_uri
 from workers.shard_server import ShardServerActor
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class FleetPlan:
     """What to run.
 
     Attributes:
-        index: path of the index, readable under this name on every Ray node.
+        index: path or URI of the index, readable under this name on every Ray node.
         host: what shard servers listen on; "" means each node's own address.
         cpus: CPUs that Ray reserves for each shard server.
         device: where shards are searched; on "cuda", shard servers share the GPUs evenly.
@@ -107,7 +108,8 @@ class ShardFleet:
             names = "; ".join(waiting[task].name for task in late)
             raise Unavailable(
                 f"waited {timeout_s:.0f} s for {len(late)} of {len(waiting)} shard servers "
-                f"({names}): Ray has {_free()}; free or add resources, or start fewer replicas"
+                f"({names}): Ray has {_free()}; free or add resources, or start fewer replicas; "
+                f"servers that {_opening(self._plan.index)} need a longer --start-timeout"
             )
         self._watchers = [asyncio.create_task(self._watch(slot)) for slot in self._slots]
 
@@ -196,6 +198,10 @@ def gpu_share(servers: int, gpus: float) -> float:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _opening(index: str) -> str:
+    return f"still fetch from {index}" if is_uri(index) else "still read their shard"
 
 
 def _free() -> str:

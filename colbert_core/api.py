@@ -11,10 +11,11 @@ Works with the token vectors of any late-interaction model. Where the index was 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from colbert_core.build import OnProgress, Settings, build_from_vectors
@@ -24,7 +25,16 @@ from colbert_core.errors import QueryError
 from colbert_core.filters import FilterLike, as_filter
 from colbert_core.hardware import searches_at_once
 from colbert_core.hits import Hits
-from colbert_core.index import Generation, Manifest, StoredRow, describe, open_generation
+from colbert_core.index import (
+    Generation,
+    Manifest,
+    StoredRow,
+    check_remote_place,
+    describe,
+    number_after,
+    open_generation,
+    push,
+)
 from colbert_core.search import (
     Searcher,
     check_query,
@@ -33,6 +43,7 @@ from colbert_core.search import (
     shifted,
     with_text,
 )
+from colbert_core.storage import location
 from colbert_core.types import F32, U8, AnyArray, SearchParams, TokenMatch
 
 if TYPE_CHECKING:
@@ -53,20 +64,30 @@ class Index:
         )
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], device: str = "cpu") -> Index:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        device: str = "cpu",
+        on_fetch: Callable[[int, int], None] | None = None,
+    ) -> Index:
         """Open the live generation of an index; costs the same whatever its size.
 
         Args:
+            path: its folder, or its URI (file://, s3://, gs://): what lies in a bucket is fetched
+                into the local cache first, and verified (docs/storage.md).
             device: where to search: "cpu", or "cuda" (or "cuda:1", …) for a GPU, which the shards
                 are copied to. It answers alike, but many queries at a time: `search_many`, or
                 `search` from several threads.
+            on_fetch: called with the bytes fetched and wanted, of one folder after another.
 
         Raises:
             InvalidInput: there is no such device here, or the shards do not fit on it.
             IndexMissing: there is no index at `path`.
             IndexCorrupt: a file is missing, truncated or altered.
+            StorageError, Unavailable: a bucket refuses, or does not answer.
         """
-        return cls(open_generation(Path(path), device=device))
+        place = location(path)
+        return cls(open_generation(place, device=device, on_fetch=on_fetch))
 
     @classmethod
     def build(
@@ -91,7 +112,7 @@ class Index:
         """Compress token vectors into an index, publish it, and open it.
 
         Args:
-            path: folder of the index; made where it is missing.
+            path: folder of the index, made where it is missing; or a URI in a bucket.
             embeddings: for each passage a float array [tokens, dim] of unit vectors; dim is a
                 multiple of 8 up to 1,024. An iterator is spooled to disk; anything that can be
                 iterated again is read in place. With `doclens`, one array [all tokens, dim], which
@@ -114,11 +135,19 @@ class Index:
         Raises:
             InvalidInput: a setting is out of range (`CorpusError`: a passage is unusable).
             IndexExists: there is an index at `path`, and `overwrite` is false.
+            StorageError, Unavailable: a bucket refuses, or does not answer.
         """
         settings = Settings(bits, codec, centroids, shards, seed, normalize, overwrite, pool_factor)
-        build_from_vectors(
-            Path(path), embeddings, doclens, ids, texts, metadata, settings, on_progress
-        )
+        columns = (embeddings, doclens, ids, texts, metadata, settings, on_progress)
+        place = location(path)
+        if isinstance(place, Path):
+            build_from_vectors(place, *columns)
+        else:
+            check_remote_place(place, overwrite=overwrite)
+            with TemporaryDirectory(prefix="tartan-build-") as folder:
+                number_after(local := Path(folder, "index"), place)
+                build_from_vectors(local, *columns)
+                push(local, place, overwrite=overwrite)
         return cls.open(path)
 
     def add(

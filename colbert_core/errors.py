@@ -9,6 +9,7 @@
     ├── IndexMissing            there is no index at this place                          exit 5
     ├── IndexCorrupt            a file of the index is missing, truncated or altered     exit 1
     ├── IndexExists             the place to write to is taken                           exit 6
+    ├── StorageError            a bucket is missing, or refuses                          exit 11
     ├── AddressInUse            the address to listen on is taken                        exit 10
     ├── Unavailable             a server or a shard does not answer; may be retried      exit 7
     ├── Overloaded              a limit on work in progress is reached; may be retried   exit 7
@@ -73,6 +74,12 @@ class IndexExists(TartanError):
     """The place to write to is taken."""
 
     exit_code = 6
+
+
+class StorageError(TartanError):
+    """A bucket is missing, or refuses what was asked of it; the message names the URI."""
+
+    exit_code = 11
 
 
 class AddressInUse(TartanError):

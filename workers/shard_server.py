@@ -26,9 +26,17 @@ from cluster.wire.handlers import answering, deadline_after
 from cluster.wire.requests import parsing
 from cluster.wire.tartan.shard.v1 import shard_pb2, shard_pb2_grpc
 from cluster.wire.types import FetchQuery, ShardAnswer, ShardIdentity, ShardQuery, StoredPassage
-from colbert_core.errors import IndexMissing, QueryError, Unavailable
+from colbert_core.errors import IndexCorrupt, IndexMissing, QueryError, Unavailable
 from colbert_core.hardware import searches_at_once
-from colbert_core.index import Lease, ShardReader, files_of, open_generation, verify_checksums
+from colbert_core.index import (
+    CacheLease,
+    Lease,
+    ShardReader,
+    discard,
+    files_of,
+    open_generation,
+    verify_checksums,
+)
 from colbert_core.search import Matcher, check_query, search_shard
 from colbert_core.types import I32, I64, SearchParams
 
@@ -36,12 +44,22 @@ SERVICE = "tartan.shard.v1.ShardService"
 DEFAULT_TIMEOUT_S = 60.0
 
 
+class _DamagedInCache(IndexCorrupt):
+    """A fetched shard is not what was fetched."""
+
+    def __init__(self, folder: Path, message: str) -> None:
+        super().__init__(message)
+        self.folder = folder
+
+
 class HeldShard:
     """One open shard of one generation; safe to share between threads."""
 
-    def __init__(self, generation: str, shard: ShardReader, lease: Lease | None = None) -> None:
+    def __init__(
+        self, generation: str, shard: ShardReader, lease: Lease | CacheLease | None = None
+    ) -> None:
         self.generation = generation
-        self.lease = lease  # kept: what is served is not collected
+        self.lease = lease  # kept: what is served is neither collected nor evicted
         self.shard = shard
         self.kernel = shard.kernel  # made now, so that a damaged shard is found before serving
         _ = shard.live_N
@@ -55,22 +73,39 @@ class HeldShard:
     ) -> HeldShard:
         """Open a shard, live generation or not, after checking every byte of its files.
 
-        Reading them all also warms the page cache.
+        Reading them all also warms the page cache. Of an index in a bucket the shard's files, and
+        the codec's, are fetched first; where they lie in the cache already and are damaged there,
+        once more.
 
         Args:
+            index: its folder, or its URI.
             device: where to search, as `open_generation` takes it.
 
         Raises:
             InvalidInput: there is no such device here.
             IndexMissing: the index has no such generation, or it has no such shard.
             IndexCorrupt: a file is missing, truncated, altered, or does not fit the manifest.
+            StorageError, Unavailable: the bucket refuses, or does not answer.
         """
+        try:
+            return cls._open(index, generation, shard_id, device)
+        except _DamagedInCache as error:
+            discard(error.folder)
+            return cls._open(index, generation, shard_id, device)
+
+    @classmethod
+    def _open(cls, index: str | Path, generation: str, shard_id: str, device: str) -> HeldShard:
         opened = open_generation(index, shards=[shard_id], generation=generation, device=device)
         if not opened.shards:
             known = ", ".join(shard.id for shard in opened.manifest.shards)
             raise IndexMissing(f"{index}: generation {generation} has no shard {shard_id}; {known}")
-        for under in files_of(opened.shards[0].entry):
-            verify_checksums(opened.path, opened.manifest, under=under)
+        try:
+            for under in files_of(opened.shards[0].entry):
+                verify_checksums(opened.path, opened.manifest, under=under)
+        except IndexCorrupt as error:
+            if not isinstance(opened.lease, CacheLease):
+                raise
+            raise _DamagedInCache(opened.path / "shards" / shard_id, str(error)) from error
         return cls(generation, opened.shards[0], opened.lease)
 
     @property

@@ -26,6 +26,7 @@ TABLE: dict[type[TartanError], grpc.StatusCode] = {
     errors.IndexMissing: grpc.StatusCode.NOT_FOUND,
     errors.IndexCorrupt: grpc.StatusCode.DATA_LOSS,
     errors.IndexExists: grpc.StatusCode.ALREADY_EXISTS,
+    errors.StorageError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,

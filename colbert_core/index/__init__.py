@@ -1,5 +1,7 @@
 """The on-disk format: writing, opening, checking and measuring an index."""
 
+from colbert_core.index.cache import CacheLease, discard
+from colbert_core.index.fetch import fetched_afresh
 from colbert_core.index.inspect import component_bytes, describe, predicted_bytes
 from colbert_core.index.lease import Lease
 from colbert_core.index.leftovers import remove_unpublished
@@ -13,6 +15,7 @@ from colbert_core.index.manifest import (
 )
 from colbert_core.index.passages import StoredRow
 from colbert_core.index.presets import Preset
+from colbert_core.index.push import check_remote_place, live_generation, number_after, push
 from colbert_core.index.reader import Generation, ShardReader, files_of, open_generation
 from colbert_core.index.repair import Repair, repair
 from colbert_core.index.tombstones import write_tombstones
@@ -27,6 +30,7 @@ from colbert_core.index.writer import (
 )
 
 __all__ = [
+    "CacheLease",
     "Generation",
     "Lease",
     "Manifest",
@@ -40,15 +44,21 @@ __all__ = [
     "StoredRow",
     "Tombstones",
     "check_index",
+    "check_remote_place",
     "component_bytes",
     "describe",
+    "discard",
+    "fetched_afresh",
     "files_of",
+    "live_generation",
     "make_live",
     "new_generation_id",
+    "number_after",
     "open_generation",
     "predicted_bytes",
     "publish",
     "publish_change",
+    "push",
     "read_current",
     "read_generation",
     "remove_unpublished",

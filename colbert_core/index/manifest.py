@@ -23,6 +23,7 @@ from colbert_core.errors import IndexCorrupt, IndexMissing
 from colbert_core.filters import merge_fields
 from colbert_core.index.manifest_checks import check_name, check_values
 from colbert_core.index.presets import Preset
+from colbert_core.storage import Location
 
 FORMAT = "tartan-index"
 VERSION = 4
@@ -190,17 +191,28 @@ class Manifest:
 
 def manifest_path(index: Path, generation: str) -> Path:
     """Where the manifest of a generation lies."""
-    return index / "generations" / f"{generation}.json"
+    return index / manifest_name(generation)
 
 
-def read_generation(index: Path, generation: str) -> Manifest:
+def manifest_name(generation: str) -> str:
+    """The same, within the index."""
+    return f"generations/{generation}.json"
+
+
+def pointer_to(generation: str, manifest: bytes) -> bytes:
+    """What `CURRENT` holds, to make a generation with this manifest live."""
+    pointer = {"generation": generation, "manifest_sha256": hashlib.sha256(manifest).hexdigest()}
+    return (json.dumps(pointer) + "\n").encode()
+
+
+def read_generation(index: Location, generation: str) -> Manifest:
     """The manifest of a named generation, live or not.
 
     Raises:
         IndexMissing: it was never published here, or was collected since.
         IndexCorrupt: the manifest cannot be read.
     """
-    path = manifest_path(index, generation)
+    path = index / manifest_name(generation)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -211,7 +223,7 @@ def read_generation(index: Path, generation: str) -> Manifest:
     return Manifest.from_json(data, str(path))
 
 
-def read_current(index: Path) -> Manifest:
+def read_current(index: Location) -> Manifest:
     """The manifest that `CURRENT` names, checked against the checksum that `CURRENT` holds.
 
     Raises:
@@ -219,7 +231,7 @@ def read_current(index: Path) -> Manifest:
         IndexCorrupt: `CURRENT` or the manifest is damaged.
     """
     generation, expected = read_pointer(index)
-    path = manifest_path(index, generation)
+    path = index / manifest_name(generation)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -229,7 +241,7 @@ def read_current(index: Path) -> Manifest:
     return Manifest.from_json(data, str(path))
 
 
-def read_pointer(index: Path) -> tuple[str, str]:
+def read_pointer(index: Location) -> tuple[str, str]:
     """The live generation and the SHA-256 of its manifest, as `CURRENT` has them.
 
     Raises:

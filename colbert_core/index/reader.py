@@ -18,14 +18,23 @@ import pyarrow as pa
 from colbert_core import kernels
 from colbert_core.codec import Codec, Compressed
 from colbert_core.errors import IndexCorrupt, InvalidInput
+from colbert_core.index.cache import CacheLease
+from colbert_core.index.fetch import OnBytes, fetched
 from colbert_core.index.files import map_bytes, read_matrix
 from colbert_core.index.lease import Lease, lease_generation
-from colbert_core.index.manifest import FileEntry, Manifest, ShardEntry
+from colbert_core.index.manifest import (
+    FileEntry,
+    Manifest,
+    ShardEntry,
+    read_current,
+    read_generation,
+)
 from colbert_core.index.metadata import MetadataReader
 from colbert_core.index.passages import PassageReader, StoredRow
 from colbert_core.index.tombstones import read_tombstones
 from colbert_core.index.windows import WindowsReader
 from colbert_core.packed_ints import PackedInts
+from colbert_core.storage import RemotePath, location
 from colbert_core.types import F32, I64, U8, AnyArray
 
 if TYPE_CHECKING:
@@ -248,7 +257,7 @@ class Generation:
     shards: tuple[ShardReader, ...]
     device: str = "cpu"
     device_table: TorchTable | None = None
-    lease: Lease | None = None
+    lease: Lease | CacheLease | None = None
 
     @property
     def table(self) -> kernels.CentroidTable | TorchTable:
@@ -268,30 +277,40 @@ class Generation:
 
 
 def open_generation(
-    path: str | Path,
+    path: str | Path | RemotePath,
     *,
     shards: Sequence[str] | None = None,
     generation: str | None = None,
     device: str = "cpu",
+    on_fetch: OnBytes | None = None,
 ) -> Generation:
     """Open a generation of an index.
 
     Args:
-        path: folder of the index.
+        path: folder of the index, or its URI: then what is opened of it is fetched into the local
+            cache first, and verified.
         shards: ids of the shards to open; all by default, none for a gateway.
         generation: its id; the live one by default.
         device: where to search. "cpu" is the native kernels; "cuda", or "cuda:1" for one of
             several GPUs, is those in torch, with the shards copied there now; "torch:cpu" is the
             same without a GPU, for testing.
+        on_fetch: called with the bytes fetched and wanted, of one folder after another.
 
     Raises:
         InvalidInput: there is no such device here, or the shards do not fit on it.
         IndexMissing: there is no index here.
         IndexCorrupt: a file is missing, truncated, or does not fit the manifest.
+        StorageError, Unavailable: the bucket refuses, or does not answer.
     """
-    index = Path(path)
-    manifest, lease = lease_generation(index, generation)
+    place = location(path)
+    lease: Lease | CacheLease
+    if isinstance(place, Path):
+        index, (manifest, lease) = place, lease_generation(place, generation)
+    else:
+        manifest = read_generation(place, generation) if generation else read_current(place)
     wanted = [s for s in manifest.shards if shards is None or s.id in shards]
+    if isinstance(place, RemotePath):
+        index, lease = fetched(place, manifest, _folders(manifest, wanted), on_fetch)
     needed = (f"global/{manifest.codec_id}/", *(name for s in wanted for name in files_of(s)))
     for name, entry in manifest.files.items():
         if name.startswith(needed):
@@ -303,6 +322,12 @@ def open_generation(
         for reader in readers:  # copied now: threads that search first would each make a copy
             _ = reader.kernel
     return Generation(index, manifest, codec, readers, device, table, lease)
+
+
+def _folders(manifest: Manifest, shards: Sequence[ShardEntry]) -> list[str]:
+    """The folders that shards and their codec need."""
+    folders = [f"global/{manifest.codec_id}", *(f"shards/{shard.id}" for shard in shards)]
+    return [*folders, "tombstones"] if any(shard.tombstones for shard in shards) else folders
 
 
 def files_of(shard: ShardEntry) -> tuple[str, ...]:

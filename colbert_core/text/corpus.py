@@ -3,7 +3,8 @@
     for document in read_corpus("corpus.jsonl"):
         document.passage.id, document.passage.text, document.place
 
-A corpus is a file, a glob, a folder, or a list of these. Its order is the order of the sorted
+A corpus is a file, a glob, a folder, or a list of these, here or in a bucket (`s3://`, `gs://`):
+what is in a bucket is streamed. Its order is the order of the sorted
 paths and of the lines within them; it is what ties between equal scores are broken by, so it is
 the same on every machine. Duplicate ids are `corpus_duplicates.py`'s to find: that needs the end.
 """
@@ -15,16 +16,18 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from colbert_core.errors import CorpusError
+from colbert_core.errors import CorpusError, InvalidInput, StorageError
+from colbert_core.storage import Location, RemotePath, is_uri, location
 from colbert_core.text.corpus_formats import known_suffixes, reader_for
 from colbert_core.text.corpus_records import Document, Place, document_from_record, shown_id
+from colbert_core.text.corpus_remote import remote_files
 
 __all__ = ["Corpus", "Document", "Place", "corpus_files", "read_corpus", "shown_id"]
 
 Corpus = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
-def corpus_files(corpus: Corpus) -> list[Path]:
+def corpus_files(corpus: Corpus) -> list[Location]:
     """The files that a corpus consists of, in reading order, each known to be readable.
 
     A folder is searched in depth for files of a known format; names that begin with "." or "_" are
@@ -32,10 +35,11 @@ def corpus_files(corpus: Corpus) -> list[Path]:
 
     Raises:
         CorpusError: a path does not exist, cannot be read, has an unknown suffix, or nothing is
-            found.
+            found; a bucket is missing, or refuses.
+        Unavailable: a bucket does not answer.
     """
     parts = [corpus] if isinstance(corpus, str | os.PathLike) else list(corpus)
-    files = [path for part in parts for path in _expand(os.fspath(part))]
+    files = [path for part in parts for path in _expand(part)]
     if not files:
         raise CorpusError("the corpus names no file; give a file, a folder or a glob")
     for path in files:
@@ -53,11 +57,12 @@ def read_corpus(corpus: Corpus) -> Iterator[Document]:
         yield from read_file(path)
 
 
-def read_file(path: Path) -> Iterator[Document]:
+def read_file(path: Location) -> Iterator[Document]:
     """Every passage of one file, in order.
 
     Raises:
         CorpusError: as `read_corpus`.
+        Unavailable: a bucket stopped answering; names the line.
     """
     reader = reader_for(path)
     if reader is None:
@@ -66,9 +71,17 @@ def read_file(path: Path) -> Iterator[Document]:
         yield document_from_record(record, place)
 
 
-def _expand(part: str) -> list[Path]:
-    if "://" in part:
-        raise CorpusError(f"{part}: only local paths can be read; copy the corpus here first")
+def _expand(named: str | os.PathLike[str]) -> list[Location]:
+    try:
+        place = location(named)
+        if isinstance(place, RemotePath):
+            return [*remote_files(place)]
+    except (InvalidInput, StorageError) as error:
+        raise CorpusError(str(error)) from error
+    return [*_expand_local(str(place) if is_uri(named) else os.fspath(named))]
+
+
+def _expand_local(part: str) -> list[Path]:
     path = Path(part).expanduser()
     if path.is_dir():
         return _files_of_folder(path)
@@ -107,9 +120,11 @@ def _raise_unreadable(error: OSError) -> None:
     raise CorpusError(f"{error.filename}: it cannot be read: {error.strerror}") from error
 
 
-def _check_readable(path: Path) -> None:
+def _check_readable(path: Location) -> None:
     if reader_for(path) is None:
         raise CorpusError(f"{path}: unknown format; known are {known_suffixes()}")
+    if isinstance(path, RemotePath):
+        return  # it was listed
     try:
         with path.open("rb"):
             pass

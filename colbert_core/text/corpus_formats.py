@@ -16,6 +16,7 @@ import gzip
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -23,7 +24,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from colbert_core.errors import CorpusError
+from colbert_core.errors import CorpusError, StorageError, Unavailable
+from colbert_core.storage import Location, RemotePath, read_copy
 from colbert_core.text.corpus_records import Place
 
 MAX_LINE_BYTES = 64 * 2**20
@@ -40,7 +42,7 @@ def known_suffixes() -> str:
     return f"{texts} (also with {', '.join(sorted(_OPENERS))}) and .parquet"
 
 
-def reader_for(path: Path) -> Callable[[Path], Iterator[Record]] | None:
+def reader_for(path: Location) -> Callable[[Location], Iterator[Record]] | None:
     """The reader of a file by its suffixes, or None where no reader knows them."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] == ".parquet":
@@ -50,7 +52,7 @@ def reader_for(path: Path) -> Callable[[Path], Iterator[Record]] | None:
     return _TEXT_READERS.get(suffixes[-1]) if suffixes else None
 
 
-def _read_jsonl(path: Path) -> Iterator[Record]:
+def _read_jsonl(path: Location) -> Iterator[Record]:
     for line, place in _lines(path):
         if not line.strip():
             continue
@@ -68,7 +70,7 @@ def _broken_json(line: bytes, place: Place, error: orjson.JSONDecodeError) -> Co
     return CorpusError(f"{place}: broken JSON at column {error.colno}: {error.msg}; {hint}")
 
 
-def _read_tsv(path: Path) -> Iterator[Record]:
+def _read_tsv(path: Location) -> Iterator[Record]:
     names = ["id", "text"]
     for line, place in _lines(path):
         cells = _decode(line, place).rstrip("\r\n").split("\t")
@@ -86,10 +88,10 @@ def _read_tsv(path: Path) -> Iterator[Record]:
         yield dict(zip(names, cells, strict=True)), place
 
 
-def _read_parquet(path: Path) -> Iterator[Record]:
+def _read_parquet(path: Location) -> Iterator[Record]:
     row = 0
     try:
-        with pq.ParquetFile(path) as table:
+        with _on_disk(path) as local, pq.ParquetFile(local) as table:
             for batch in table.iter_batches(batch_size=PARQUET_BATCH_ROWS):
                 for record in _rows(batch, path, row):
                     row += 1
@@ -101,7 +103,20 @@ def _read_parquet(path: Path) -> Iterator[Record]:
         ) from error
 
 
-def _rows(batch: Any, path: Path, first_row: int) -> list[dict[str, Any]]:
+@contextmanager
+def _on_disk(path: Location) -> Iterator[Path]:
+    """Parquet is read from its end: a remote file is copied whole first."""
+    if isinstance(path, Path):
+        yield path
+        return
+    try:
+        with read_copy(path) as copy:
+            yield copy
+    except StorageError as error:
+        raise CorpusError(str(error)) from error
+
+
+def _rows(batch: Any, path: Location, first_row: int) -> list[dict[str, Any]]:
     try:
         return cast("list[dict[str, Any]]", batch.to_pylist())
     except UnicodeDecodeError as error:
@@ -120,7 +135,7 @@ def _is_utf8(batch: Any) -> bool:
     return True
 
 
-def _lines(path: Path) -> Iterator[tuple[bytes, Place]]:
+def _lines(path: Location) -> Iterator[tuple[bytes, Place]]:
     """Raw lines with their numbers, through whatever compression the suffix names."""
     number = 0
     try:
@@ -133,7 +148,9 @@ def _lines(path: Path) -> Iterator[tuple[bytes, Place]]:
                         "write one passage per line"
                     )
                 yield line.removeprefix(_BOM) if number == 1 else line, Place(str(path), number)
-    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+    except Unavailable as error:
+        raise Unavailable(f"{path}: reading stopped after line {number}: {error}") from error
+    except (EOFError, zlib.error, lzma.LZMAError, OSError, StorageError) as error:
         raise CorpusError(
             f"{path}: it cannot be read after line {number}: {error}; check that the file is "
             "complete and readable"
@@ -150,25 +167,31 @@ def _decode(line: bytes, place: Place) -> str:
         ) from error
 
 
-def _open_plain(path: Path) -> IO[bytes]:
+def _open_plain(path: Location) -> IO[bytes]:
     return path.open("rb")
 
 
-def _open_gzip(path: Path) -> IO[bytes]:
-    return cast("IO[bytes]", gzip.open(path, "rb"))
+def _open_gzip(path: Location) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(_source(path), "rb"))
 
 
-def _open_zstd(path: Path) -> IO[bytes]:
+def _open_zstd(path: Location) -> IO[bytes]:
     # pyarrow brings zstd along; its stream has no readline, a Python buffer around it has.
-    return cast("IO[bytes]", _Buffered(pa.input_stream(str(path), compression="zstd")))
+    source = path.open("rb") if isinstance(path, RemotePath) else str(path)
+    return cast("IO[bytes]", _Buffered(pa.input_stream(source, compression="zstd")))
 
 
-def _open_bz2(path: Path) -> IO[bytes]:
-    return cast("IO[bytes]", bz2.open(path, "rb"))
+def _open_bz2(path: Location) -> IO[bytes]:
+    return cast("IO[bytes]", bz2.open(_source(path), "rb"))
 
 
-def _open_xz(path: Path) -> IO[bytes]:
-    return cast("IO[bytes]", lzma.open(path, "rb"))
+def _open_xz(path: Location) -> IO[bytes]:
+    return cast("IO[bytes]", lzma.open(_source(path), "rb"))
+
+
+def _source(path: Location) -> Any:
+    """What the openers take: a path, or a stream of a remote file."""
+    return path.open("rb") if isinstance(path, RemotePath) else path
 
 
 class _Buffered:
@@ -202,13 +225,13 @@ class _Buffered:
         self._stream.close()
 
 
-_OPENERS: dict[str, Callable[[Path], IO[bytes]]] = {
+_OPENERS: dict[str, Callable[[Location], IO[bytes]]] = {
     ".gz": _open_gzip,
     ".zst": _open_zstd,
     ".bz2": _open_bz2,
     ".xz": _open_xz,
 }
-_TEXT_READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
+_TEXT_READERS: dict[str, Callable[[Location], Iterator[Record]]] = {
     ".jsonl": _read_jsonl,
     ".ndjson": _read_jsonl,
     ".json": _read_jsonl,

@@ -115,7 +115,7 @@ def test_lines_and_texts_have_a_limit(tmp_path, monkeypatch):
     [
         ("missing.jsonl", "no such file"),
         ("*.jsonl", "matches no file"),
-        ("s3://bucket/corpus.jsonl", "only local paths"),
+        ("ftp://host/corpus.jsonl", "the scheme .ftp. is not known"),
         ([], "names no file"),
         (".", "no file of a known format"),
     ],

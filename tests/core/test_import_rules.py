@@ -66,6 +66,17 @@ def test_only_a_device_brings_torch_to_a_search() -> None:
 LAYERS = {"codec": 1, "index": 2, "search": 3}
 
 
+def test_only_storage_speaks_with_buckets_and_stands_beneath_the_rest() -> None:
+    for path in [*sources("colbert_core"), *sources("workers"), *sources("cluster")]:
+        if path.parts[-2] == "storage":
+            inside = under(imports_of(path), "colbert_core")
+            allowed = ("colbert_core.storage", "colbert_core.errors")
+            assert inside == under(inside, *allowed), path
+        else:
+            libraries = ("boto3", "botocore", "fsspec", "s3fs", "pyarrow.fs")
+            assert not under(imports_of(path), *libraries), path
+
+
 def test_the_core_points_one_way() -> None:
     for folder, level in LAYERS.items():
         above = [f"colbert_core.{name}" for name, other in LAYERS.items() if other > level]
