@@ -38,6 +38,7 @@ from colbert_core.change import Change, changing, find_present, publish_added
 from colbert_core.drift import drift
 from colbert_core.errors import QueryError
 from colbert_core.index import Generation
+from colbert_core.storage import Location
 from colbert_core.text.corpus import Corpus, corpus_files
 from colbert_core.text.identity import ModelIdentity
 from colbert_core.types import I64
@@ -149,7 +150,7 @@ def _settings(live: Generation, model: str | os.PathLike[str] | None) -> BuildSe
 
 
 def _run(
-    job: Job, change: Change, files: Sequence[Path], replace: bool, workers: int | None
+    job: Job, change: Change, files: Sequence[Location], replace: bool, workers: int | None
 ) -> AddReport:
     began = time.monotonic()
     live = change.live

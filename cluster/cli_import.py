@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cluster.index_folder import building
+from cluster.index_folder import check_place
 from cluster.plan import shard_count
 from colbert_core.export import export_index
 from colbert_core.importing import ImportReport, import_index
@@ -22,17 +22,17 @@ def import_command(
     """Import an index, then say what was found in it."""
     opened = open_source(source, format)
     count = _shards(shards, opened.all_doclens, opened.dim * opened.bits // 8 + 4)
-    with building(out, overwrite=overwrite) as place:
-        report = import_index(
-            source,
-            place.index,
-            format=format,
-            shards=count,
-            overwrite=overwrite,
-            generation=place.generation,
-            on_progress=None if as_json else _progress(),
-            **columns,
-        )
+    place = out.expanduser().absolute()
+    check_place(place, overwrite=overwrite)
+    report = import_index(
+        source,
+        place,
+        format=format,
+        shards=count,
+        overwrite=overwrite,
+        on_progress=None if as_json else _progress(),
+        **columns,
+    )
     print(json.dumps(report.to_dict()) if as_json else _described(report, out))
 
 

@@ -7,12 +7,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from colbert_core.index import Repair, Report, check_index, repair
+from cluster.progress import fetching
+from colbert_core.index import Repair, Report, check_index, fetched_afresh, repair
+from colbert_core.storage import Location, RemotePath
 
 
-def verify_command(index: Path, *, deep: bool, as_json: bool) -> int:
-    """Check an index and print every problem; the exit code."""
-    report = check_index(index, deep=deep, on_file=_on_file(as_json))
+def verify_command(index: Location, *, deep: bool, as_json: bool) -> int:
+    """Check an index and print every problem; the exit code. One in a bucket is fetched afresh."""
+    if isinstance(index, RemotePath):
+        with fetching() as on_fetch, fetched_afresh(index, on_fetch) as local:
+            report = check_index(local, deep=deep, on_file=_on_file(as_json))
+    else:
+        report = check_index(index, deep=deep, on_file=_on_file(as_json))
     if as_json:
         print(json.dumps(report.to_dict()))
     else:
@@ -36,7 +42,7 @@ def _on_file(as_json: bool) -> Callable[[str], None] | None:
     return lambda name: print(f"checking {name}", file=sys.stderr)
 
 
-def _show(index: Path, report: Report) -> None:
+def _show(index: Location, report: Report) -> None:
     if not report.problems:
         how = "whole, decoded to the last vector" if report.deep else "whole"
         print(
@@ -50,7 +56,8 @@ def _show(index: Path, report: Report) -> None:
     first, repairable = report.problems[0], sum(one.repairable for one in report.problems)
     print(
         f"tartan: {index / first.file}: {first.what}; {len(report.problems)} files are damaged, "
-        f"{repairable} of them follow from others; next: tartan index repair {index}",
+        f"{repairable} of them follow from others"
+        + (f"; next: tartan index repair {index}" if isinstance(index, Path) else ""),
         file=sys.stderr,
     )
 

@@ -88,6 +88,7 @@ def build_to_bucket(
                 index=str(index),
                 model=str(request["settings"]["model"]),
                 empty=int(built.extras.get("empty", 0)),
+                skipped=tuple(built.extras.get("skipped", ())),
                 workers=0,
                 seconds={"total": 0.0},
             )

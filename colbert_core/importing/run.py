@@ -12,7 +12,6 @@ Shapes: N passages, T tokens, D dimensions, C centroids.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +32,9 @@ from colbert_core.index import (
     ShardWriter,
     new_generation_id,
     publish,
+    remove_unpublished,
     write_codec,
+    write_lock,
 )
 from colbert_core.index.importers import Source, open_source
 from colbert_core.index.importers.postings import PostingsCheck
@@ -52,7 +53,6 @@ def import_index(
     model: str | None = None,
     shards: int = 1,
     overwrite: bool = False,
-    generation: str | None = None,
     on_progress: OnProgress | None = None,
 ) -> ImportReport:
     """Read another engine's index, check it, and publish it as an index of ours.
@@ -67,14 +67,14 @@ def import_index(
         model: the encoder that made it; by default what its metadata name, if it can be loaded.
         shards: how many to cut it into.
         overwrite: publish a new generation where an index exists.
-        generation: id of the generation; by default a new one.
         on_progress: called with (stage, done, total).
 
     Raises:
         IndexMissing: there is no index of a known format at `source`.
         IndexCorrupt: `source` is damaged; nothing is published.
         InvalidInput: it has bits or dimensions that cannot be imported, or an argument is wrong.
-        IndexExists: there is an index at `path`, and `overwrite` is false.
+        IndexExists: there is an index at `path`, and `overwrite` is false; or another writer is at
+            work there.
     """
     path, report_progress = Path(path), on_progress or (lambda _stage, _done, _total: None)
     if (path / CURRENT).exists() and not overwrite:
@@ -91,31 +91,31 @@ def import_index(
     columns = Columns.open(len(opened.all_doclens), ids, collection, opened.metadata)
     identity = model_of(opened, model, report)
     codec = _codec(opened)
-    generation = generation or new_generation_id(path)
     ranges = shard_ranges(opened.all_doclens[kept_N].astype(np.int32), shards)
-    try:
-        write_codec(path, generation, codec)
-        work = _Import(opened, codec, columns, report, report_progress)
-        entries = work.write(path, generation, ranges)
-    except BaseException:
-        for kind in ("global", "shards"):
-            for folder in (path / kind).glob(f"{generation}*"):
-                shutil.rmtree(folder, ignore_errors=True)
-        raise
-    report_progress("calibrate", 0, 1)
-    presets = calibrate([ShardReader(path, entry, codec) for entry in entries], codec)
-    report_progress("calibrate", 1, 1)
-    manifest = publish(
-        path,
-        generation,
-        generation,
-        codec,
-        entries,
-        model=identity,
-        pool_factor=1,
-        presets=presets,
-        extras={"imported": {"format": opened.format, "settings": dict(opened.settings)}},
-    )
+    path.mkdir(parents=True, exist_ok=True)
+    with write_lock(path):
+        generation = new_generation_id(path)
+        try:
+            write_codec(path, generation, codec)
+            work = _Import(opened, codec, columns, report, report_progress)
+            entries = work.write(path, generation, ranges)
+            report_progress("calibrate", 0, 1)
+            presets = calibrate([ShardReader(path, entry, codec) for entry in entries], codec)
+            report_progress("calibrate", 1, 1)
+            manifest = publish(
+                path,
+                generation,
+                generation,
+                codec,
+                entries,
+                model=identity,
+                pool_factor=1,
+                presets=presets,
+                extras={"imported": {"format": opened.format, "settings": dict(opened.settings)}},
+            )
+        except BaseException:
+            remove_unpublished(path, generation)
+            raise
     report.finish(manifest)
     return report
 

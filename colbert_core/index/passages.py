@@ -249,8 +249,8 @@ class PassageReader:
 
     def id_column(self) -> pa.ChunkedArray:
         """All ids, in order, as they are mapped."""
-        batches = range(self._ids.num_record_batches)
-        return pa.chunked_array([self._ids.get_batch(i).column(0) for i in batches], pa.string())
+        batches = (self._ids.batch(number, full=True) for number in range(self._ids.batches))
+        return pa.chunked_array([batch.column(0) for batch in batches], pa.string())
 
     def find(self, ids: pa.StringArray) -> tuple[I64, I64]:
         """Which of `ids` stand here: places in `ids` and ordinals, both int64 [F].
@@ -260,8 +260,7 @@ class PassageReader:
         """
         from pyarrow.compute import index_in
 
-        column = self._ids.read_all().column("id")
-        places_N = index_in(column, value_set=ids).fill_null(-1).to_numpy()
+        places_N = index_in(self.id_column(), value_set=ids).fill_null(-1).to_numpy()
         pids_F = np.flatnonzero(places_N >= 0)
         return places_N[pids_F].astype(np.int64), pids_F
 
