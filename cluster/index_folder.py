@@ -97,11 +97,12 @@ def building(
             place.ledger.close()
         shutil.rmtree(index / STAGING, ignore_errors=True)
     except OSError as error:
-        if error.errno not in _UNWRITABLE:
+        # numpy's "n requested and m written" of a full disk has no number; time-outs are OSErrors.
+        if error.errno not in _UNWRITABLE and not (type(error) is OSError and error.errno is None):
             raise
         raise JobFailed(
-            f"{error.filename or index}: it cannot be written: {error.strerror}; free some space, "
-            "or see to the folder, and run the same command again"
+            f"{error.filename or index}: it cannot be written: {error.strerror or error}; free "
+            "some space, or see to the folder, and run the same command again"
         ) from error
     finally:
         for folder in [*(index / name for name in _OWN_FOLDERS), *reversed(created)]:
