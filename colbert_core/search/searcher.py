@@ -42,10 +42,8 @@ def search_shard(
     Raises:
         TimeoutError: the deadline passed.
     """
-    live = shard.passages
-    if allowed_N is not None:
-        live = int(np.count_nonzero(allowed_N.view(bool)))
-        params = narrowed(params, live, shard.passages, shard.tokens)
+    live = _live(shard, allowed_N)
+    params = narrowed(params, live, shard.passages, shard.tokens)
 
     def search(params: SearchParams) -> ShardTopK:
         return _search(shard, Q_LD, probes, params, allowed_N, deadline_s)
@@ -55,6 +53,11 @@ def search_shard(
     first_N = shard.windows.is_first_N
     documents = np.count_nonzero(first_N if allowed_N is None else first_N & allowed_N.view(bool))
     return best_windows(search, params, shard.windows.documents_N, live, int(documents))
+
+
+def _live(shard: ShardReader, allowed_N: U8 | None) -> int:
+    """How many passages of a shard may be found."""
+    return shard.passages if allowed_N is None else int(np.count_nonzero(allowed_N.view(bool)))
 
 
 def _search(
@@ -118,7 +121,7 @@ class Searcher:
         rotated_LD = codec.rotate(Q_LD)
         probes = (
             None
-            if params.exact
+            if self._all_exact(params, allowed)
             else self.generation.table.probe(
                 rotated_LD,
                 params.nprobe,
@@ -133,6 +136,15 @@ class Searcher:
             for i, shard in enumerate(self.generation.shards)
         ]
         return merge(parts, params.k)
+
+    def _all_exact(self, params: SearchParams, allowed: list[U8] | None) -> bool:
+        """Whether every shard scores all that it may find, so that nothing is probed."""
+        if params.exact or allowed is None:
+            return params.exact
+        return all(
+            narrowed(params, _live(shard, allowed_N), shard.passages, shard.tokens).exact
+            for shard, allowed_N in zip(self.generation.shards, allowed, strict=True)
+        )
 
     def allowed(self, wanted: Filter | None) -> list[U8] | None:
         """For each shard uint8 [N], 1 where a passage may be found; None where all may.
