@@ -19,9 +19,11 @@ def filters_markdown(document: dict[str, Any]) -> str:
         "",
         f"Chosen: all are scored precisely up to {about['scored_tokens']:,} tokens that a filter "
         f"leaves, all are compared by their centroids up to {about['compared_tokens']:,}, and "
-        "beyond that the presets hold. Every search gave min(10, matching) hits.",
+        "margins are wider than the presets' where few are left. Every search gave min(10, "
+        "matching) hits.",
         "",
-        "recall@10 among what the filter leaves · p50 ms (p95 as chosen):",
+        "recall@10 among what the filter leaves · processor ms of a query, p50 (p95 as chosen), "
+        "which on an idle machine is its latency:",
         "",
         "| filter | passages | evaluated in ms | " + " | ".join(ways) + " |",
         "|---|--:|--:|" + "--:|" * len(ways),

@@ -42,10 +42,10 @@ def search_shard(
     Raises:
         TimeoutError: the deadline passed.
     """
-    filtered, allowed_N = allowed_N is not None, shard.allowed(allowed_N)
-    live = shard.passages if allowed_N is None else int(np.count_nonzero(allowed_N.view(bool)))
-    if filtered:  # presets know nothing of it
-        params = narrowed(params, live, shard.entry.live_passages, shard.entry.live_tokens)
+    if allowed_N is not None:  # presets know nothing of it
+        params = _narrowed(shard, params, allowed_N)
+    allowed_N = shard.allowed(allowed_N)
+    live = shard.passages if allowed_N is None else _count(allowed_N)
 
     def search(params: SearchParams) -> ShardTopK:
         return _search(shard, Q_LD, probes, params, allowed_N, deadline_s)
@@ -55,6 +55,17 @@ def search_shard(
     first_N = shard.windows.is_first_N
     documents = np.count_nonzero(first_N if allowed_N is None else first_N & allowed_N.view(bool))
     return best_windows(search, params, shard.windows.documents_N, live, int(documents))
+
+
+def _narrowed(shard: ShardReader, params: SearchParams, allowed_N: U8) -> SearchParams:
+    """What to do in a shard of which a filter allows some passages."""
+    live_N = shard.allowed(allowed_N)
+    left = 0 if live_N is None else _count(live_N)
+    return narrowed(params, left, shard.entry.live_passages, shard.entry.live_tokens)
+
+
+def _count(allowed_N: U8) -> int:
+    return int(np.count_nonzero(allowed_N.view(bool)))
 
 
 def _search(
@@ -118,7 +129,7 @@ class Searcher:
         rotated_LD = codec.rotate(Q_LD)
         probes = (
             None
-            if params.exact
+            if self._all_exact(params, allowed)
             else self.generation.table.probe(
                 rotated_LD,
                 params.nprobe,
@@ -133,6 +144,15 @@ class Searcher:
             for i, shard in enumerate(self.generation.shards)
         ]
         return merge(parts, params.k)
+
+    def _all_exact(self, params: SearchParams, allowed: list[U8] | None) -> bool:
+        """Whether every shard scores all that it may find, so that nothing is probed."""
+        if params.exact or allowed is None:
+            return params.exact
+        return all(
+            _narrowed(shard, params, allowed_N).exact
+            for shard, allowed_N in zip(self.generation.shards, allowed, strict=True)
+        )
 
     def allowed(self, wanted: Filter | None) -> list[U8] | None:
         """For each shard uint8 [N], 1 where a passage may be found; None where all may.
