@@ -49,7 +49,7 @@ def add(
     before anything is encoded, unless --replace is given.
 
     Afterwards it prints the drift: how much longer the residuals of added tokens are than those
-    of the tokens that the index was built of. Past 1.10 build the index anew.
+    of the tokens that the index was built of. Past 1.5 build the index anew.
 
     Example: `tartan index add notes.tartan new.jsonl --replace`
     """
@@ -188,7 +188,7 @@ def generations(index: IndexPath, as_json: Json = False) -> None:
         marks = [name for name, is_so in (("live", info.live), ("in use", info.in_use)) if is_so]
         table.add_row(
             info.generation,
-            info.created,
+            info.created[:16].replace("T", " "),
             f"{info.passages:,}",
             f"{info.deleted:,}",
             f"{info.shards:,}",

@@ -15,8 +15,8 @@ import numpy as np
 from colbert_core.index import Manifest, ShardReader
 from colbert_core.types import F32
 
-REBUILD_ABOVE = 1.10
-"""Drift past which a rebuild is advised."""
+REBUILD_ABOVE = 1.5
+"""Drift past which a rebuild is advised: it has then cost about .015 of overlap@10 at 2 bits."""
 
 RUNS, RUN_TOKENS = 64, 256
 """Tokens that are looked at: so many runs, evenly spread over the shards."""

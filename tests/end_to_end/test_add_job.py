@@ -84,9 +84,8 @@ def test_another_model_is_refused(built: Path, tmp_path: Path) -> None:
     for file in Path(source).iterdir():
         if file.is_file():
             (other / file.name).write_bytes(file.read_bytes())
-    settings = other / "tokenizer_config.json"
-    raw = json.loads(settings.read_text()) if settings.exists() else {}
-    settings.write_text(json.dumps({**raw, "changed": 1}))
+    with (other / "tokenizer.json").open("a") as tokenizer:
+        tokenizer.write("\n")
     new = write(tmp_path / "c.jsonl", ["c1"], 3)
     before = open_generation(built / "ix").manifest
     with pytest.raises(ModelMismatch, match="was built with model"):
