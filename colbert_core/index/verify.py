@@ -258,7 +258,12 @@ def _check_shard(
     except IndexCorrupt as error:
         yield "residuals.npy", _after_folder(error, shard.folder)
         return
-    for identity in shard.ids():
+    try:
+        ids = shard.ids()
+    except IndexCorrupt as error:
+        yield "ids.arrow", _after_folder(error, shard.folder)
+        return
+    for identity in ids:
         if identity in seen:
             yield "ids.arrow", f"id {identity!r} stands in shard {seen[identity]} too"
             break
