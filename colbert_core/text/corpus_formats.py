@@ -96,7 +96,8 @@ def _read_parquet(path: Location) -> Iterator[Record]:
                 for record in _rows(batch, path, row):
                     row += 1
                     yield record, Place(str(path), row)
-    except (pa.ArrowException, OSError) as error:
+    # The last three are what damaged column names, times and zones end in.
+    except (pa.ArrowException, OSError, ValueError, OverflowError, LookupError) as error:
         raise CorpusError(
             f"{path}: it cannot be read as Parquet after row {row}: {error}; write it again, or "
             "check that the file is complete"
