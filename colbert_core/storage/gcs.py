@@ -1,13 +1,14 @@
 """Google Cloud Storage by pyarrow.fs: no further dependency, and less than S3 has by boto3.
 
-Credentials are Google's standard ones (GOOGLE_APPLICATION_CREDENTIALS, gcloud's, the machine's);
-where there are none, requests are anonymous. pyarrow passes neither conditions nor checksums: `put`
-is checked by reading back, and `swap` compares before it writes and looks again afterwards, which
-finds most lost updates, not all (docs/storage.md).
+Credentials are Google's standard ones (GOOGLE_APPLICATION_CREDENTIALS, gcloud's, the machine's).
+An object that `put` writes bears its SHA-256 as metadata, and the bucket's MD5 of it is compared
+with that of what was sent. pyarrow passes no conditions: `swap` compares before it writes and looks
+again afterwards, which finds most lost updates, not all (docs/storage.md).
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import re
@@ -37,22 +38,18 @@ class GcsStore:
         self._files = _filesystem(timeout_s(), _environment())
 
     def head(self, key: str) -> Stored:
-        from pyarrow.fs import FileType
-
-        with self._translated(key):
-            info = self._files.get_file_info(self._path(key))
-        if info.type != FileType.File:
-            raise FileNotFoundError(2, "there is no such object", self._uri(key))
-        return _stored(key, info)
+        with self._translated(key), self._files.open_input_file(self._path(key)) as file:
+            return _described(key, file)
 
     def open(self, key: str, start: int, version: str) -> ByteStream:
-        if version and self._version(key) != version:
+        with self._translated(key):
+            file = self._files.open_input_file(self._path(key))
+        if version and _described(key, file).version != version:
+            file.close()
             raise StorageError(
                 f"{self._uri(key)}: it was replaced while it was being read; run it again"
             )
-        with self._translated(key):
-            file = self._files.open_input_file(self._path(key))
-            file.seek(start)
+        file.seek(start)
         return _Stream(self, key, file)
 
     def objects(self, prefix: str) -> Iterator[Stored]:
@@ -66,7 +63,7 @@ class GcsStore:
         keys = {info.path.removeprefix(f"{self._bucket}/"): info for info in infos}
         for key in sorted(keys):
             if key.startswith(prefix) and keys[key].type == FileType.File:
-                yield _stored(key, keys[key])
+                yield Stored(key, keys[key].size)
 
     def names(self, prefix: str) -> list[str]:
         from pyarrow.fs import FileSelector
@@ -77,23 +74,34 @@ class GcsStore:
         return sorted(PurePosixPath(info.path).name for info in infos)
 
     def put(self, key: str, local: Path, sha256: str) -> None:
+        sent, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         with (
             self._translated(key),
             local.open("rb") as source,
-            self._files.open_output_stream(self._path(key)) as target,
+            self._files.open_output_stream(self._path(key), metadata={"sha256": sha256}) as target,
         ):
             while block := source.read(_BLOCK_BYTES):
+                sent.update(block)
+                md5.update(block)
                 target.write(block)
-        if self._digest(key) != sha256:
+        stored = self.head(key)
+        if sent.hexdigest() != sha256:
+            self.delete(key)
+            raise IndexCorrupt(
+                f"{local}: its SHA-256 is no longer the one it was written with; build again"
+            )
+        if stored.st_size != local.stat().st_size or not self._arrived(key, sha256, md5.digest()):
             raise IndexCorrupt(f"{self._uri(key)}: it did not arrive as it was sent; run it again")
 
-    def _digest(self, key: str) -> str:
-        digest = hashlib.sha256()
-        stream = self.open(key, 0, "")
-        while block := stream.read(_BLOCK_BYTES):
-            digest.update(block)
-        stream.close()
-        return digest.hexdigest()
+    def _arrived(self, key: str, sha256: str, md5: bytes) -> bool:
+        """Whether the bucket holds what was sent: by its MD5; where it has none, by the bytes."""
+        with self._translated(key), self._files.open_input_file(self._path(key)) as file:
+            if found := _metadata(file).get("md5Hash"):
+                return found == base64.b64encode(md5).decode()
+            digest = hashlib.sha256()
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+        return digest.hexdigest() == sha256
 
     def delete(self, key: str) -> None:
         with self._translated(key), suppress(FileNotFoundError):
@@ -104,8 +112,9 @@ class GcsStore:
             raise Conflict(self._uri(key))
         with self._translated(key), self._files.open_output_stream(self._path(key)) as target:
             target.write(data)
-        if self._digest(key) != hashlib.sha256(data).hexdigest():
-            raise Conflict(self._uri(key))
+        with self._translated(key), self._files.open_input_file(self._path(key)) as file:
+            if file.read() != data:
+                raise Conflict(self._uri(key))
 
     def _version(self, key: str) -> str | None:
         try:
@@ -158,8 +167,14 @@ class _Stream:
         self._file.close()
 
 
-def _stored(key: str, info: Any) -> Stored:
-    return Stored(key, info.size, f"{info.mtime_ns}-{info.size}")
+def _metadata(file: Any) -> dict[str, str]:
+    return {name: value.decode() for name, value in file.metadata().items()}
+
+
+def _described(key: str, file: Any) -> Stored:
+    about = _metadata(file)
+    version = about.get("generation", "")
+    return Stored(key, file.size(), version, about.get("metadata.sha256"))
 
 
 def _environment() -> str | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
 import signal
 import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import orjson
@@ -144,6 +146,21 @@ def test_a_driver_killed_after_the_swap_finds_its_own_generation(
 def test_staging_goes_with_a_uri_alone(tmp_path, corpus):
     with pytest.raises(InvalidInput, match="leave --staging out"):
         build_index(corpus[1], tmp_path / "index", staging=tmp_path / "s")
+
+
+def test_several_nodes_need_a_folder_that_all_of_them_see(
+    ray_cluster, corpus, bucket, model, monkeypatch, tmp_path
+):
+    @contextmanager
+    def of_two_nodes(**_about):
+        yield dataclasses.replace(ray_cluster, node_count=2)
+
+    monkeypatch.setattr("cluster.index_job.ray_session", of_two_nodes)
+    out = f"s3://{bucket}/out"
+    with pytest.raises(InvalidInput, match="Ray has 2 nodes; give --staging"):
+        build_index(corpus[0], out, model=model, **SETTINGS)
+    build_index(corpus[0], out, model=model, staging=tmp_path / "shared", **SETTINGS)
+    assert len(Index.open(out)) == 60
 
 
 def cli(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:

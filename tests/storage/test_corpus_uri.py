@@ -31,6 +31,13 @@ def parquet(first: int, count: int) -> bytes:
     return sink.getvalue()
 
 
+def zstd(data: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return sink.getvalue().to_pybytes()
+
+
 @pytest.fixture
 def corpus(s3, bucket: str) -> str:
     for name, data in {
@@ -39,7 +46,8 @@ def corpus(s3, bucket: str) -> str:
         "deep/c.tsv": b"d0040\tcells\n",
         "deep/d.parquet": parquet(41, 9),
         "deep/e.jsonl.bz2": bz2.compress(lines(50, 5)),
-        "deep/f.jsonl.xz": lzma.compress(lines(55, 5)),
+        "deep/f.jsonl.xz": lzma.compress(lines(55, 3)),
+        "deep/g.jsonl.zst": zstd(lines(58, 2)),
         "_hidden/x.jsonl": b"no corpus",
         "notes.md": b"no corpus either",
     }.items():
@@ -59,7 +67,7 @@ def ids(corpus) -> list[str]:
         ("/a.jsonl", 20),
         ("/*.jsonl*", 40),
         ("/deep/[c-d].*", 10),
-        ("/**/*.jsonl.?z*", 30),
+        ("/**/*.jsonl.?z*", 28),
         ("/deep", 20),
     ],
 )

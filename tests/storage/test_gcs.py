@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import socket
 import subprocess
 import sys
@@ -16,9 +17,16 @@ from conftest import DIM
 from s3_server import START_TIMEOUT_S, free_port
 
 from colbert_core import Index
-from colbert_core.errors import IndexExists, IndexMissing, TartanError, Unavailable
+from colbert_core.errors import (
+    IndexCorrupt,
+    IndexExists,
+    IndexMissing,
+    StorageError,
+    TartanError,
+    Unavailable,
+)
 from colbert_core.index import push, read_current
-from colbert_core.storage import location, store_of
+from colbert_core.storage import gcs, location, store_of
 from colbert_core.storage.store import Conflict
 from colbert_core.text.corpus import read_corpus
 
@@ -63,6 +71,13 @@ def test_an_index_is_pushed_opened_and_replaced(local_index, tmp_path):
     manifest = push(local_index, remote, overwrite=False)
     assert Index.open(str(remote)).search(QUERY, k=9) == Index.open(local_index).search(QUERY, k=9)
     assert push(local_index, remote, overwrite=False) == manifest
+    store = store_of(remote)
+    names = sorted(manifest.files)
+    before = [store.head(f"{remote.key}/{name}") for name in names]
+    assert [item.sha256 for item in before] == [manifest.files[name].sha256 for name in names]
+    store.delete(f"{remote.key}/CURRENT")  # as if it had ended before the last step
+    push(local_index, remote, overwrite=False)
+    assert [store.head(f"{remote.key}/{name}") for name in names] == before  # none was sent again
     vectors = [np.eye(DIM, dtype=np.float32)[:4]] * 20
     Index.build(tmp_path / "other", vectors, centroids=8)
     with pytest.raises(IndexExists):
@@ -83,12 +98,35 @@ def test_the_pointer_is_compared_before_it_is_replaced():
     store.delete("x/CURRENT")
 
 
+def test_a_file_is_checked_on_its_way(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.write_bytes(b"as it was sent")
+    store = store_of(location(f"gs://{BUCKET}"))
+    with pytest.raises(IndexCorrupt, match="no longer the one it was written with"):
+        store.put("file", file, "0" * 64)
+    with pytest.raises(FileNotFoundError):
+        store.head("file")
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    monkeypatch.setattr(gcs, "_metadata", lambda _file: {"md5Hash": "another"})
+    with pytest.raises(IndexCorrupt, match="did not arrive as it was sent"):
+        store.put("file", file, sha256)
+    monkeypatch.setattr(gcs, "_metadata", lambda _file: {})  # none given: the bytes decide
+    store.put("file", file, sha256)
+
+
+def test_an_object_that_was_replaced_is_not_read_on():
+    store = store_of(location(f"gs://{BUCKET}"))
+    store.swap("r", b"one", None)
+    old = store.head("r").version
+    store.swap("r", b"two", old)
+    with pytest.raises(StorageError, match="replaced while it was being read"):
+        store.open("r", 0, old)
+
+
 def test_a_corpus_is_read(tmp_path):
     (tmp_path / "c.jsonl").write_bytes(b'{"_id": "a", "text": "b"}\n')
     store = store_of(location(f"gs://{BUCKET}/corpus"))
-    from colbert_core.index.files import entry_of
-
-    sha256 = entry_of(tmp_path / "c.jsonl").sha256
+    sha256 = hashlib.sha256((tmp_path / "c.jsonl").read_bytes()).hexdigest()
     for name in ("corpus/c.jsonl", "corpus/d.jsonl"):
         store.put(name, tmp_path / "c.jsonl", sha256)
     found = [document.place.file for document in read_corpus(f"gs://{BUCKET}/corpus/*.jsonl")]
