@@ -202,7 +202,8 @@ def _machines(work: Workload, plan: Plan) -> None:
         "",
         f"⌈QPS · core-s a query / ({BUSY:g} · cores)⌉",
     )
-    plan.add("machines", max(by_memory, by_load), "", "the larger; --replicas for failures")
+    most = max(by_memory, by_load, work.replicas)
+    plan.add("machines", most, "", "the largest, and one for each replica")
 
 
 def _build(work: Workload, plan: Plan) -> None:

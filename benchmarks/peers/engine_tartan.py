@@ -16,6 +16,7 @@ import numpy as np
 from adapter import Engine, Vectors, run
 
 from colbert_core import Index
+from colbert_core.codec.kmeans import default_centroids
 
 
 class Passages:
@@ -57,8 +58,12 @@ class Tartan(Engine):
         import_module("colbert_core.codec.kmeans")
 
     def build(self, vectors: Vectors, index: Path, options: dict[str, Any]) -> dict[str, float]:
-        """Options: `bits`, `codec`."""
+        """Options: `bits`, `codec`, and `centroids_factor`, times as many as by default."""
         clock = StageClock()
+        options = dict(options)
+        factor = options.pop("centroids_factor", None)
+        if factor:
+            options["centroids"] = factor * default_centroids(len(vectors.tokens))
         # The fp16 rounding that all engines get moves lengths by up to 5e-4.
         Index.build(index, Passages(vectors), normalize=True, on_progress=clock, **options)
         clock("write", 1, 1)

@@ -157,6 +157,11 @@ ENGINES = (
         # The paper's codec is there for what it keeps, which two settings tell.
         builds=(
             *(Build({"codec": "tartan", "bits": bits}, TARTAN) for bits in (2, 1, 3, 4)),
+            # Between 2 and 3 bits: what more centroids keep, for a byte a token.
+            Build(
+                {"codec": "tartan", "bits": 2, "centroids_factor": 2},
+                (TARTAN_DEFAULT, TARTAN_EXACT),
+            ),
             *(
                 Build({"codec": "colbertv2", "bits": bits}, (TARTAN_DEFAULT, TARTAN_EXACT))
                 for bits in (1, 2, 3, 4)

@@ -156,7 +156,9 @@ def interpreter(root: Path, spec: EngineSpec) -> Path:
 def label_of(options: dict[str, Any]) -> str:
     """A short name of one index: codec where there is a choice, and bits."""
     codec = f"{options['codec']} " if "codec" in options else ""
-    return f"{codec}{options['bits']}-bit"
+    factor = options.get("centroids_factor")
+    more = f", {factor}x centroids" if factor else ""
+    return f"{codec}{options['bits']}-bit{more}"
 
 
 def index_bytes(index: Path, spec: EngineSpec) -> dict[str, int]:
