@@ -165,9 +165,9 @@ def test_a_full_disk_ends_clearly_and_keeps_what_is_done(tmp_path):
 
 def test_a_full_disk_as_numpy_sees_it(tmp_path):
     with pytest.raises(JobFailed, match=r"it cannot be written: 8 requested and 2 written; free"):
-        cut_short(tmp_path, OSError("8 requested and 2 written"))
+        cut_short(tmp_path / "numpy", OSError("8 requested and 2 written"))
     with pytest.raises(TimeoutError):
-        cut_short(tmp_path, TimeoutError("no answer"))
+        cut_short(tmp_path / "ray", TimeoutError("no answer"))
 
 
 def test_one_build_at_a_time(tmp_path):

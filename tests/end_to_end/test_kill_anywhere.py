@@ -172,18 +172,23 @@ def test_a_disk_that_fills_up_at_each_stage(undisturbed, ray_cluster, corpus, sm
 
 
 def test_a_file_system_that_turns_read_only(undisturbed, ray_cluster, corpus, small_disk):
+    """First only the chunks' folder, in the middle of the job; then all of it, at rest."""
     out = small_disk / "index"
+    chunks = out / "staging" / "job" / "chunks"
 
     class Turning(SilentProgress):
         def start(self, stage, total, noun):
             if stage == "encode":
-                os.sync()
-                remount(small_disk, "ro")
+                subprocess.run(["mount", "--bind", str(chunks), str(chunks)], check=True)
+                remount(chunks, "bind,ro")
 
     with pytest.raises(JobFailed, match="Read-only file system"):
         build_index(corpus, out, workers=2, progress=Turning(), **SETTINGS)
+    subprocess.run(["umount", str(chunks)], check=True)
+    remount(small_disk, "ro")
     with pytest.raises(InvalidInput, match="cannot be written"):
         build_index(corpus, out, workers=2, **SETTINGS)
     remount(small_disk, "rw")
+    assert not (out / "CURRENT").exists()
     build_index(corpus, out, workers=2, **SETTINGS)
     assert contents(out) == undisturbed[0]
