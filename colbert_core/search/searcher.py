@@ -43,7 +43,9 @@ def search_shard(
         TimeoutError: the deadline passed.
     """
     live = _live(shard, allowed_N)
-    params = narrowed(params, live, shard.passages, shard.tokens)
+    given, params = params, narrowed(params, live, shard.passages, shard.tokens)
+    if probes is not None and params.nprobe > given.nprobe:
+        probes = shard.table.probe(Q_LD, min(params.nprobe, shard.codec.centroid_count))
 
     def search(params: SearchParams) -> ShardTopK:
         return _search(shard, Q_LD, probes, params, allowed_N, deadline_s)
