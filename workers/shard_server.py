@@ -138,7 +138,10 @@ class HeldShard:
         for name, margin in margins.items():
             if margin is not None and not margin >= 0:
                 raise QueryError(f"{name} is {margin}; it starts at 0")
-        params = SearchParams(query.k, 0, query.candidates, query.scored, query.exact, **margins)
+        nprobe = 0 if probes is None else probes[0].shape[1]
+        params = SearchParams(
+            query.k, nprobe, query.candidates, query.scored, query.exact, **margins
+        )
         started = time.monotonic()
         allowed_N = None if query.filter is None else self._matcher.allowed(query.filter)
         top = search_shard(self.shard, query_LD, probes, params, allowed_N, deadline)

@@ -167,6 +167,11 @@ class ShardReader:
             ) from error
 
     @property
+    def table(self) -> kernels.CentroidTable | TorchTable:
+        """The centroids where this shard is searched."""
+        return self._table or self.codec.centroid_table
+
+    @property
     def implementation(self) -> str:
         """Which kernels search this shard, for people."""
         return kernels.IMPLEMENTATION if self._table is None else f"torch ({self._table.device})"

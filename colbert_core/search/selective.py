@@ -3,7 +3,8 @@
 What presets say was measured for a search among all. Where few passages are left, looking at every
 one of them costs less than finding candidates: so few are all scored precisely, and more are all
 compared by their centroids. Where many are, those that match may lie far from the query, where
-scores are close together: margins are widened, and with them how many may be kept.
+scores are close together: margins are widened, and with them how many may be kept; where very few
+of very many are left, their centroids may not be among those probed, and more are.
 docs/decisions/filters.md measures each.
 """
 
@@ -20,6 +21,8 @@ COMPARED_TOKENS = 1 << 19
 """Tokens up to which they are all compared by their centroids."""
 WIDEST = 1.5
 """The most that margins are widened by: where an eighth of the passages is left, or less."""
+FEW = 32
+"""Where no more than one passage of so many is left, twice as many centroids are probed."""
 
 
 def narrowed(params: SearchParams, live: int, passages: int, tokens: int) -> SearchParams:
@@ -31,8 +34,8 @@ def narrowed(params: SearchParams, live: int, passages: int, tokens: int) -> Sea
 
     Returns:
         An exact search, one that compares every passage that is left, or `params` with wider
-        margins. A search that scores nothing precisely stays one, so that the scores of shards can
-        be compared.
+        margins, and with more to probe (`nprobe`) where very few are left. A search that scores
+        nothing precisely stays one, so that the scores of shards can be compared.
     """
     if params.exact or live in (0, passages):
         return params
@@ -42,6 +45,8 @@ def narrowed(params: SearchParams, live: int, passages: int, tokens: int) -> Sea
     params = _wider(params, min(WIDEST, 1 + (WIDEST - 1) * math.log2(passages / live) / 3))
     if left <= COMPARED_TOKENS:
         return replace(params, candidates=max(params.k, live), margin=None)
+    if live * FEW <= passages and params.margin is not None:
+        return replace(params, nprobe=2 * params.nprobe)
     return params
 
 

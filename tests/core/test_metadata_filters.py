@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -336,3 +339,47 @@ def test_what_one_shard_lacks_is_missing_there(tmp_path: Path) -> None:
     assert len(index.search(query, k=20, filter="not old = 1")) == 10
     assert len(index.search(query, k=20, filter="new > 15 or exists(old)")) == 15
     assert math.isclose(index.search(query, filter="new = 19.5")[0].metadata["new"], 19.5)
+
+
+def test_a_device_answers_alike_under_filters(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Index.open(index.generation.path, device="torch:cpu")
+    for tokens in (0, selective.SCORED_TOKENS):
+        monkeypatch.setattr(selective, "SCORED_TOKENS", tokens)
+        monkeypatch.setattr(selective, "COMPARED_TOKENS", tokens)
+        for wanted in ("n < 3", "half = true", "topic in ('t1', 't7') and n >= 100", "n < 0"):
+            for k in (1, 10, 300):
+                query = vectors()[k]
+                here, there = (one.search(query, k=k, filter=wanted) for one in (index, device))
+                assert here.ids == there.ids
+                np.testing.assert_allclose(here.scores, there.scores, atol=1e-4)
+
+
+REFERENCE = """
+import sys
+from colbert_core import Index, kernels
+from colbert_core.search import selective
+assert kernels.isa() == "reference"
+import numpy as np
+index = Index.open(sys.argv[1])
+query = np.load(sys.argv[2])
+for tokens in (0, 1 << 16):
+    selective.SCORED_TOKENS = selective.COMPARED_TOKENS = tokens
+    for wanted, matching in (("n < 3", 3), ("topic = 't1' and n < 240", 20), ("n < 0", 0)):
+        for k in (1, 10, 30):
+            hits = index.search(query, k=k, filter=wanted, nprobe=1)
+            assert len(set(hits.ids)) == len(hits) == min(k, matching), (tokens, wanted, k)
+"""
+
+
+def test_the_reference_gives_min_k_and_matching_too(index: Index, tmp_path: Path) -> None:
+    np.save(tmp_path / "query.npy", vectors()[5][:3])
+    command = [sys.executable, "-c", REFERENCE, str(index.generation.path)]
+    command.append(str(tmp_path / "query.npy"))
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "TARTAN_KERNELS": "reference"}
+    run = subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.returncode == 0, run.stderr

@@ -42,6 +42,15 @@ def test_margins_widen_with_what_is_left_out() -> None:
     assert margins[-1] == pytest.approx(PARAMS.interaction_margin * WIDEST)
 
 
+def test_more_are_probed_where_very_few_of_very_many_are_left() -> None:
+    def probed(live: int) -> int:
+        return narrowed(PARAMS, live, 100 * N, 100 * N * TOKENS_EACH).nprobe
+
+    assert probed(100 * N // 32) == 2 * PARAMS.nprobe
+    assert probed(100 * N // 32 + 1) == PARAMS.nprobe
+    assert under(COMPARED_TOKENS // TOKENS_EACH).nprobe == PARAMS.nprobe
+
+
 def test_raw_numbers_are_kept_and_coarse_stays_coarse() -> None:
     raw = derive_params(10, candidates=500, scored=40)
     assert under(50_000, raw) == raw
