@@ -32,7 +32,6 @@ from cluster.ray_session import ray_session
 from colbert_core.change import Change, changing, find_present, publish_added
 from colbert_core.drift import drift
 from colbert_core.errors import QueryError
-from colbert_core.generations import BEGUN_ANEW
 from colbert_core.index import Generation, Manifest
 from colbert_core.text.corpus import Corpus, corpus_files
 from colbert_core.text.identity import ModelIdentity
@@ -110,7 +109,7 @@ def add_to_index(
 def _staging(change: Change) -> Iterator[BuildPlace]:
     folder = change.index / STAGING
     shutil.rmtree(folder, ignore_errors=True)  # of jobs that were killed: the lock is ours
-    place = BuildPlace(change.index, change.generation, folder / BEGUN_ANEW)
+    place = BuildPlace(change.index, change.generation, folder / change.generation)
     place.staging.mkdir(parents=True)
     try:
         yield place
