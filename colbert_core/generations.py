@@ -22,6 +22,8 @@ from colbert_core.index.manifest import manifest_path
 from colbert_core.index.reader import check_size
 
 STAGING = "staging"
+BEGUN_ANEW = "add"
+"""The folder in it of jobs that cannot be gone on with: one that is there was killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,7 @@ def collect(
         used = [one for one in others[keep:] if not _lock(index, one, stack)]
         removed = tuple(one for one in others[keep:] if one not in used)
         kept = [manifest for manifest in manifests if manifest.generation not in removed]
-        interrupted = (index / STAGING).is_dir() and any((index / STAGING).iterdir())
+        interrupted = any(one.name != BEGUN_ANEW for one in (index / STAGING).glob("*"))
         everything = unfinished or not interrupted
         unneeded = list(_unneeded(index, manifests, removed, everything))
         files = tuple(path.relative_to(index).as_posix() for path in unneeded)
@@ -214,8 +216,9 @@ def _unneeded(
                 yield path
     yield from sorted((index / "generations").glob(".*.tmp"))
     yield from sorted(index.glob(".CURRENT.*.tmp"))
-    if everything and (index / STAGING).is_dir():
-        yield index / STAGING
+    staging = index / STAGING if everything else index / STAGING / BEGUN_ANEW
+    if staging.is_dir():
+        yield staging
 
 
 def _size(path: Path) -> int:

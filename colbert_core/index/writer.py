@@ -284,18 +284,13 @@ def publish_change(
     Raises:
         IndexExists: another writer published this generation id first.
     """
-    files = {
-        name: entry
-        for name, entry in parent.files.items()
-        if name.startswith(f"global/{parent.codec_id}/")
-    }
-    known = {shard.id for shard in parent.shards}
+    known: dict[str, dict[str, FileEntry]] = {}
+    for name, entry in parent.files.items():
+        known.setdefault("/".join(name.split("/")[:2]), {})[name] = entry
+    files = dict(known[f"global/{parent.codec_id}"])
     for shard in shards:
-        if shard.id in known:
-            under = f"shards/{shard.id}/"
-            files |= {name: one for name, one in parent.files.items() if name.startswith(under)}
-        else:
-            files |= dict(_entries(index, index / "shards" / shard.id))
+        folder = f"shards/{shard.id}"
+        files |= known[folder] if folder in known else dict(_entries(index, index / folder))
         if shard.tombstones is not None:
             name = shard.tombstones.file
             files[name] = parent.files.get(name) or entry_of(index / name)

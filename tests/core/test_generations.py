@@ -224,10 +224,11 @@ def test_work_of_interrupted_jobs_stays_unless_asked(index: Index) -> None:
     path = index.generation.path
     (path / "staging" / "g000009-aa").mkdir(parents=True)
     (path / "staging" / "g000009-aa" / "unit").write_bytes(b"x")
+    (path / "staging" / "add").mkdir()  # of an add, which begins anew
     (path / "shards" / "g000009-aa-0000").mkdir()
     kept = collect(path)
     assert kept.unfinished
-    assert not kept.files
+    assert kept.files == ("staging/add",)
     done = collect(path, unfinished=True)
     assert done.files == ("shards/g000009-aa-0000", "staging")
     assert not (path / "staging").exists()
