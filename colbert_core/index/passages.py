@@ -152,12 +152,11 @@ class _File:
         try:
             self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
             self.batches: int = self._reader.num_record_batches
-            same = self._reader.schema == schema
+            columns, same = self._reader.schema.names, self._reader.schema == schema
         except (OSError, ValueError, pa.ArrowException) as error:
             raise self.corrupt(f"the Arrow file cannot be read: {error}") from error
         if not same:
-            names = self._reader.schema.names
-            raise self.corrupt(f"its columns are {names}, not {schema.names}")
+            raise self.corrupt(f"its columns are {columns}, not {schema.names}")
 
     def __len__(self) -> int:
         if not self.batches:

@@ -63,7 +63,9 @@ def _problem(pids_E: AnyArray, lengths_C: AnyArray, centroids: int) -> str:
         return f"there are {len(lengths_C)} lists for {centroids} centroids"
     if len(lengths_C) and int(lengths_C.min()) < 0:
         return "a list has a negative length"
-    total = sum(int(part.sum(dtype=np.int64)) for part in np.array_split(lengths_C, 8))
+    if len(lengths_C) and int(lengths_C.max()) > len(pids_E):
+        return f"a list has {int(lengths_C.max()):,} passages of {len(pids_E):,} in all"
+    total = int(lengths_C.sum(dtype=np.int64))
     if total > len(pids_E):
         return f"their lengths add up to {total:,} and there are {len(pids_E):,} passages in them"
     return ""
