@@ -29,7 +29,7 @@ from cluster.wire.types import FetchQuery, ShardAnswer, ShardIdentity, ShardQuer
 from colbert_core.errors import IndexCorrupt, IndexMissing, QueryError, Unavailable
 from colbert_core.hardware import searches_at_once
 from colbert_core.index import (
-    Lease,
+    Pin,
     ShardReader,
     discard,
     open_generation,
@@ -53,10 +53,10 @@ class _DamagedInCache(IndexCorrupt):
 class HeldShard:
     """One open shard of one generation; safe to share between threads."""
 
-    def __init__(self, generation: str, shard: ShardReader, lease: Lease | None = None) -> None:
+    def __init__(self, generation: str, shard: ShardReader, pin: Pin | None = None) -> None:
         self.generation = generation
         self.shard = shard
-        self._lease = lease  # while it is held, the cache keeps the files of a fetched shard
+        self._pin = pin  # while it is held, the cache keeps the files of a fetched shard
         self.kernel = shard.kernel  # made now, so that a damaged shard is found before serving
         self.dim = shard.codec.dim
         self.centroids = shard.codec.centroid_count
@@ -96,10 +96,10 @@ class HeldShard:
         try:
             verify_checksums(opened.path, opened.manifest, under=f"shards/{shard_id}/")
         except IndexCorrupt as error:
-            if opened.lease is None:
+            if opened.pin is None:
                 raise
             raise _DamagedInCache(opened.path / "shards" / shard_id, str(error)) from error
-        return cls(generation, opened.shards[0], opened.lease)
+        return cls(generation, opened.shards[0], opened.pin)
 
     @property
     def identity(self) -> ShardIdentity:

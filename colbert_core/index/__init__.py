@@ -1,6 +1,6 @@
 """The on-disk format: writing, opening, checking and measuring an index."""
 
-from colbert_core.index.cache import Lease, discard
+from colbert_core.index.cache import Pin, discard
 from colbert_core.index.fetch import fetched_afresh
 from colbert_core.index.inspect import component_bytes, describe, predicted_bytes
 from colbert_core.index.manifest import Manifest, ShardEntry, read_current
@@ -12,8 +12,8 @@ from colbert_core.index.writer import ShardWriter, new_generation_id, publish, w
 
 __all__ = [
     "Generation",
-    "Lease",
     "Manifest",
+    "Pin",
     "Preset",
     "ShardEntry",
     "ShardReader",

@@ -17,7 +17,7 @@ import numpy as np
 from colbert_core import kernels
 from colbert_core.codec import Codec
 from colbert_core.errors import IndexCorrupt, InvalidInput
-from colbert_core.index.cache import Lease
+from colbert_core.index.cache import Pin
 from colbert_core.index.fetch import OnBytes, fetched
 from colbert_core.index.files import map_array
 from colbert_core.index.manifest import (
@@ -176,7 +176,7 @@ class Generation:
     shards: tuple[ShardReader, ...]
     device: str = "cpu"
     device_table: TorchTable | None = None
-    lease: Lease | None = None  # of a fetched index: keeps it in the cache
+    pin: Pin | None = None  # of a fetched index: keeps it in the cache
 
     @property
     def table(self) -> kernels.CentroidTable | TorchTable:
@@ -226,9 +226,9 @@ def open_generation(
     wanted = [s for s in manifest.shards if shards is None or s.id in shards]
     folders = (f"global/{manifest.codec_id}", *(f"shards/{shard.id}" for shard in wanted))
     if isinstance(place, RemotePath):
-        index, lease = fetched(place, manifest, folders, on_fetch)
+        index, pin = fetched(place, manifest, folders, on_fetch)
     else:
-        index, lease = place, None
+        index, pin = place, None
     for name, entry in manifest.files.items():
         if name.rpartition("/")[0] in folders:
             check_size(index / name, entry)
@@ -238,7 +238,7 @@ def open_generation(
     if table is not None:
         for reader in readers:  # copied now: threads that search first would each make a copy
             _ = reader.kernel
-    return Generation(index, manifest, codec, readers, device, table, lease)
+    return Generation(index, manifest, codec, readers, device, table, pin)
 
 
 def _device_table(codec: Codec, device: str) -> TorchTable:
