@@ -111,9 +111,13 @@ def _upload(
 
 
 def request_of(files: Sequence[Location], settings: BuildSettings) -> dict[str, Any]:
-    """What makes one build another: the corpus files with their sizes, and the settings."""
+    """What makes one build another: the corpus files as they are, and the settings."""
+    about = [path.stat() for path in files]
     return {
-        "corpus": [[str(path), path.stat().st_size] for path in files],
+        "corpus": [
+            [str(path.absolute()), at.st_size, at.st_mtime_ns]
+            for path, at in zip(files, about, strict=True)
+        ],
         "settings": dataclasses.asdict(settings),
     }
 

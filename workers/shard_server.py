@@ -29,8 +29,8 @@ from cluster.wire.types import FetchQuery, ShardAnswer, ShardIdentity, ShardQuer
 from colbert_core.errors import IndexCorrupt, IndexMissing, QueryError, Unavailable
 from colbert_core.hardware import searches_at_once
 from colbert_core.index import (
-    CacheLease,
     Lease,
+    Pin,
     ShardReader,
     discard,
     files_of,
@@ -56,7 +56,7 @@ class HeldShard:
     """One open shard of one generation; safe to share between threads."""
 
     def __init__(
-        self, generation: str, shard: ShardReader, lease: Lease | CacheLease | None = None
+        self, generation: str, shard: ShardReader, lease: Lease | Pin | None = None
     ) -> None:
         self.generation = generation
         self.lease = lease  # kept: what is served is neither collected nor evicted
@@ -103,7 +103,7 @@ class HeldShard:
             for under in files_of(opened.shards[0].entry):
                 verify_checksums(opened.path, opened.manifest, under=under)
         except IndexCorrupt as error:
-            if not isinstance(opened.lease, CacheLease):
+            if not isinstance(opened.lease, Pin):
                 raise
             raise _DamagedInCache(opened.path / "shards" / shard_id, str(error)) from error
         return cls(generation, opened.shards[0], opened.lease)

@@ -1,6 +1,6 @@
 """The on-disk format: writing, opening, checking and measuring an index."""
 
-from colbert_core.index.cache import CacheLease, discard
+from colbert_core.index.cache import Pin, discard
 from colbert_core.index.fetch import fetched_afresh
 from colbert_core.index.inspect import component_bytes, describe, predicted_bytes
 from colbert_core.index.lease import Lease
@@ -30,10 +30,10 @@ from colbert_core.index.writer import (
 )
 
 __all__ = [
-    "CacheLease",
     "Generation",
     "Lease",
     "Manifest",
+    "Pin",
     "Preset",
     "Problem",
     "Repair",

@@ -31,7 +31,7 @@ DEFAULT_GB = 100.0
 _POLL_S = 0.1
 
 
-class CacheLease:
+class Pin:
     """Keeps folders of the cache from being evicted, until it is closed or forgotten."""
 
     def __init__(self, locks: Iterable[IO[bytes]] = ()) -> None:

@@ -1,7 +1,7 @@
 """Remote indexes for reading: fetch what is needed into the cache, verify it, give a local folder.
 
     with the manifest of `s3://bucket/index` at hand
-    local, lease = fetched(remote, manifest, ["global/g1", "shards/g1-0000"])
+    local, pin = fetched(remote, manifest, ["global/g1", "shards/g1-0000"])
 
 Files come in parallel; one that is cut off goes on where it stopped, in this process or a later
 one. Each is compared with its SHA-256 in the manifest before its folder appears in the cache; one
@@ -24,7 +24,7 @@ from pathlib import Path
 from colbert_core.errors import IndexCorrupt, TartanError
 from colbert_core.index.cache import (
     CachedFolder,
-    CacheLease,
+    Pin,
     cache_folder,
     content_digest,
     discard,
@@ -55,14 +55,14 @@ OnBytes = Callable[[int, int], None]
 def fetched(
     remote: RemotePath,
     manifest: Manifest,
-    folders: Sequence[str],
+    parts: Sequence[str],
     on_bytes: OnBytes | None = None,
     cache: Path | None = None,
-) -> tuple[Path, CacheLease]:
-    """Some folders of an index, in a local folder that the readers take.
+) -> tuple[Path, Pin]:
+    """Parts of an index, in a local folder that the readers take.
 
     Args:
-        folders: their names, such as "shards/g000001-0b1c2d-0000".
+        parts: names of folders, such as "shards/g000001-0b1c2d-0000", or of single files.
         cache: instead of `cache_folder()`.
 
     Returns:
@@ -75,10 +75,11 @@ def fetched(
         TartanError: the cache cannot be written.
     """
     cache = cache or cache_folder()
-    lease_locks = []
+    locks = []
     try:
         view = cache / "indexes" / hashlib.sha256(str(remote).encode()).hexdigest()[:16]
-        for name in folders:
+        for part in parts:
+            name = part.rstrip("/")
             files = _files_of(manifest, name)
             folder = CachedFolder(cache, content_digest(files))
             lock = folder.lock(patience_s=4 * timeout_s())
@@ -86,20 +87,22 @@ def fetched(
                 lock.close()
                 discard(folder.path)
                 lock = folder.lock(patience_s=4 * timeout_s())
-            lease_locks.append(lock)
+            locks.append(lock)
+            single = name in manifest.files
             if not folder.whole:
-                _fetch_folder(remote / name, files, folder, cache, on_bytes)
+                source = remote / name.rpartition("/")[0] if single else remote / name
+                _fetch_folder(source, files, folder, cache, on_bytes)
                 folder.share(lock)
-            _link(view / name, folder.path)
+            _link(view / name, folder.path / Path(name).name if single else folder.path)
     except BaseException as error:
-        CacheLease(lease_locks).close()
+        Pin(locks).close()
         if isinstance(error, OSError):
             raise TartanError(
                 f"{cache}: the cache cannot be written: {error.strerror or error}; set "
                 "TARTAN_CACHE to another folder"
             ) from error
         raise
-    return view, CacheLease(lease_locks)
+    return view, Pin(locks)
 
 
 @contextmanager
@@ -118,22 +121,22 @@ def fetched_afresh(remote: RemotePath, on_bytes: OnBytes | None = None) -> Itera
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="afresh-", dir=home) as cache:
         folders = sorted({name.rpartition("/")[0] for name in manifest.files})
-        local, lease = fetched(remote, manifest, folders, on_bytes, Path(cache))
+        local, pin = fetched(remote, manifest, folders, on_bytes, Path(cache))
         try:
             (local / "generations").mkdir()
             write_file(local / manifest_name(manifest.generation), data)
             write_file(local / CURRENT, pointer_to(manifest.generation, data))
             yield local
         finally:
-            lease.close()
+            pin.close()
 
 
 def _files_of(manifest: Manifest, folder: str) -> dict[str, FileEntry]:
-    """The manifest's files of a folder, by their names within it."""
+    """The manifest's files of a folder, by their names within it; or a single one."""
     files = {}
     for name, entry in manifest.files.items():
         parent, _, own = name.rpartition("/")
-        if parent == folder:
+        if folder in (parent, name):
             files[own] = entry
     # These names come from a bucket, and become names of files here.
     for part in (*folder.split("/"), *files):

@@ -18,7 +18,7 @@ import pyarrow as pa
 from colbert_core import kernels
 from colbert_core.codec import Codec, Compressed
 from colbert_core.errors import IndexCorrupt, InvalidInput
-from colbert_core.index.cache import CacheLease
+from colbert_core.index.cache import Pin
 from colbert_core.index.fetch import OnBytes, fetched
 from colbert_core.index.files import map_bytes, read_matrix
 from colbert_core.index.lease import Lease, lease_generation
@@ -262,7 +262,7 @@ class Generation:
     shards: tuple[ShardReader, ...]
     device: str = "cpu"
     device_table: TorchTable | None = None
-    lease: Lease | CacheLease | None = None
+    lease: Lease | Pin | None = None
 
     @property
     def table(self) -> kernels.CentroidTable | TorchTable:
@@ -308,15 +308,15 @@ def open_generation(
         StorageError, Unavailable: the bucket refuses, or does not answer.
     """
     place = location(path)
-    lease: Lease | CacheLease
+    lease: Lease | Pin
     if isinstance(place, Path):
         index, (manifest, lease) = place, lease_generation(place, generation)
     else:
         manifest = read_generation(place, generation) if generation else read_current(place)
     wanted = [s for s in manifest.shards if shards is None or s.id in shards]
-    if isinstance(place, RemotePath):
-        index, lease = fetched(place, manifest, _folders(manifest, wanted), on_fetch)
     needed = (f"global/{manifest.codec_id}/", *(name for s in wanted for name in files_of(s)))
+    if isinstance(place, RemotePath):
+        index, lease = fetched(place, manifest, needed, on_fetch)
     for name, entry in manifest.files.items():
         if name.startswith(needed):
             check_size(index / name, entry)
@@ -327,12 +327,6 @@ def open_generation(
         for reader in readers:  # copied now: threads that search first would each make a copy
             _ = reader.kernel
     return Generation(index, manifest, codec, readers, device, table, lease)
-
-
-def _folders(manifest: Manifest, shards: Sequence[ShardEntry]) -> list[str]:
-    """The folders that shards and their codec need."""
-    folders = [f"global/{manifest.codec_id}", *(f"shards/{shard.id}" for shard in shards)]
-    return [*folders, "tombstones"] if any(shard.tombstones for shard in shards) else folders
 
 
 def files_of(shard: ShardEntry) -> tuple[str, ...]:

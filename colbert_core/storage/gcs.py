@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -174,7 +174,8 @@ def _metadata(file: Any) -> dict[str, str]:
 def _described(key: str, file: Any) -> Stored:
     about = _metadata(file)
     version = about.get("generation", "")
-    return Stored(key, file.size(), version, about.get("metadata.sha256"))
+    put = datetime.fromisoformat(about["updated"]).timestamp() if "updated" in about else 0.0
+    return Stored(key, file.size(), version, about.get("metadata.sha256"), int(put * 1e9))
 
 
 def _environment() -> str | None:

@@ -50,6 +50,10 @@ class RemotePath:
     def suffixes(self) -> list[str]:
         return PurePosixPath(self.key).suffixes
 
+    def absolute(self) -> RemotePath:
+        """Itself: there is no working folder in a bucket."""
+        return self
+
     def stat(self) -> Stored:
         """What is stored here; `st_size` as of a local file.
 

@@ -51,7 +51,11 @@ class S3Store:
             next(self._pages(Bucket=self._bucket, Prefix=key, MaxKeys=1))
             raise
         return Stored(
-            key, answer["ContentLength"], answer["ETag"], answer.get("Metadata", {}).get("sha256")
+            key,
+            answer["ContentLength"],
+            answer["ETag"],
+            answer.get("Metadata", {}).get("sha256"),
+            int(answer["LastModified"].timestamp() * 1e9),
         )
 
     def open(self, key: str, start: int, version: str) -> ByteStream:

@@ -30,12 +30,14 @@ class Stored:
         st_size: bytes.
         version: changes when the object does (ETag, generation); for conditions, not for people.
         sha256: what was recorded when Tartan put it there; None for others' objects.
+        st_mtime_ns: when it was put there, as of a local file.
     """
 
     key: str
     st_size: int
     version: str = ""
     sha256: str | None = None
+    st_mtime_ns: int = 0
 
 
 class ByteStream(Protocol):

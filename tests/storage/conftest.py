@@ -11,14 +11,13 @@ import boto3
 import numpy as np
 import pytest
 from s3_server import ACCESS_KEY, SECRET_KEY, SESSION_TOKEN, Door, S3Server
+from storage_sizes import DIM, PASSAGES
 
 from colbert_core import Index
 
 # Tiny checkpoints and processes are made as other tests make them.
 sys.path += [str(Path(__file__).parents[1] / name) for name in ("core", "end_to_end")]
 
-DIM = 32
-PASSAGES = 90
 _buckets = itertools.count()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DIM
+from storage_sizes import DIM
 
 from colbert_core import Index
 from colbert_core.errors import InvalidInput, Unavailable

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DIM
 from s3_server import SECRET_KEY, SESSION_TOKEN
+from storage_sizes import DIM
 
 from colbert_core import Index
 from colbert_core.errors import (
@@ -20,6 +20,7 @@ from colbert_core.errors import (
     Unavailable,
 )
 from colbert_core.index import open_generation, read_current
+from colbert_core.index.fetch import fetched
 from colbert_core.storage import location
 from workers.shard_server import HeldShard
 
@@ -46,7 +47,7 @@ def test_a_remote_index_answers_as_the_local_one(remote_index, local_index):
 def test_a_file_uri_is_the_local_path(local_index):
     opened = Index.open(local_index.as_uri())
     assert opened.generation.path == local_index
-    assert opened.generation.lease is None
+    assert opened.generation.pin is None
 
 
 def test_what_is_cached_is_not_fetched_again(remote_index, s3, bucket, tmp_path):
@@ -66,6 +67,16 @@ def test_only_what_is_opened_is_fetched(remote_index, tmp_path):
     assert len(content(tmp_path / "cache")) == 1  # a gateway: the codec
     HeldShard.open(remote_index, manifest.generation, manifest.shards[1].id)
     assert len(content(tmp_path / "cache")) == 2  # and a shard server: its shard
+
+
+def test_a_single_file_is_a_part_too(remote_index, local_index, tmp_path):
+    remote = location(remote_index)
+    manifest = read_current(remote)
+    name = next(name for name in manifest.files if name.endswith("ids.arrow"))
+    local, pin = fetched(remote, manifest, [name, f"global/{manifest.codec_id}/"])
+    assert (local / name).read_bytes() == (local_index / name).read_bytes()
+    assert len(content(tmp_path / "cache")) == 2
+    pin.close()
 
 
 def test_nothing_there_is_no_index(environment, bucket):

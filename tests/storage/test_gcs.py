@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DIM
 from s3_server import START_TIMEOUT_S, free_port
+from storage_sizes import DIM
 
 from colbert_core import Index
 from colbert_core.errors import (

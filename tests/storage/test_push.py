@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DIM
 from s3_server import ACCESS_KEY, SECRET_KEY, SESSION_TOKEN
+from storage_sizes import DIM
 
 from colbert_core import Index
 from colbert_core.errors import (
