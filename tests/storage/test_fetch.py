@@ -47,7 +47,7 @@ def test_a_remote_index_answers_as_the_local_one(remote_index, local_index):
 def test_a_file_uri_is_the_local_path(local_index):
     opened = Index.open(local_index.as_uri())
     assert opened.generation.path == local_index
-    assert opened.generation.pin is None
+    assert opened.generation.lease is not None
 
 
 def test_what_is_cached_is_not_fetched_again(remote_index, s3, bucket, tmp_path):
