@@ -2,7 +2,8 @@
 
     embeddings.npy   float16 or float32 [T, D]: every token's vector as the index decodes it
     doclens.npy      int32 [N]: tokens of each passage, in order
-    passages.jsonl   one object a passage, in order: `_id`, and `text` and `metadata` where stored
+    passages.jsonl   one object a passage, in order: `_id`, and `text` and `metadata` where stored;
+                     of a window of a long document its own text, `_id` with the span, `document`
     export.json      what these are: counts, model, codec
     README.md        the same for people, with the lines that read it
 
@@ -135,10 +136,15 @@ def _write_vectors(
         ArrayWriter(folder / "doclens.npy", np.int32) as doclens,
     ):
         for shard in generation.shards:
-            doclens.append(np.diff(shard.offsets.read(0, shard.passages + 1)))
+            lengths_N = np.diff(shard.offsets.read(0, shard.passages + 1))
+            live_N = np.ones(shard.passages, bool) if shard.live_N is None else shard.live_N != 0
+            doclens.append(lengths_N[live_N])
+            live_T, at = np.repeat(live_N, lengths_N), 0
             for block_TD in decoded(shard, codec):
-                vectors.append(block_TD)
-                done += len(block_TD)
+                kept_TD = block_TD[live_T[at : at + len(block_TD)]]
+                at += len(block_TD)
+                vectors.append(kept_TD)
+                done += len(kept_TD)
                 if on_progress:
                     on_progress(done, generation.manifest.tokens)
 
@@ -147,8 +153,13 @@ def _write_passages(generation: Generation, folder: Path) -> None:
     with (folder / "passages.jsonl").open("w", encoding="utf-8") as file:
         for shard in generation.shards:
             for pid in range(shard.passages):
+                if shard.live_N is not None and not shard.live_N[pid]:
+                    continue
                 stored = shard.stored(pid)
-                row: dict[str, Any] = {"_id": stored.id, "text": stored.text or ""}
+                row: dict[str, Any] = {"_id": stored.id, "text": stored.window_text}
+                if stored.window is not None:
+                    start, stop = stored.window
+                    row |= {"_id": f"{stored.id}#{start}-{stop}", "document": stored.id}
                 if stored.metadata_json:
                     row["metadata"] = stored.metadata
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")

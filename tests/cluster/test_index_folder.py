@@ -131,8 +131,11 @@ def publish(index, generation, parent=None):
     from hashlib import sha256
 
     from colbert_core.index import Manifest
+    from colbert_core.index.manifest import FileEntry
 
-    manifest = Manifest(generation, parent, "", generation, {}, (), {})
+    codec = {"name": "tartan", "bits": 2, "dim": 8, "centroids": 1}
+    files = {f"global/{generation}/codec.json": FileEntry(2, "0" * 64)}
+    manifest = Manifest(generation, parent, "", generation, codec, (), files)
     (index / "generations").mkdir(exist_ok=True)
     data = manifest.to_json()
     (index / "generations" / f"{generation}.json").write_bytes(data)

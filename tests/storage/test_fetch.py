@@ -132,7 +132,7 @@ def test_names_in_a_manifest_cannot_leave_the_cache(remote_index, s3, bucket):
     }
     key = f"some/index/generations/{manifest.generation}.json"
     s3.put_object(Bucket=bucket, Key=key, Body=json.dumps(raw).encode())
-    with pytest.raises(IndexCorrupt, match=r"'\.\.' is no name of a file"):
+    with pytest.raises(IndexCorrupt, match="which is no name of a file"):
         open_generation(remote_index, generation=manifest.generation)
 
 
