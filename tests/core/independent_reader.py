@@ -104,6 +104,10 @@ class Reader:
             Shard(index / "shards" / entry["id"], entry, self.codec)
             for entry in self.manifest["shards"]
         ]
+        self.deleted = [
+            np.load(index / entry["tombstones"]["file"]).tolist() if entry.get("tombstones") else []
+            for entry in self.manifest["shards"]
+        ]
         header = json.loads((self.folder / "codec.json").read_text())
         assert (header["name"], header["bits"]) == (self.codec["name"], self.codec["bits"])
 

@@ -23,6 +23,9 @@ def unit(rng: np.random.Generator, count: int, dim: int) -> np.ndarray:
 def agree(path: Path) -> Reader:
     reader, index = Reader(path), Index.open(path)
     assert len(reader.shards) == len(index.generation.shards)
+    for deleted, ours in zip(reader.deleted, index.generation.shards, strict=True):
+        live_N = np.ones(ours.passages) if ours.live_N is None else ours.live_N
+        assert deleted == np.flatnonzero(live_N == 0).tolist()
     for theirs, ours in zip(reader.shards, index.generation.shards, strict=True):
         assert theirs.ids == ours.ids()
         for pid in range(ours.passages):
