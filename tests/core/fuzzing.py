@@ -144,7 +144,7 @@ class IndexTarget:
     """A frozen index: damaged files under right checksums, or under wrong ones."""
 
     def __init__(self, folder: Path, case: str, resign: bool) -> None:
-        source = FIXTURES / "index_v3" / case
+        source = FIXTURES / case
         self.index = Path(shutil.copytree(source / "index", folder / "ix"))
         self.expected = np.load(source / "expected.npz")
         self.query = self.expected["queries"][0]
@@ -195,6 +195,8 @@ class IndexTarget:
                     raise Broken("more hits than passages")
                 _ = [(hit.id, hit.text, hit.metadata) for hit in found]
             index.search(self.query, k=3, filter=["id-1", "id-9"])
+            if index.fields:
+                index.search(self.query, k=3, filter="n >= 2 and not even = true")
             _ = [hit.matches for hit in index.search(self.query, k=1, explain=True)]
         except TartanError:
             return False
@@ -404,10 +406,12 @@ TARGETS = {  # name → its share of the cases
     "corpus": 8,
     "codec": 6,
     "manifest:tartan-1": 2,
-    "index:tartan-2": 1,
-    "index:colbertv2-4": 1,
-    "resigned:tartan-2": 1,
-    "resigned:colbertv2-1": 1,
+    "index:index_v3/tartan-2": 1,
+    "index:index_v3/colbertv2-4": 1,
+    "resigned:index_v3/tartan-2": 1,
+    "resigned:index_v3/colbertv2-1": 1,
+    "index:index_v4/changed": 1,
+    "resigned:index_v4/changed": 2,
     "import:stanford-2": 1,
     "import:fast-plaid-2": 1,
     "import:fast-plaid-changed": 1,
