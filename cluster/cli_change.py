@@ -10,8 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-IndexPath = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of the index.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+from cluster.cli_options import IndexPath, Json
 
 MUCH_DELETED = 0.2
 """Share of what is stored from which compaction is suggested."""

@@ -1,0 +1,56 @@
+"""Arguments and options that several commands of `tartan` take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from colbert_core.errors import InvalidInput
+from colbert_core.storage import location
+
+
+def _local(text: str) -> Path:
+    place = location(text)
+    if not isinstance(place, Path):
+        raise InvalidInput(f"{text}: this command works on local indexes; give a folder")
+    return place
+
+
+IndexPath = Annotated[
+    Path, typer.Argument(metavar="INDEX", help="Folder of the index.", parser=_local)
+]
+IndexPlace = Annotated[
+    str, typer.Argument(metavar="INDEX", help="Folder of the index, or its URI (s3://, gs://).")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+Target = Annotated[str | None, typer.Option("--target", metavar="HOST:PORT", help="A gateway.")]
+SearchedIndex = Annotated[
+    str | None,
+    typer.Option("--index", metavar="INDEX", help="An index (folder or URI), searched in-process."),
+]
+Recall = Annotated[
+    float | None,
+    typer.Option("--recall", help="Share of the exact top k to find (default 0.99; 1: exact)."),
+]
+Nprobe = Annotated[int | None, typer.Option("--nprobe", help="Centroids per query token.")]
+Candidates = Annotated[
+    int | None, typer.Option("--candidates", help="Passages compared by centroids, per shard.")
+]
+Scored = Annotated[
+    int | None,
+    typer.Option("--scored", help="Of these, scored precisely; 0: centroids alone rank."),
+]
+
+Filter = Annotated[
+    str | None,
+    typer.Option(
+        "--filter",
+        metavar="EXPR",
+        help="Search only where the metadata fits: `year >= 2019 and lang in ('de', 'en')`, "
+        "`not exists(retracted)`, `title prefix 'Graph'`, `_id in ('a', 'b')`. "
+        "`tartan index inspect` lists the fields.",
+    ),
+]
