@@ -16,6 +16,7 @@ from colbert_core.codec.kmeans import default_centroids, spherical_kmeans
 from colbert_core.codec.order import by_likeness
 from colbert_core.codec.packing import pack_planes, pack_stanford, unpack_planes, unpack_stanford
 from colbert_core.codec.rows import Rows
+from colbert_core.codec.sample import MemorySample
 from colbert_core.errors import IndexCorrupt, InvalidInput
 from colbert_core.reference.residuals import cells_of
 from colbert_core.reference.trellis import windows_of
@@ -27,6 +28,10 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "codec_parity"
 def unit(rows: int, dim: int, seed: int = 0) -> F32:
     x = np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
     return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def sample_of(vectors: F32) -> MemorySample:
+    return MemorySample(Rows.of(vectors))
 
 
 @given(
@@ -159,16 +164,16 @@ def test_levels_are_an_int8_grid_and_the_rotation_is_orthonormal() -> None:
 
 def test_kmeans_takes_duplicates_and_more_centroids_than_vectors() -> None:
     same = np.repeat(unit(1, 8), 50, axis=0)
-    centroids = spherical_kmeans(Rows.of(same), 4, seed=0)
+    centroids = spherical_kmeans(sample_of(same), 4, seed=0)
     assert np.isfinite(centroids).all()
-    assert len(spherical_kmeans(Rows.of(unit(3, 8)), 10, seed=0)) == 3
+    assert len(spherical_kmeans(sample_of(unit(3, 8)), 10, seed=0)) == 3
 
 
 def test_kmeans_finds_the_clusters_that_are_there() -> None:
     centres = np.eye(8, dtype=np.float32)[:4]
     noisy = np.repeat(centres, 200, axis=0) + 0.02 * unit(800, 8)
     noisy /= np.linalg.norm(noisy, axis=1, keepdims=True)
-    found = spherical_kmeans(Rows.of(noisy), 16, seed=1)
+    found = spherical_kmeans(sample_of(noisy), 16, seed=1)
     assert ((found @ centres.T).max(axis=0) > 0.99).all()
 
 
@@ -212,11 +217,11 @@ def test_looking_near_finds_almost_every_nearest_centroid() -> None:
 def test_kmeans_that_looks_near_is_as_good_as_one_that_looks_at_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sample, held = Rows.of(clustered(24_000, 24, 900)), clustered(4000, 24, 900, seed=0)
+    vectors, held = clustered(24_000, 24, 900), clustered(4000, 24, 900, seed=0)
     kept = []
     for near in (assign.NEAR_RUNS, 1 << 20):
         monkeypatch.setattr(assign, "NEAR_RUNS", near)
-        centroids = spherical_kmeans(sample, 2048, seed=1)
+        centroids = spherical_kmeans(sample_of(vectors), 2048, seed=1)
         kept.append(float((held @ centroids.T).max(axis=1).mean()))
     assert kept[0] > kept[1] - 0.002
 
