@@ -95,7 +95,7 @@ class WorkersSample:
             )
 
     def rows(self, which_M: I64) -> Rows:
-        """Some of the vectors, in the order asked for."""
+        """Some of the vectors, at least one, in the order asked for."""
         order_M = np.argsort(which_M, kind="stable")
         ends = np.searchsorted(which_M[order_M], self._ends)
         wanted = [
