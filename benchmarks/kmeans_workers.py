@@ -3,7 +3,8 @@
     python benchmarks/kmeans_workers.py VECTORS [WORKERS]
 
 VECTORS random clustered vectors of 128 dimensions are put where the sampled units of a build would
-be, 4,096 centroids are trained on them by 1 or more workers, and the peak resident memory is printed. With WORKERS 0 this process does it, as `Index.build` does.
+be, 4,096 centroids are trained on them by 1 or more workers, and the peak resident memory is
+printed. With WORKERS 0 this process does it, as `Index.build` does.
 """
 
 from __future__ import annotations
