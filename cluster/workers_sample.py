@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -128,12 +128,9 @@ class WorkersSample:
     def _shares(self) -> list[Units]:
         """The units, shared out among the workers that are ready, evenly by vectors."""
         workers = max(1, len(self._pool.slots.ready))
-        middles = self._ends[:-1] + np.array(self._lengths) / 2
-        worker = (middles * workers // max(1, len(self))).astype(np.int64)
-        shares = [
-            tuple(unit for unit, at in zip(self._units, worker, strict=True) if at == number)
-            for number in range(workers)
-        ]
+        middles = self._ends[:-1] + np.array(self._lengths) / 2  # ascending
+        cuts = np.searchsorted(middles * workers, len(self) * np.arange(workers + 1)).tolist()
+        shares = [self._units[start:stop] for start, stop in pairwise([*cuts[:-1], None])]
         return [share for share in shares if share]
 
     def _assigned(self, shares: Sequence[Units], task: Any) -> list[_Sums]:

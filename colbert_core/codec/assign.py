@@ -135,8 +135,12 @@ class InTorch:
         for start in range(0, len(rows), _GPU_ROWS):
             part = rows[start : start + _GPU_ROWS]
             x_TD = self._bf16(part.values_TD) * self._bf16(part.scales_T)[:, None]
+            # Of one shape always: another may have another kernel, which rounds in another order,
+            # and how a sample is shared out would show.
+            x_TD = torch.nn.functional.pad(x_TD, (0, 0, 0, _GPU_ROWS - len(part)))
             products_TC = torch.nn.functional.linear(x_TD, self._centroids_CD, self._bias_C)
-            codes_T[start : start + _GPU_ROWS] = products_TC.argmax(dim=1).cpu().numpy()
+            codes = products_TC[: len(part)].argmax(dim=1)
+            codes_T[start : start + _GPU_ROWS] = codes.cpu().numpy()
         return codes_T
 
     def _bf16(self, array: AnyArray) -> torch.Tensor:

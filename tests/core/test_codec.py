@@ -269,6 +269,8 @@ def test_torch_finds_the_nearest_centroids_of_the_kernel_but_for_near_ties() -> 
     near = [(vectors * table[each]).sum(axis=1) for each in (codes, found)]
     np.testing.assert_allclose(near[1], near[0], atol=0.02)
     assert abs(near[1].mean() - near[0].mean()) < 1e-4
+    parts = [assign.InTorch(table, "cpu")(rows[at]) for at in (slice(0, 7), slice(7, 6000))]
+    assert np.array_equal(np.concatenate(parts), found)  # however a sample is shared out
 
 
 def test_a_sample_cut_in_parts_sums_to_the_same_bits() -> None:
