@@ -28,6 +28,7 @@ from colbert_core import kernels  # noqa: E402
 from colbert_core.codec.assign import Assigner  # noqa: E402
 from colbert_core.codec.kmeans import ITERATIONS, spherical_kmeans  # noqa: E402
 from colbert_core.codec.rows import Rows  # noqa: E402
+from colbert_core.codec.sample import MemorySample  # noqa: E402
 
 NPROBE = 16
 Probe = Callable[[np.ndarray], np.ndarray]
@@ -156,7 +157,7 @@ WAYS: dict[str, Callable[[np.ndarray], tuple[Probe, int]]] = {
 def clustering(sample_SD: np.ndarray, count: int) -> None:
     """Time and mean cosine with the nearest centroid, after the same number of iterations."""
     start = time.process_time()
-    mine = spherical_kmeans(Rows.of(sample_SD), count, seed=0)
+    mine = spherical_kmeans(MemorySample(Rows.of(sample_SD)), count, seed=0)
     seconds = time.process_time() - start
     print(f"| ours | {ITERATIONS} | {seconds:.1f} | {cosine(sample_SD, mine):.4f} |")
     start = time.process_time()

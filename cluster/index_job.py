@@ -3,7 +3,7 @@
     read      driver: every passage once, checked, into unit files          corpus_units.py
     start     driver: Ray, and workers that load the model                  worker_pool.py
     sample    workers: random units are encoded, their vectors kept         workers/encoder.py
-    train     driver: projection (PCA), centroids and codec, once           colbert_core/codec
+    train     workers and driver: projection (PCA), k-means, codec, once    workers_sample.py
     encode    workers: each unit is encoded, pooled, compressed, committed  workers/encoder.py
     write     workers: each shard from the chunks of its passages           workers/shard_builder.py
     calibrate driver: what recall targets take on these shards              colbert_core/search
@@ -47,7 +47,7 @@ from colbert_core.text.aliases import DEFAULT_MODEL
 from colbert_core.text.corpus import Corpus, corpus_files
 from workers.encoder import CodecRef, SharedCodec
 
-STEPS = 1
+STEPS = 2
 """Counts the programs whose unfinished jobs cannot be gone on with: raise it with every change of
 what lies in the staging folder, or of what bytes come out of the same input."""
 
@@ -184,7 +184,9 @@ def _run(
             job.progress.advance(1)
         codec, projection = stages.trained_codec(
             job,
-            lambda: stages.train(job, corpus, identity, stages.sample(job, corpus, identity, pool)),
+            lambda: stages.train(
+                job, corpus, identity, stages.sample(job, corpus, identity, pool), pool
+            ),
         )
         shared = SharedCodec(codec, projection, job.settings.pool_factor)
         codec_ref = CodecRef(ray.put(shared))

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from cluster.codec_sample import KeptVectors, fit_projection
 from cluster.corpus_files import digest, seen
 from cluster.corpus_units import StagedCorpus, read_plan, stage_corpus, write_plan
 from cluster.job import Job, device_of
@@ -39,7 +38,8 @@ from cluster.plan import (
 )
 from cluster.ray_session import RaySession
 from cluster.worker_pool import Work, WorkerPool
-from colbert_core.codec import Codec, check_settings, train_codec
+from cluster.workers_sample import workers_sample
+from colbert_core.codec import Codec, check_settings, rotation_of, train_codec_on
 from colbert_core.errors import CorpusError, IndexExists, InvalidInput
 from colbert_core.index import (
     Manifest,
@@ -60,7 +60,7 @@ from colbert_core.types import F32
 from workers.encoder import CodecRef, UnitResult
 from workers.shard_builder import BuiltShard, ShardTask
 
-SAMPLE_BYTES = 2 * 2**30  # most that the sample of a very large corpus may take in the driver
+SAMPLE_BYTES = 32 * 2**30  # most that the sample of a very large corpus may take, on all workers
 
 
 def read(job: Job, files: Sequence[Location]) -> StagedCorpus:
@@ -166,20 +166,30 @@ def sample(
 
 
 def train(
-    job: Job, corpus: StagedCorpus, identity: ModelIdentity, sample: Sequence[UnitResult]
+    job: Job,
+    corpus: StagedCorpus,
+    identity: ModelIdentity,
+    sample: Sequence[UnitResult],
+    pool: WorkerPool,
 ) -> tuple[Codec, F32 | None]:
-    """Fit the projection and train the codec, on the vectors that were kept."""
+    """Fit the projection and train the codec on the vectors that were kept, where they lie."""
     from colbert_core.codec.kmeans import ITERATIONS
 
     tokens = sum(result.tokens for result in sample)
     sampled_bytes = sum(corpus.units[result.unit].text_bytes for result in sample)
     total_tokens = round(tokens * corpus.text_bytes / max(1, sampled_bytes))
-    kept = KeptVectors(job.staging, tuple(result.unit for result in sample), tokens)
     settings = job.settings
-    with job.stage("train", ITERATIONS, "iterations"):
-        projection = fit_projection(kept, settings.kept_dim(identity), settings.seed)
-        codec = train_codec(
-            kept.projected(projection),
+    dim = settings.kept_dim(identity)
+    rotation_DD = rotation_of(settings.codec, dim, settings.seed)
+    with (
+        job.stage("train", ITERATIONS, "iterations"),
+        workers_sample(pool, job.staging, sample) as vectors,
+    ):
+        projection = vectors.projection(identity.dim, dim, settings.seed)
+        vectors.prepare(projection, rotation_DD)
+        codec = train_codec_on(
+            vectors,
+            rotation_DD,
             name=settings.codec,
             bits=settings.bits,
             centroids=settings.centroids,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import ray
@@ -23,6 +23,7 @@ from colbert_core.pooling import pool_passages, pooled_doclens
 from colbert_core.text.corpus_records import shown_id
 from colbert_core.types import F32, I32, AnyArray
 from workers.memory import bound_kernel_caches, release_freed_memory
+from workers.sample_worker import SampleWorker, project
 from workers.shard_builder import BuiltShard, ShardTask, build_shard
 from workers.units import Staging, Unit, UnitChunk, UnitVectors
 
@@ -109,7 +110,7 @@ class UnitResult:
     file: FileEntry
 
 
-class EncoderWorker:
+class EncoderWorker(SampleWorker):
     """One model in one process. Methods are called by the driver, one at a time, in order."""
 
     def __init__(self, settings: WorkerSettings) -> None:
@@ -250,12 +251,3 @@ def compress_vectors(shared: SharedCodec, vectors: UnitVectors) -> Compressed:
 def _slices(vectors_TD: AnyArray) -> Generator[AnyArray]:
     for start in range(0, max(len(vectors_TD), 1), COMPRESS_TOKENS):
         yield vectors_TD[start : start + COMPRESS_TOKENS]
-
-
-def project(vectors_TD: Any, projection: F32 | None) -> F32:
-    """Float16 [T, D] as the model gave them → float32 unit vectors as the codec takes them."""
-    wide_TD: F32 = vectors_TD.astype(np.float32)
-    if projection is not None:
-        wide_TD = wide_TD @ projection
-    norms_T = np.linalg.norm(wide_TD, axis=1, keepdims=True)
-    return cast(F32, wide_TD / np.maximum(norms_T, np.float32(1e-12)))

@@ -1,6 +1,21 @@
 """Centroids and residual quantisation: float vectors to bytes and back."""
 
-from colbert_core.codec.codec import Codec, Compressed, check_settings, train_codec
+from colbert_core.codec.codec import (
+    Codec,
+    Compressed,
+    check_settings,
+    rotation_of,
+    train_codec,
+    train_codec_on,
+)
 from colbert_core.codec.tables import Tables
 
-__all__ = ["Codec", "Compressed", "Tables", "check_settings", "train_codec"]
+__all__ = [
+    "Codec",
+    "Compressed",
+    "Tables",
+    "check_settings",
+    "rotation_of",
+    "train_codec",
+    "train_codec_on",
+]

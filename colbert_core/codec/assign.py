@@ -100,8 +100,8 @@ class Assigner:
         return means_GD
 
     @cached_property
-    def _gpu(self) -> _OnGpu:
-        return _OnGpu(self._centroids_CD)
+    def _gpu(self) -> InTorch:
+        return InTorch(self._centroids_CD, "cuda")
 
     @cached_property
     def _kernel(self) -> kernels.NearestCentroid:
@@ -115,30 +115,36 @@ def one_scale(centroids_CD: F32) -> I8:
     return codes_CD
 
 
-class _OnGpu:
-    """The same in bf16 on a GPU, where the centroids stay.
+class InTorch:
+    """The same in bf16 on a device of torch, where the centroids stay.
 
     The offset is taken off before a product is rounded: the best are near 0 then, and keep their
     digits.
     """
 
-    def __init__(self, centroids_CD: F32) -> None:
-        self._centroids_CD = _on_cuda(centroids_CD)
-        self._bias_C = _on_cuda(np.full(len(centroids_CD), -_GPU_OFFSET, np.float32))
+    def __init__(self, centroids_CD: F32, device: str) -> None:
+        self._device = device
+        self._centroids_CD = self._bf16(centroids_CD)
+        self._bias_C = self._bf16(np.full(len(centroids_CD), -_GPU_OFFSET, np.float32))
 
     def __call__(self, rows: Rows) -> I32:
+        """Int32 [T], the code of each vector."""
         import torch
 
         codes_T = np.empty(len(rows), np.int32)
         for start in range(0, len(rows), _GPU_ROWS):
             part = rows[start : start + _GPU_ROWS]
-            x_TD = _on_cuda(part.values_TD) * _on_cuda(part.scales_T)[:, None]
+            x_TD = self._bf16(part.values_TD) * self._bf16(part.scales_T)[:, None]
+            # Of one shape always: another may have another kernel, which rounds in another order,
+            # and how a sample is shared out would show.
+            x_TD = torch.nn.functional.pad(x_TD, (0, 0, 0, _GPU_ROWS - len(part)))
             products_TC = torch.nn.functional.linear(x_TD, self._centroids_CD, self._bias_C)
-            codes_T[start : start + _GPU_ROWS] = products_TC.argmax(dim=1).cpu().numpy()
+            codes = products_TC[: len(part)].argmax(dim=1)
+            codes_T[start : start + _GPU_ROWS] = codes.cpu().numpy()
         return codes_T
 
+    def _bf16(self, array: AnyArray) -> torch.Tensor:
+        import torch
 
-def _on_cuda(array: AnyArray) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(array).to("cuda").to(torch.bfloat16)
+        # Copied: what comes from an object store cannot be written, which torch warns of.
+        return torch.tensor(array, device=self._device).to(torch.bfloat16)

@@ -28,6 +28,7 @@ from colbert_core.codec.assign import Assigner
 from colbert_core.codec.kmeans import default_centroids, spherical_kmeans
 from colbert_core.codec.packing import PLANES, packed_bytes
 from colbert_core.codec.rows import Rows
+from colbert_core.codec.sample import MemorySample, Sample
 from colbert_core.codec.tables import Tables
 from colbert_core.errors import IndexCorrupt, InvalidInput
 from colbert_core.npy import read_npy
@@ -237,15 +238,59 @@ def train_codec(
         raise InvalidInput(f"centroids is {centroids}; give 1 or more, or leave it out")
     parts = [sample] if isinstance(sample, np.ndarray) else sample
     rows, rotation_DD = _read_sample(parts, name, bits, seed)
-    count = min(centroids or default_centroids(total_tokens), len(rows))
-    means_CD = spherical_kmeans(rows, count, seed=seed, on_iteration=on_iteration)
+    return train_codec_on(
+        MemorySample(rows),
+        rotation_DD,
+        name=name,
+        bits=bits,
+        centroids=centroids,
+        total_tokens=total_tokens,
+        seed=seed,
+        on_iteration=on_iteration,
+    )
+
+
+def train_codec_on(
+    sample: Sample,
+    rotation_DD: F32 | None,
+    *,
+    name: str,
+    bits: int,
+    centroids: int | None,
+    total_tokens: int,
+    seed: int,
+    on_iteration: Callable[[int, int], None] | None = None,
+) -> Codec:
+    """`train_codec` on a sample wherever it lies, which `rotation_DD` has turned already.
+
+    What this process holds follows from the number of centroids, and 20,000 vectors for the tables:
+    not from the size of the sample.
+
+    Raises:
+        InvalidInput: the sample is empty.
+    """
+    if not len(sample):
+        raise InvalidInput("there are no token vectors to train centroids on; give at least one")
+    count = min(centroids or default_centroids(total_tokens), len(sample))
+    means_CD = spherical_kmeans(sample, count, seed=seed, on_iteration=on_iteration)
     exact_CD = CODECS[name].storable(means_CD)
     rng = np.random.default_rng(seed)
-    chosen = rng.choice(len(rows), min(_TABLE_TOKENS, len(rows)), replace=False)
-    rows = rows[np.sort(chosen)]
+    chosen = rng.choice(len(sample), min(_TABLE_TOKENS, len(sample)), replace=False)
+    rows = sample.rows(np.sort(chosen))
     nearest_SD = exact_CD[Assigner(exact_CD)(rows)]
     tables = CODECS[name].train_tables(rows.floats(), nearest_SD, bits=bits)
     return Codec(name, bits, rotation_DD, exact_CD, tables)
+
+
+def rotation_of(name: str, dim: int, seed: int) -> F32 | None:
+    """What turns vectors into a codec's space, float32 [D, D]; None where it does not rotate."""
+    rotation_DD: F32 | None = CODECS[name].rotation(dim, seed)
+    return rotation_DD
+
+
+def rotated(vectors_SD: F32, rotation_DD: F32 | None) -> Rows:
+    """Float32 [S, D] unit vectors as rows of a sample, in the codec's space."""
+    return Rows.of(vectors_SD if rotation_DD is None else vectors_SD @ rotation_DD)
 
 
 def _read_sample(parts: Iterable[F32], name: str, bits: int, seed: int) -> tuple[Rows, F32 | None]:
@@ -255,8 +300,8 @@ def _read_sample(parts: Iterable[F32], name: str, bits: int, seed: int) -> tuple
     for part_SD in parts:
         if not read:
             check_settings(name=name, bits=bits, dim=part_SD.shape[1])
-            rotation_DD = CODECS[name].rotation(part_SD.shape[1], seed)
-        read.append(Rows.of(part_SD if rotation_DD is None else part_SD @ rotation_DD))
+            rotation_DD = rotation_of(name, part_SD.shape[1], seed)
+        read.append(rotated(part_SD, rotation_DD))
     if not any(map(len, read)):
         raise InvalidInput("there are no token vectors to train centroids on; give at least one")
     return Rows.gather(read), rotation_DD

@@ -15,9 +15,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from colbert_core.codec.assign import Assigner
 from colbert_core.codec.order import by_likeness
-from colbert_core.codec.rows import Rows
+from colbert_core.codec.rows import SUM_UNIT
+from colbert_core.codec.sample import Sample
 from colbert_core.types import F32
 
 SAMPLE_PER_CENTROID = 48
@@ -32,7 +32,7 @@ def default_centroids(total_tokens: int) -> int:
 
 
 def spherical_kmeans(
-    sample: Rows,
+    sample: Sample,
     count: int,
     *,
     seed: int,
@@ -40,7 +40,7 @@ def spherical_kmeans(
 ) -> F32:
     """Centroids of a sample, unit length, float32 [C, D], neighbours alike.
 
-    The same sample and seed give the same centroids, on any number of threads.
+    The same sample and seed give the same centroids, however many threads or workers hold it.
 
     Args:
         sample: unit vectors; `SAMPLE_PER_CENTROID` for each centroid are enough.
@@ -50,27 +50,28 @@ def spherical_kmeans(
     rng = np.random.default_rng(seed)
     count = min(count, len(sample))
     start_C = rng.choice(len(sample), count, replace=False)
-    centroids_CD = _unit(sample[start_C].floats(), sample, rng)
+    centroids_CD = _unit(sample.rows(start_C).floats(), sample, rng)
     centroids_CD = centroids_CD[by_likeness(centroids_CD, rng)]
-    codes_S = Assigner(centroids_CD).roughly(sample)
+    sums_CD = sample.assign(centroids_CD, None)
     for done in range(1, ITERATIONS + 1):
-        centroids_CD = _unit(sample.sums(codes_S, count), sample, rng)
+        centroids_CD = _unit(sums_CD.astype(np.float32) * SUM_UNIT, sample, rng)
         order_C = by_likeness(centroids_CD, rng)
         centroids_CD = centroids_CD[order_C]
         if done < ITERATIONS:
             rank_C = np.empty(count, np.int32)
             rank_C[order_C] = np.arange(count, dtype=np.int32)
-            codes_S = Assigner(centroids_CD).again(sample, rank_C[codes_S])
+            sums_CD = sample.assign(centroids_CD, rank_C)
         if on_iteration:
             on_iteration(done, ITERATIONS)
     return centroids_CD
 
 
-def _unit(sums_CD: F32, sample: Rows, rng: np.random.Generator) -> F32:
+def _unit(means_CD: F32, sample: Sample, rng: np.random.Generator) -> F32:
     """Sums at unit length; what is empty, or sums to nothing, restarts at a random vector."""
-    norms_C = np.linalg.norm(sums_CD, axis=1)
+    norms_C = np.linalg.norm(means_CD, axis=1)
     dead = np.flatnonzero(norms_C < 1e-6)
-    sums_CD[dead] = sample[rng.choice(len(sample), len(dead))].floats()
-    norms_C[dead] = np.maximum(np.linalg.norm(sums_CD[dead], axis=1), 1e-12)
-    sums_CD /= norms_C[:, None]
-    return sums_CD
+    if len(dead):
+        means_CD[dead] = sample.rows(rng.choice(len(sample), len(dead))).floats()
+        norms_C[dead] = np.maximum(np.linalg.norm(means_CD[dead], axis=1), 1e-12)
+    means_CD /= norms_C[:, None]
+    return means_CD

@@ -14,7 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from colbert_core import hardware, kernels
-from colbert_core.types import F32, I8, I32, AnyArray
+from colbert_core.types import F32, I8, I32, I64, AnyArray
+
+SUM_UNIT = np.float32(2**-30)
+"""What sums count in. A unit vector of 1,024 dimensions has a scale of 2^-12 at least, so that none
+is off by more than two millionths; 2^32 vectors fit into an int64."""
+_MAX_WEIGHT = 1 << 24  # of the kernel; the scale of a unit vector is half of that
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,10 @@ class Rows:
         """Float32 [T, D]."""
         return self.values_TD * self.scales_T[:, None]
 
-    def sums(self, codes_T: I32, centroids: int) -> F32:
-        """Float32 [C, D]: the sum of the vectors of each code."""
-        threads = hardware.threads()
-        return kernels.sum_rows(self.values_TD, self.scales_T, codes_T, centroids, threads)
+    def add_to(self, sums_CD: I64, codes_T: I32) -> None:
+        """Add each vector to the int64 [C, D] sum of its code, in place, in units of `SUM_UNIT`.
+
+        Integers: sums of parts of a sample add up to the same whoever adds them, in any order.
+        """
+        weights_T = np.minimum(np.rint(self.scales_T / SUM_UNIT), _MAX_WEIGHT).astype(np.int32)
+        kernels.add_rows(self.values_TD, weights_T, codes_T, sums_CD, hardware.threads())

@@ -83,19 +83,22 @@ Rows to_int8_rows(const Array& vectors_TD, int64_t threads) {
   return {values, scales};
 }
 
-Matrix<float> sums_of_rows(const Array& values_SD, const Array& scales_S, const Array& codes_S,
-                           int64_t centroids, int64_t threads) {
+using Sums = nb::ndarray<int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+void add_to_sums(const Array& values_SD, const Array& weights_S, const Array& codes_S,
+                 const Sums& sums_CD, int64_t threads) {
   const auto values = view<int8_t>("values_SD", values_SD, 2, "int8");
-  const auto scales = view<float>("scales_S", scales_S, 1, "float32");
+  const auto weights = view<int32_t>("weights_S", weights_S, 1, "int32");
   const auto codes = view<int32_t>("codes_S", codes_S, 1, "int32");
-  const size_t count = positive("centroids", centroids);
   const size_t workers = thread_count(threads);
   const size_t dim = dimension(values_SD);
-  require(scales.size() == values_SD.shape(0) && codes.size() == values_SD.shape(0),
-          "scales_S and codes_S must have one entry for each row of values_SD");
-  auto sums = new_matrix<float>(count, dim);
-  without_gil([&] { sum_rows(values, scales, codes, dim, count, workers, sums.data()); });
-  return sums;
+  require(weights.size() == values_SD.shape(0) && codes.size() == values_SD.shape(0),
+          "weights_S and codes_S must have one entry for each row of values_SD");
+  require(sums_CD.shape(0) >= 1 && sums_CD.shape(1) == dim,
+          "sums_CD must have a row for each centroid, of " + std::to_string(dim) + " dimensions");
+  without_gil([&] {
+    add_rows(values, weights, codes, dim, sums_CD.shape(0), workers, sums_CD.data());
+  });
 }
 
 const float* sized(const char* name, const Array& array, size_t size) {
@@ -190,8 +193,8 @@ void bind_build(nb::module_& module) {
       .def_prop_ro("dim", [](const PyNearest& self) { return self.core().dim(); });
   module.attr("RUN") = kRun;
   module.def("to_int8", &to_int8_rows, "vectors_TD"_a.noconvert(), "threads"_a = 1);
-  module.def("sum_rows", &sums_of_rows, "values_SD"_a.noconvert(), "scales_S"_a.noconvert(),
-             "codes_S"_a.noconvert(), "centroids"_a, "threads"_a = 1);
+  module.def("add_rows", &add_to_sums, "values_SD"_a.noconvert(), "weights_S"_a.noconvert(),
+             "codes_S"_a.noconvert(), "sums_CD"_a.noconvert(), "threads"_a = 1);
   module.def("best_bits", &bits_along_trellis, "values_TD"_a.noconvert(), "bits"_a,
              "levels_W"_a.noconvert(), "threads"_a = 1);
   module.def("quantise_tartan", &tartan_residuals, "vectors_TD"_a.noconvert(),

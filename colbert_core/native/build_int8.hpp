@@ -51,18 +51,20 @@ void to_int8(const float* vectors, size_t count, size_t dim, int8_t* values, flo
   }
 }
 
-void add_rows(const int8_t* values, const float* scales, const int32_t* codes, size_t count,
-              size_t dim, int32_t begin, int32_t end, float* sums) {
+void add_rows(const int8_t* values, const int32_t* weights, const int32_t* codes, size_t count,
+              size_t dim, int32_t begin, int32_t end, int64_t* sums) {
   constexpr size_t kAhead = 8;  // rows whose sums are fetched meanwhile
+  constexpr size_t kLine = 64 / sizeof(int64_t);
   for (size_t t = 0; t < count; ++t) {
     if (t + kAhead < count && codes[t + kAhead] >= begin && codes[t + kAhead] < end) {
-      const float* const next = sums + static_cast<size_t>(codes[t + kAhead] - begin) * dim;
-      for (size_t d = 0; d < dim; d += kLanes) __builtin_prefetch(next + d, 1);
+      const int64_t* const next = sums + static_cast<size_t>(codes[t + kAhead] - begin) * dim;
+      for (size_t d = 0; d < dim; d += kLine) __builtin_prefetch(next + d, 1);
     }
     if (codes[t] < begin || codes[t] >= end) continue;
-    float* const sum = sums + static_cast<size_t>(codes[t] - begin) * dim;
+    int64_t* const sum = sums + static_cast<size_t>(codes[t] - begin) * dim;
     const int8_t* const row = values + t * dim;
-    for (size_t d = 0; d < dim; ++d) sum[d] += scales[t] * static_cast<float>(row[d]);
+    const int32_t weight = weights[t];
+    for (size_t d = 0; d < dim; ++d) sum[d] += weight * static_cast<int32_t>(row[d]);
   }
 }
 

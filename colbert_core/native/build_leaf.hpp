@@ -91,9 +91,9 @@ struct BuildLeaf {
                 NearestSoFar&);
   // Float vectors [count][D] as int8 with a scale each, the largest magnitude at 127.
   void (*to_int8)(const float* vectors, size_t count, size_t dim, int8_t* values, float* scales);
-  // Adds every row whose code lies in [begin, end), times its scale, to sums[code − begin].
-  void (*add_rows)(const int8_t* values, const float* scales, const int32_t* codes, size_t count,
-                   size_t dim, int32_t begin, int32_t end, float* sums);
+  // Adds every row whose code lies in [begin, end), times its weight, to sums[code − begin].
+  void (*add_rows)(const int8_t* values, const int32_t* weights, const int32_t* codes, size_t count,
+                   size_t dim, int32_t begin, int32_t end, int64_t* sums);
   void (*best_bits)(const TrellisValues&);
   void (*quantise_tartan)(const QuantiseTokens&, const TartanTables&);
   void (*quantise_colbertv2)(const QuantiseTokens&, const ColbertTables&);

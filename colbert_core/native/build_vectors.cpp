@@ -60,18 +60,22 @@ void to_int8(std::span<const float> vectors_TD, size_t dim, size_t threads, int8
   });
 }
 
-void sum_rows(std::span<const int8_t> values_SD, std::span<const float> scales_S,
+void add_rows(std::span<const int8_t> values_SD, std::span<const int32_t> weights_S,
               std::span<const int32_t> codes_S, size_t dim, size_t centroids, size_t threads,
-              float* sums) {
+              int64_t* sums) {
   require_codes(codes_S, centroids);
+  for (const int32_t weight : weights_S) {
+    require(weight >= 0 && weight <= kMaxWeight,
+            "weights must lie between 0 and " + std::to_string(kMaxWeight));
+  }
   threads = std::min(threads, centroids);
   const BuildLeaf& leaf = active_build_leaf();
-  // Each thread has its own range of centroids, so every sum is made by one thread, in order.
+  // Each thread has its own range of centroids.
   for_each_part(threads, threads, [&] {
     return [&](size_t part) {
       const size_t begin = centroids * part / threads;
       const size_t end = centroids * (part + 1) / threads;
-      leaf.add_rows(values_SD.data(), scales_S.data(), codes_S.data(), codes_S.size(), dim,
+      leaf.add_rows(values_SD.data(), weights_S.data(), codes_S.data(), codes_S.size(), dim,
                     static_cast<int32_t>(begin), static_cast<int32_t>(end), sums + begin * dim);
     };
   });

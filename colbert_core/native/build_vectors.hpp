@@ -11,11 +11,13 @@ namespace tartan {
 void to_int8(std::span<const float> vectors_TD, size_t dim, size_t threads, int8_t* values,
              float* scales);
 
-// sums[code] of the rows of each code, times their scales, in the order of the rows: the same bits
-// on any number of threads. Sums [centroids][D] start at zero. Throws std::invalid_argument.
-void sum_rows(std::span<const int8_t> values_SD, std::span<const float> scales_S,
+constexpr int32_t kMaxWeight = 1 << 24;  // a product with an int8 stays within an int32
+
+// Adds each row, times its weight, to sums[code], [centroids][D]: integers, so that neither the
+// order of the rows nor the number of threads matters. Throws std::invalid_argument.
+void add_rows(std::span<const int8_t> values_SD, std::span<const int32_t> weights_S,
               std::span<const int32_t> codes_S, size_t dim, size_t centroids, size_t threads,
-              float* sums);
+              int64_t* sums);
 
 // The bits whose levels along the trellis come nearest to the values. Throws std::invalid_argument.
 void best_bits(const TrellisValues& trellis, size_t threads);

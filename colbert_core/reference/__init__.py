@@ -22,20 +22,21 @@ Everything here happens in the codec's rotated space; a query arrives rotated.
 
 from __future__ import annotations
 
-from colbert_core.reference.nearest import RUN, NearestCentroid, sum_rows, to_int8
+from colbert_core.reference.nearest import MAX_WEIGHT, RUN, NearestCentroid, add_rows, to_int8
 from colbert_core.reference.residuals import quantise_colbertv2, quantise_tartan
 from colbert_core.reference.shard import Shard
 from colbert_core.reference.table import CentroidTable
 from colbert_core.reference.trellis import best_bits
 
 __all__ = [
+    "MAX_WEIGHT",
     "RUN",
     "CentroidTable",
     "NearestCentroid",
     "Shard",
+    "add_rows",
     "best_bits",
     "quantise_colbertv2",
     "quantise_tartan",
-    "sum_rows",
     "to_int8",
 ]

@@ -12,6 +12,8 @@ from colbert_core.types import F32, I8, I32, I64
 
 RUN = 32
 """Centroids, one after the other, that `assign_among` looks at together."""
+MAX_WEIGHT = 1 << 24
+"""Of a row that `add_rows` adds: a product with an int8 stays within an int32."""
 
 _SMALLEST_PEAK = np.float32(1e-30)
 _ROWS = 2048
@@ -130,16 +132,22 @@ def to_int8(vectors_TD: F32, threads: int = 1) -> tuple[I8, F32]:  # noqa: ARG00
     return values_TD.astype(np.int8), scales_T
 
 
-def sum_rows(
+def add_rows(
     values_SD: I8,
-    scales_S: F32,
+    weights_S: I32,
     codes_S: I32,
-    centroids: int,
+    sums_CD: I64,
     threads: int = 1,  # noqa: ARG001
-) -> F32:
-    """Float32 [C, D]: of each code the sum of its rows times their scales, by ascending row."""
-    sums_CD = np.zeros((centroids, values_SD.shape[1]), np.float32)
+) -> None:
+    """Add each row, times its weight, to the int64 [C, D] sum of its code, in place.
+
+    Args:
+        weights_S: int32 [S], 0 to `MAX_WEIGHT`.
+    """
+    require(
+        bool(((weights_S >= 0) & (weights_S <= MAX_WEIGHT)).all()),
+        f"weights must lie between 0 and {MAX_WEIGHT}",
+    )
     for start in range(0, len(values_SD), _ROWS):
         rows = slice(start, start + _ROWS)
-        np.add.at(sums_CD, codes_S[rows], values_SD[rows] * scales_S[rows, None])
-    return sums_CD
+        np.add.at(sums_CD, codes_S[rows], values_SD[rows] * weights_S[rows, None].astype(np.int64))

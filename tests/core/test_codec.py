@@ -15,7 +15,8 @@ from colbert_core.codec.assign import Assigner
 from colbert_core.codec.kmeans import default_centroids, spherical_kmeans
 from colbert_core.codec.order import by_likeness
 from colbert_core.codec.packing import pack_planes, pack_stanford, unpack_planes, unpack_stanford
-from colbert_core.codec.rows import Rows
+from colbert_core.codec.rows import SUM_UNIT, Rows
+from colbert_core.codec.sample import MemorySample
 from colbert_core.errors import IndexCorrupt, InvalidInput
 from colbert_core.reference.residuals import cells_of
 from colbert_core.reference.trellis import windows_of
@@ -27,6 +28,10 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "codec_parity"
 def unit(rows: int, dim: int, seed: int = 0) -> F32:
     x = np.random.default_rng(seed).standard_normal((rows, dim)).astype(np.float32)
     return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def sample_of(vectors: F32) -> MemorySample:
+    return MemorySample(Rows.of(vectors))
 
 
 @given(
@@ -159,16 +164,16 @@ def test_levels_are_an_int8_grid_and_the_rotation_is_orthonormal() -> None:
 
 def test_kmeans_takes_duplicates_and_more_centroids_than_vectors() -> None:
     same = np.repeat(unit(1, 8), 50, axis=0)
-    centroids = spherical_kmeans(Rows.of(same), 4, seed=0)
+    centroids = spherical_kmeans(sample_of(same), 4, seed=0)
     assert np.isfinite(centroids).all()
-    assert len(spherical_kmeans(Rows.of(unit(3, 8)), 10, seed=0)) == 3
+    assert len(spherical_kmeans(sample_of(unit(3, 8)), 10, seed=0)) == 3
 
 
 def test_kmeans_finds_the_clusters_that_are_there() -> None:
     centres = np.eye(8, dtype=np.float32)[:4]
     noisy = np.repeat(centres, 200, axis=0) + 0.02 * unit(800, 8)
     noisy /= np.linalg.norm(noisy, axis=1, keepdims=True)
-    found = spherical_kmeans(Rows.of(noisy), 16, seed=1)
+    found = spherical_kmeans(sample_of(noisy), 16, seed=1)
     assert ((found @ centres.T).max(axis=0) > 0.99).all()
 
 
@@ -212,11 +217,11 @@ def test_looking_near_finds_almost_every_nearest_centroid() -> None:
 def test_kmeans_that_looks_near_is_as_good_as_one_that_looks_at_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sample, held = Rows.of(clustered(24_000, 24, 900)), clustered(4000, 24, 900, seed=0)
+    vectors, held = clustered(24_000, 24, 900), clustered(4000, 24, 900, seed=0)
     kept = []
     for near in (assign.NEAR_RUNS, 1 << 20):
         monkeypatch.setattr(assign, "NEAR_RUNS", near)
-        centroids = spherical_kmeans(sample, 2048, seed=1)
+        centroids = spherical_kmeans(sample_of(vectors), 2048, seed=1)
         kept.append(float((held @ centroids.T).max(axis=1).mean()))
     assert kept[0] > kept[1] - 0.002
 
@@ -251,3 +256,31 @@ def test_nearest_centroids_are_those_of_plain_numpy(centroids: int) -> None:
     np.testing.assert_allclose(chosen, products.max(axis=1), atol=0.01)  # eight bits turn near ties
     exact = Assigner(table)(Rows.of(table))
     assert np.array_equal(exact, np.arange(centroids))
+
+
+def test_torch_finds_the_nearest_centroids_of_the_kernel_but_for_near_ties() -> None:
+    """As on a GPU, on torch's CPU device: bf16 turns near ties, which cost nothing."""
+    vectors, table = clustered(6000, 32, 300), clustered(700, 32, 300, seed=0)
+    rows = Rows.of(vectors)
+    codes = Assigner(table)(rows)
+    found = assign.InTorch(table, "cpu")(rows)
+    assert found.dtype == np.int32
+    assert (found != codes).mean() < 0.03
+    near = [(vectors * table[each]).sum(axis=1) for each in (codes, found)]
+    np.testing.assert_allclose(near[1], near[0], atol=0.02)
+    assert abs(near[1].mean() - near[0].mean()) < 1e-4
+    parts = [assign.InTorch(table, "cpu")(rows[at]) for at in (slice(0, 7), slice(7, 6000))]
+    assert np.array_equal(np.concatenate(parts), found)  # however a sample is shared out
+
+
+def test_a_sample_cut_in_parts_sums_to_the_same_bits() -> None:
+    rows = Rows.of(clustered(5000, 16, 40))
+    codes = np.random.default_rng(0).integers(0, 40, 5000).astype(np.int32)
+    whole, parts = np.zeros((2, 40, 16), np.int64)
+    rows.add_to(whole, codes)
+    for cut in (slice(4000, 5000), slice(0, 17), slice(17, 4000)):
+        rows[cut].add_to(parts, codes[cut])
+    assert np.array_equal(whole, parts)
+    exact = np.zeros((40, 16))
+    np.add.at(exact, codes, rows.floats().astype(np.float64))
+    np.testing.assert_allclose(whole * np.float64(SUM_UNIT), exact, rtol=1e-4, atol=1e-5)

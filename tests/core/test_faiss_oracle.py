@@ -7,6 +7,7 @@ from colbert_core import kernels
 from colbert_core.codec.assign import Assigner
 from colbert_core.codec.kmeans import spherical_kmeans
 from colbert_core.codec.rows import Rows
+from colbert_core.codec.sample import MemorySample
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -76,7 +77,7 @@ def test_kmeans_is_as_good_as_faiss_at_the_same_number_of_iterations(faiss):
     theirs = faiss.Kmeans(32, 128, niter=6, spherical=True, seed=1)
     theirs.train(sample_SD)
 
-    ours_CD = spherical_kmeans(Rows.of(sample_SD), 128, seed=0)
+    ours_CD = spherical_kmeans(MemorySample(Rows.of(sample_SD)), 128, seed=0)
 
     def mean_cosine(centroids_CD):
         return float((sample_SD @ np.asarray(centroids_CD).T).max(axis=1).mean())

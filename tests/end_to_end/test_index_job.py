@@ -188,15 +188,16 @@ def test_killed_workers_change_nothing(built, corpus, monkeypatch, tmp_path):
     pids = Pids(monkeypatch)
 
     def kill(stage, count):
-        if (stage, count) in {("sample", 1), ("encode", 2), ("write", 0)}:
-            pids.kill_newest()  # in the middle of a unit; before "write", while it is idle
+        if (stage, count) in {("sample", 1), ("train", 4), ("encode", 2), ("write", 0)}:
+            pids.kill_newest()  # in the middle of a unit; after a round, and before "write", idle
 
     progress = Recorder(kill)
     build_index(corpus, tmp_path / "index", workers=2, progress=progress, **SETTINGS)
     lost = [note for note in progress.notes if "a worker was lost over" in note]
-    assert len(lost) == 3
-    assert "unit" in lost[0]
-    assert "shard" in lost[2]
+    assert len(lost) == 4
+    assert any("unit" in note for note in lost)
+    assert sum("assigning" in note for note in lost) == 1
+    assert "shard" in lost[3]
     assert progress.stages["encode"] == 60
     assert contents(tmp_path / "index") == contents(out)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from colbert_core import _native, reference
-from colbert_core.types import F32, I32
+from colbert_core.types import F32, I32, I64
 
 DIMS = [8, 24, 128, 192, 1024]
 
@@ -66,14 +66,19 @@ def test_int8_rows(dim: int, threads: int) -> None:
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("dim", [8, 24, 128])
 @pytest.mark.parametrize("threads", [1, 3, 1 << 40])
-def test_sums_have_one_order_on_any_number_of_threads(dim: int, threads: int) -> None:
+def test_sums_are_exact_on_any_number_of_threads(dim: int, threads: int) -> None:
     rng = np.random.default_rng(dim)
-    values_SD, scales_S = reference.to_int8(vectors(rng, 5000, dim))
+    values_SD, _ = reference.to_int8(vectors(rng, 5000, dim))
+    weights_S = rng.integers(0, reference.MAX_WEIGHT + 1, 5000).astype(np.int32)
+    weights_S[:2] = 0, reference.MAX_WEIGHT
     for centroids in (1, 5, 700):
         codes_S = (rng.integers(0, centroids, 5000) // 2).astype(np.int32)  # half are empty
-        found_CD = _native.sum_rows(values_SD, scales_S, codes_S, centroids, threads)
-        expected_CD = reference.sum_rows(values_SD, scales_S, codes_S, centroids)
+        found_CD = rng.integers(-9, 9, (centroids, dim))  # sums go on
+        expected_CD = found_CD.copy()
+        _native.add_rows(values_SD, weights_S, codes_S, found_CD, threads)
+        reference.add_rows(values_SD, weights_S, codes_S, expected_CD)
         assert np.array_equal(found_CD, expected_CD)
+        assert np.abs(found_CD).max() > 2**31
 
 
 @pytest.mark.usefixtures("isa")
@@ -182,17 +187,31 @@ def test_tables_of_another_size_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("scales_S", "codes_S", "centroids", "message"),
+    ("weights", "codes", "sums_CD", "message"),
     [
-        (np.ones(2, np.float32), np.zeros(3, np.int32), 4, "one entry for each row"),
-        (np.ones(3, np.float32), np.zeros(2, np.int32), 4, "one entry for each row"),
-        (np.ones(3, np.float32), np.full(3, 4, np.int32), 4, "below the number of centroids, 4"),
-        (np.ones(3, np.float32), np.full(3, -1, np.int32), 4, "below the number of centroids, 4"),
-        (np.ones(3, np.float32), np.zeros(3, np.int32), 0, "centroids 0 must be at least 1"),
+        ([1, 1], [0, 0, 0], np.zeros((4, 16), np.int64), "one entry for each row"),
+        ([1, 1, 1], [0, 0], np.zeros((4, 16), np.int64), "one entry for each row"),
+        ([1, 1, 1], [0, 0, 4], np.zeros((4, 16), np.int64), "below the number of centroids, 4"),
+        ([1, 1, 1], [0, 0, -1], np.zeros((4, 16), np.int64), "below the number of centroids, 4"),
+        ([1, 1, -1], [0, 0, 0], np.zeros((4, 16), np.int64), "between 0 and 16777216"),
+        ([1, 1, 2**24 + 1], [0, 0, 0], np.zeros((4, 16), np.int64), "between 0 and 16777216"),
+        ([1, 1, 1], [0, 0, 0], np.zeros((0, 16), np.int64), "a row for each centroid"),
+        ([1, 1, 1], [0, 0, 0], np.zeros((4, 8), np.int64), "of 16 dimensions"),
     ],
 )
 def test_sums_that_cannot_be_are_refused(
-    scales_S: F32, codes_S: I32, centroids: int, message: str
+    weights: list[int], codes: list[int], sums_CD: I64, message: str
 ) -> None:
+    weights_S, codes_S = np.array(weights, np.int32), np.array(codes, np.int32)
     with pytest.raises(ValueError, match=message):
-        _native.sum_rows(np.ones((3, 16), np.int8), scales_S, codes_S, centroids, 1)
+        _native.add_rows(np.ones((3, 16), np.int8), weights_S, codes_S, sums_CD, 1)
+
+
+@pytest.mark.parametrize("spoil", [np.float32, np.int32])
+def test_sums_are_int64_that_can_be_written(spoil: type) -> None:
+    ones_S = np.ones(3, np.int32)
+    sums_CD = np.zeros((4, 16), np.int64)
+    sums_CD.flags.writeable = False
+    for refused_CD in (sums_CD, np.zeros((4, 16), spoil), np.zeros((16, 4), np.int64).T):
+        with pytest.raises(TypeError):
+            _native.add_rows(np.ones((3, 16), np.int8), ones_S, ones_S, refused_CD, 1)

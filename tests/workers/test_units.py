@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from colbert_core.codec import Compressed
-from workers.encoder import project
+from workers.sample_worker import project
 from workers.shard_builder import _cut
 from workers.units import Staging, Unit, UnitChunk, UnitSlice, UnitVectors, write_whole
 
