@@ -48,7 +48,7 @@ class KeptVectors:
                     f"{self.staging.vectors_path(unit)}: a worker wrote this file, but it is not "
                     "here; --out must be a folder that the driver and all workers share"
                 )
-            yield kept.vectors_TD
+            yield kept.on_host()
 
 
 def fit_projection(kept: KeptVectors, dim: int, seed: int) -> F32 | None:

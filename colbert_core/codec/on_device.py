@@ -72,7 +72,8 @@ class TorchCompressor:
         wide_TD = vectors_TD.float()
         if self._projection is not None:
             wide_TD = wide_TD @ self._projection
-        return wide_TD / wide_TD.norm(dim=1, keepdim=True).clamp_min_(1e-12)
+        norms_T1: torch.Tensor = torch.linalg.vector_norm(wide_TD, dim=1, keepdim=True)
+        return wide_TD / norms_T1.clamp_min_(1e-12)
 
     def compress_units(self, vectors_TD: torch.Tensor) -> Compressed:
         """Float32 unit vectors [T, D] on the device → compressed tokens on the host."""

@@ -205,8 +205,10 @@ def assert_nearly_equal(codec: Codec, found: Compressed, expected: Compressed, x
 @pytest.mark.parametrize("dim", [16, 96, 128])
 def test_a_codec_on_a_device(dim: int, bits: int, name: str) -> None:
     codec, x_TD = world(name, bits, dim)
-    found = TorchCompressor(codec, device()).compress(there(x_TD))
+    given_TD = there(x_TD)
+    found = TorchCompressor(codec, device()).compress(given_TD)
     assert_nearly_equal(codec, found, codec.compress(x_TD), x_TD)
+    assert_equal(given_TD, x_TD)  # as it was
 
 
 @pytest.mark.parametrize("name", ["tartan", "colbertv2"])
@@ -234,8 +236,10 @@ def test_projection_and_length(dtype: type) -> None:
     raw_TD[7] = 0
     compressor = TorchCompressor(codec, device(), matrix.copy())
     expected_TD = project(raw_TD, matrix)
-    units_TD = compressor.unit_vectors(there(raw_TD)).cpu().numpy()
+    given_TM = there(raw_TD)
+    units_TD = compressor.unit_vectors(given_TM).cpu().numpy()
     np.testing.assert_allclose(units_TD, expected_TD, atol=1e-6)
+    assert_equal(given_TM, raw_TD)  # as it was
     found, expected = compressor.compress(there(raw_TD)), codec.compress(expected_TD)
     assert_nearly_equal(codec, found, expected, expected_TD)
 
