@@ -30,12 +30,12 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT / "benchmarks" / "peers"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 
 from machine import busy, machine
 
+ROOT = Path(__file__).resolve().parents[1]
 NOT_COUNTED = ("start", "total")
 LIMIT_S = 4 * 3600
 REPEATS = 3
