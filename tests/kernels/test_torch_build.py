@@ -5,6 +5,7 @@ is one, else on torch's CPU device."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -209,6 +210,18 @@ def test_a_codec_on_a_device(dim: int, bits: int, name: str) -> None:
     found = TorchCompressor(codec, device()).compress(given_TD)
     assert_nearly_equal(codec, found, codec.compress(x_TD), x_TD)
     assert_equal(given_TD, x_TD)  # as it was
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_products_that_are_rounded_otherwise_cost_nothing(bits: int) -> None:
+    """What a GPU may do to the rotation; here it is done in float64, and differs everywhere."""
+    codec, x_TD = world("tartan", bits, 96)
+    assert codec.rotation_DD is not None
+    rotated_TD = (x_TD.astype(np.float64) @ codec.rotation_DD.astype(np.float64)).astype(np.float32)
+    assert (rotated_TD != codec.rotate(x_TD)).mean() > 0.3
+    unrotated = TorchCompressor(replace(codec, rotation_DD=None), device())
+    found = unrotated.compress_units(there(rotated_TD))
+    assert_nearly_equal(codec, found, codec.compress(x_TD), x_TD)
 
 
 @pytest.mark.parametrize("name", ["tartan", "colbertv2"])
