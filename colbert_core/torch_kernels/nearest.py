@@ -46,7 +46,7 @@ class TorchNearest:
         self._centroids = len(codes_CD)
         spare = -self._centroids % _MULTIPLE  # copies of the last: they come later and never win
         self._codes_CD = torch.cat([codes_CD, codes_CD[-1:].expand(spare, -1)])
-        self._integers = integer_products_work(codes_CD.device)
+        self._integers = integer_products_work(codes_CD.device, codes_CD.shape[1])
         if not self._integers:
             self._codes_CD = self._codes_CD.float()
         self._budget = budget
@@ -86,15 +86,16 @@ class TorchNearest:
         return values_TD @ codes_CD.t()
 
 
-def integer_products_work(device: torch.device) -> bool:
-    """Whether torch multiplies int8 matrices on a device into exact int32: tensor cores do.
+def integer_products_work(device: torch.device, dim: int) -> bool:
+    """Whether torch multiplies int8 rows of so many dimensions on a device into exact int32, as
+    tensor cores do. It is tried: libraries are particular about sizes.
 
     Elsewhere float32 does it, as exactly and more slowly.
     """
-    rows_RD = torch.full((_MULTIPLE, 1024), -127, dtype=torch.int8, device=device)
+    rows_RD = torch.full((_MULTIPLE, dim), -127, dtype=torch.int8, device=device)
     rows_RD[:, 0] = 1
     try:
         dots_RR = torch._int_mm(rows_RD, rows_RD.t())
     except (RuntimeError, NotImplementedError):
         return False
-    return dots_RR.dtype == torch.int32 and bool((dots_RR == 1 + 1023 * 127 * 127).all())
+    return dots_RR.dtype == torch.int32 and bool((dots_RR == 1 + (dim - 1) * 127 * 127).all())

@@ -19,7 +19,15 @@ def test_ours_alone(tmp_path):
     (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu_build.py")]
     command += [str(tmp_path / "corpus.jsonl"), "--model", str(MODEL), "--device", "torch:cpu"]
-    command += ["--alone", "--passages", "30", "--out", str(tmp_path / "results.json")]
+    command += [
+        "--alone",
+        "--passages",
+        "30",
+        "--doc-maxlen",
+        "48",
+        "--out",
+        str(tmp_path / "results.json"),
+    ]
     subprocess.run(command, check=True, timeout=200, capture_output=True, cwd=tmp_path)
     result = json.loads((tmp_path / "results.json").read_text())
     assert result["passages"] == 30

@@ -72,8 +72,8 @@ def test_int8_rows(dim: int) -> None:
 def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What products are made in; float32 is for devices that do not multiply int8."""
     if request.param == "float32":
-        monkeypatch.setattr(nearest, "integer_products_work", lambda _: False)
-    elif not nearest.integer_products_work(device()):
+        monkeypatch.setattr(nearest, "integer_products_work", lambda *_: False)
+    elif not nearest.integer_products_work(device(), 128):
         pytest.skip("this device does not multiply int8 matrices")
     return str(request.param)
 
