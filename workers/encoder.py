@@ -21,15 +21,18 @@ from colbert_core.index.manifest import FileEntry
 from colbert_core.index.windows import WHOLE
 from colbert_core.pooling import pool_passages, pooled_doclens
 from colbert_core.text.corpus_records import shown_id
-from colbert_core.types import F32, I32, AnyArray
+from colbert_core.types import F16, F32, I32, AnyArray
 from workers.memory import bound_kernel_caches, release_freed_memory
 from workers.sample_worker import SampleWorker, project
 from workers.shard_builder import BuiltShard, ShardTask, build_shard
 from workers.units import Staging, Unit, UnitChunk, UnitVectors
 
 if TYPE_CHECKING:
+    import torch
+
     from colbert_core.text import Encoder
-    from colbert_core.text.encoder import EncodedPassages
+    from colbert_core.text.encoder import DevicePassages, EncodedPassages
+    from workers.device_compressor import DeviceCompressor
 
 CODEC_TIMEOUT_S = 120.0
 COMPRESS_TOKENS = 16_384  # at a time, so that the codec's temporaries stay small
@@ -46,7 +49,8 @@ class WorkerSettings:
         staging: folder of the job's unit files.
         model: path, hub name or alias.
         doc_maxlen: tokens of a passage, or None for the checkpoint's own.
-        device: torch device, or None for the worker's own choice.
+        device: "cpu"; "cuda", where vectors are compressed as well, without leaving it; or
+            "torch:cpu", the GPU's steps on the processor, for testing.
         threads: processor threads; they fix the order of sums, so a job keeps to one number.
         long_documents: "truncate", "error" or "split": what becomes of those that do not fit.
     """
@@ -54,7 +58,7 @@ class WorkerSettings:
     staging: str
     model: str
     doc_maxlen: int | None
-    device: str | None
+    device: str
     threads: int
     long_documents: str = "truncate"
 
@@ -118,6 +122,7 @@ class EncoderWorker(SampleWorker):
         self._staging = Staging(settings.staging)
         self._encoder: Encoder | None = None
         self._shared: SharedCodec | None = None
+        self._compressor: DeviceCompressor | None = None
 
     def load(self) -> LoadedModel:
         """Load the model; apart from `__init__`, so that its error arrives as it was raised.
@@ -138,7 +143,7 @@ class EncoderWorker(SampleWorker):
         """Encode a unit, unless its vectors are kept, and commit its compressed chunk."""
         shared = self._codec(codec)
         vectors = self._staging.vectors(unit.index) or self._encode(unit, skip)
-        tokens = compress_vectors(shared, vectors)
+        tokens = self._compress(shared, vectors)
         doclens_N = pooled_doclens(vectors.doclens_N, shared.pool_factor)
         chunk = UnitChunk(tokens, doclens_N, vectors.truncated, vectors.skipped, vectors.windows_N3)
         file = self._staging.write_chunk(unit.index, chunk)
@@ -159,6 +164,10 @@ class EncoderWorker(SampleWorker):
         """Write one shard from the chunks of its passages."""
         return build_shard(index, self._staging, task, self._codec(codec).codec)
 
+    @property
+    def _computes_on_device(self) -> bool:
+        return self._settings.device != "cpu"
+
     def _model(self) -> Encoder:
         if self._encoder is None:
             bound_kernel_caches()
@@ -167,7 +176,7 @@ class EncoderWorker(SampleWorker):
             settings = self._settings
             self._encoder = Encoder.load(
                 settings.model,
-                device=settings.device,
+                device=settings.device.removeprefix("torch:"),
                 threads=settings.threads,
                 doc_maxlen=settings.doc_maxlen,
             )
@@ -184,6 +193,17 @@ class EncoderWorker(SampleWorker):
                 ) from error
         return self._shared
 
+    def _compress(self, shared: SharedCodec, vectors: UnitVectors) -> Compressed:
+        if not self._computes_on_device:
+            return compress_vectors(shared, vectors)
+        if self._compressor is None:
+            from workers.device_compressor import DeviceCompressor
+
+            self._compressor = DeviceCompressor(
+                self._settings.device, shared.codec, shared.projection, shared.pool_factor
+            )
+        return self._compressor(vectors)
+
     def _encode(self, unit: Unit, skip: Rows) -> UnitVectors:
         passages = self._staging.passages(unit.index).without(skip)
         texts, windows_N3 = passages.texts, None
@@ -194,16 +214,18 @@ class EncoderWorker(SampleWorker):
             self._refuse(unit, passages.ids[int(encoded.truncated_N.argmax())])
         return UnitVectors(
             # Rounded for every unit, kept or not: its bytes must not depend on being sampled.
-            encoded.vectors_TD.astype(np.float16),
+            _rounded(encoded.vectors_TD),
             encoded.doclens_N,
             int(encoded.truncated_N.sum()),
             skip,
             windows_N3,
         )
 
-    def _encode_texts(self, unit: Unit, texts: list[str]) -> EncodedPassages:
+    def _encode_texts(self, unit: Unit, texts: list[str]) -> EncodedPassages | DevicePassages:
         model = self._model()
         try:
+            if self._computes_on_device:
+                return model.encode_on_device(texts)
             return model.encode_passages(texts)
         except Exception as error:  # whatever a model may raise: the driver finds the passage
             raise EncodeFailed(f"{unit}: {type(error).__name__}: {error}") from error
@@ -215,6 +237,11 @@ class EncoderWorker(SampleWorker):
             f"{self._model().identity.doc_maxlen} tokens that are kept of a passage: raise "
             "--doc-maxlen, or choose --long-documents split or truncate"
         )
+
+
+def _rounded(vectors_TD: F32 | torch.Tensor) -> F16 | torch.Tensor:
+    """Float16 [T, D]; what the encoder left on a device has been rounded there."""
+    return vectors_TD.astype(np.float16) if isinstance(vectors_TD, np.ndarray) else vectors_TD
 
 
 def _result(unit: Unit, vectors: UnitVectors, tokens: int, file: FileEntry) -> UnitResult:
@@ -236,7 +263,7 @@ def _split(
 
 def compress_vectors(shared: SharedCodec, vectors: UnitVectors) -> Compressed:
     """Project, normalise, pool if asked, and compress the vectors of a unit."""
-    slices = (project(part, shared.projection) for part in _slices(vectors.vectors_TD))
+    slices = (project(part, shared.projection) for part in _slices(vectors.on_host()))
     if shared.pool_factor > 1:  # slices do not end where passages do
         unit_TD = np.concatenate(list(slices))
         slices = _slices(pool_passages(unit_TD, vectors.doclens_N, shared.pool_factor))

@@ -141,7 +141,7 @@ class SampleWorker:
                 f"{self._staging.vectors_path(unit)}: a worker wrote this file, but it is not "
                 "here; the staging folder must be one that the driver and all workers share"
             )
-        return kept.vectors_TD
+        return kept.on_host()
 
 
 def project(vectors_TD: Any, projection: F32 | None) -> F32:

@@ -17,7 +17,7 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,9 @@ from colbert_core.index.files import entry_of
 from colbert_core.index.manifest import FileEntry
 from colbert_core.text.corpus_records import shown_id
 from colbert_core.types import F16, I32
+
+if TYPE_CHECKING:
+    import torch
 
 _SCHEMA = pa.schema(
     [
@@ -110,17 +113,25 @@ class UnitPassages:
 class UnitVectors:
     """Vectors of a unit: float16 [T, D], int32 [N] lengths, and how many passages were cut.
 
+    On a GPU the vectors are a tensor there, unless they were read from their file.
+
     `skipped` are the rows of the unit that were left out; N counts the others. Where long documents
     were split, N counts windows, and `windows_N3`, int32 [N, 3], says which passage of the unit
     (without those left out) each is of, and which of its characters
     (`colbert_core.index.windows`).
     """
 
-    vectors_TD: F16
+    vectors_TD: F16 | torch.Tensor
     doclens_N: I32
     truncated: int
     skipped: tuple[int, ...] = ()
     windows_N3: I32 | None = None
+
+    def on_host(self) -> F16:
+        """The vectors, float16 [T, D], wherever they are."""
+        if isinstance(self.vectors_TD, np.ndarray):
+            return self.vectors_TD
+        return cast(F16, self.vectors_TD.cpu().numpy())
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +203,7 @@ class Staging:
     def write_vectors(self, unit: int, vectors: UnitVectors) -> FileEntry:
         """Keep a unit's vectors, so that a sampled unit is not encoded twice."""
         arrays = {
-            "vectors": vectors.vectors_TD,
+            "vectors": vectors.on_host(),
             "doclens": vectors.doclens_N,
             "truncated": np.int64(vectors.truncated),
             "skipped": np.array(vectors.skipped, np.int32),

@@ -67,7 +67,6 @@ def quantise(
     tables: Tables, vectors_TD: F32, codes_T: I32, centroids_CD: F32, bits: int
 ) -> tuple[U8, U8]:
     """Vectors and their codes → (packed indices uint8 [T, B], scale bytes uint8 [T])."""
-    low, high = _SCALE_RANGE
     assert tables.cutoffs is not None
     return kernels.quantise_colbertv2(
         vectors_TD,
@@ -76,10 +75,15 @@ def quantise(
         bits,
         tables.levels,
         tables.cutoffs,
-        low,
-        255 / (high - low),
+        *scale_bytes(),
         hardware.threads(),
     )
+
+
+def scale_bytes() -> tuple[float, float]:
+    """The inverse norm that scale byte 0 stands for, and how many bytes a unit of it has."""
+    low, high = _SCALE_RANGE
+    return low, 255 / (high - low)
 
 
 def from_indices(
@@ -91,7 +95,6 @@ def from_indices(
         packed indices uint8 [T, B], scale bytes uint8 [T], and the length of each token's vector
         before it is normalised, float32 [T].
     """
-    low, high = _SCALE_RANGE
     inverse_T = inverse_norms(centroids_CD[codes_T] + tables.levels[indices_TD])
-    steps_T = scale_steps(inverse_T, low, 255 / (high - low))
+    steps_T = scale_steps(inverse_T, *scale_bytes())
     return pack_planes(indices_TD, bits), steps_T, np.float32(1) / inverse_T

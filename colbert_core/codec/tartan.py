@@ -112,10 +112,15 @@ def quantise(
         centroids_CD,
         bits,
         tables.levels,
-        tables.beta[:_RATIOS] / tables.alpha[:_RATIOS],
-        np.ascontiguousarray(tables.alpha[::_RATIOS]),
+        *steps_of(tables),
         hardware.threads(),
     )
+
+
+def steps_of(tables: Tables) -> tuple[F32, F32]:
+    """The ratios float32 [8] and gains float32 [32] that a scale byte selects from."""
+    ratios: F32 = tables.beta[:_RATIOS] / tables.alpha[:_RATIOS]
+    return ratios, np.ascontiguousarray(tables.alpha[::_RATIOS])
 
 
 def _best_bits(values_TD: F32, bits: int, levels_W: F32) -> U8:

@@ -45,6 +45,21 @@ class EncodedPassages:
     truncated_N: Bool
 
 
+@dataclass(frozen=True, slots=True)
+class DevicePassages:
+    """The same on the model's device, rounded as indexes are built from them.
+
+    Attributes:
+        vectors_TD: float16 [T, D] on the device.
+        doclens_N: int32 [N], on the host.
+        truncated_N: bool [N], on the host.
+    """
+
+    vectors_TD: torch.Tensor
+    doclens_N: I32
+    truncated_N: Bool
+
+
 class Encoder:
     """A checkpoint that turns queries and passages into token vectors.
 
@@ -187,11 +202,10 @@ class Encoder:
             ModelError: the model gave a vector that is not finite.
         """
         passages = self._tokenizer.passages(_checked(texts))
-        doclens_N = np.array([len(tokens.kept) for tokens in passages], dtype=np.int32)
+        doclens_N, truncated_N = _lengths(passages)
         starts_N = np.concatenate([[0], np.cumsum(doclens_N, dtype=np.int64)])
         vectors_TD = np.empty((int(starts_N[-1]), self.dim), dtype=np.float32)
-        budget = _CUDA_TOKEN_BUDGET if self._network.device.type == "cuda" else _CPU_TOKEN_BUDGET
-        for batch in plan_batches([len(tokens.ids) for tokens in passages], budget):
+        for batch in self._batches(passages):
             rows_RD = self._encode([passages[index] for index in batch])
             taken = 0
             for index in batch:
@@ -199,8 +213,36 @@ class Encoder:
                 start = starts_N[index]
                 vectors_TD[start : start + length] = rows_RD[taken : taken + length]
                 taken += length
-        truncated_N = np.array([tokens.truncated for tokens in passages], dtype=np.bool_)
         return EncodedPassages(vectors_TD, doclens_N, truncated_N)
+
+    def encode_on_device(self, texts: Sequence[str]) -> DevicePassages:
+        """The vectors of passages, in float16, left on the model's device: the same numbers as
+        `encode_passages` gives, rounded.
+
+        Raises:
+            InvalidInput: a text is not a string of characters.
+            ModelError: the model gave a vector that is not finite.
+        """
+        passages = self._tokenizer.passages(_checked(texts))
+        doclens_N, truncated_N = _lengths(passages)
+        ends_N = np.cumsum(doclens_N, dtype=np.int64)
+        device = self._network.device
+        shape = int(doclens_N.sum()), self.dim
+        vectors_TD = torch.empty(shape, dtype=torch.float16, device=device)
+        finite = torch.ones((), dtype=torch.bool, device=device)
+        for batch in self._batches(passages):
+            x_RD = self._forward([passages[index] for index in batch])
+            # Asked once for all batches: each answer would wait for the device.
+            finite &= torch.isfinite(x_RD).all()
+            rows = [np.arange(ends_N[index] - doclens_N[index], ends_N[index]) for index in batch]
+            vectors_TD[torch.from_numpy(np.concatenate(rows)).to(device)] = x_RD.half()
+        if not finite:
+            raise self._not_finite()
+        return DevicePassages(vectors_TD, doclens_N, truncated_N)
+
+    def _batches(self, passages: Sequence[Tokens]) -> list[list[int]]:
+        budget = _CUDA_TOKEN_BUDGET if self._network.device.type == "cuda" else _CPU_TOKEN_BUDGET
+        return plan_batches([len(tokens.ids) for tokens in passages], budget)
 
     def query_tokens(self, text: str) -> list[str]:
         """What to show for each row of `encode_queries([text])`: the word piece, or the marker."""
@@ -234,6 +276,13 @@ class Encoder:
 
     def _encode(self, batch: list[Tokens]) -> F32:
         """float32 [R, D]: the kept vectors of the texts of one batch, one after the other."""
+        vectors_RD: F32 = self._forward(batch).cpu().numpy()
+        if not np.isfinite(vectors_RD).all():
+            raise self._not_finite()
+        return vectors_RD
+
+    def _forward(self, batch: list[Tokens]) -> torch.Tensor:
+        """The same on the device, not looked at."""
         width = max(len(tokens.ids) for tokens in batch)
         ids_BL = np.full((len(batch), width), self._tokenizer.pad_id, dtype=np.int64)
         attention_BL = np.zeros((len(batch), width), dtype=np.int64)
@@ -250,13 +299,19 @@ class Encoder:
             )
             if self._matrix is not None:
                 x = x @ self._matrix.to(x.device)
-            vectors_RD: F32 = torch.nn.functional.normalize(x, dim=-1).cpu().numpy()
-        if not np.isfinite(vectors_RD).all():
-            raise ModelError(
-                f"model {self.identity.source!r} gave vectors that are not finite: its weights"
-                " are damaged or overflow in this precision; load it with precision='float32'"
-            )
-        return vectors_RD
+            return torch.nn.functional.normalize(x, dim=-1)
+
+    def _not_finite(self) -> ModelError:
+        return ModelError(
+            f"model {self.identity.source!r} gave vectors that are not finite: its weights"
+            " are damaged or overflow in this precision; load it with precision='float32'"
+        )
+
+
+def _lengths(passages: Sequence[Tokens]) -> tuple[I32, Bool]:
+    """Vectors of each passage, int32 [N], and whether it was cut, bool [N]."""
+    doclens_N = np.array([len(tokens.kept) for tokens in passages], dtype=np.int32)
+    return doclens_N, np.array([tokens.truncated for tokens in passages], dtype=np.bool_)
 
 
 def _source(model: str | os.PathLike[str]) -> str:

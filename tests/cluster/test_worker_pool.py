@@ -98,7 +98,7 @@ def pool_on(monkeypatch):
         monkeypatch.setattr(worker_pool, "ray", ray)
         monkeypatch.setattr(worker_slots, "ray", ray)
         monkeypatch.setattr(worker_pool.time, "monotonic", lambda: ray.now)
-        settings = WorkerSettings("", "", None, None, 1)
+        settings = WorkerSettings("", "", None, "cpu", 1)
         plan = WorkerPlan(workers, most if most != 0 else workers, 1.0, 0.0, 1)
         return WorkerPool(plan, settings, notes.append), notes, ray
 

@@ -52,6 +52,17 @@ def test_shapes_and_types(stanford):
     assert query.dtype == np.float32
 
 
+def test_vectors_left_on_the_device_are_the_same_ones_rounded(stanford):
+    texts = [*texts_of_many_lengths(60), "", "hello " * 40]
+    for some in (texts, texts[:1], []):
+        encoded, there = stanford.encode_passages(some), stanford.encode_on_device(some)
+        expected = torch.from_numpy(encoded.vectors_TD.astype(np.float16))
+        assert there.vectors_TD.dtype == torch.float16
+        assert torch.equal(there.vectors_TD, expected)
+        np.testing.assert_array_equal(there.doclens_N, encoded.doclens_N)
+        np.testing.assert_array_equal(there.truncated_N, encoded.truncated_N)
+
+
 def test_no_texts(stanford):
     encoded = stanford.encode_passages([])
     assert encoded.vectors_TD.shape == (0, 16)
@@ -209,6 +220,8 @@ def test_vectors_that_are_not_finite_are_an_error(tmp_path):
     encoder = load(folder)
     with pytest.raises(ModelError, match="not finite"):
         encoder.encode_passages(["hello"])
+    with pytest.raises(ModelError, match="not finite"):
+        encoder.encode_on_device(["hello"])
 
 
 @pytest.mark.parametrize(
