@@ -216,11 +216,13 @@ def test_postings_hold_each_passage_once_in_order(monkeypatch: pytest.MonkeyPatc
         np.concatenate(part) for part in zip(*build_postings(packed, offsets, 20), strict=True)
     ]
     monkeypatch.setattr("colbert_core.index.postings.RUN_TOKENS", 50)  # many runs
-    parts = list(build_postings(packed, offsets, 20))
-    assert len(parts) > 5
-    counts, sizes, lists = (np.concatenate(part) for part in zip(*parts, strict=True))
-    for in_runs, at_once in zip((counts, sizes, lists), whole, strict=True):
-        np.testing.assert_array_equal(in_runs, at_once)
+    for room in (1 << 25, 300, 1):  # for all centroids, for some, for one at a time
+        monkeypatch.setattr("colbert_core.index.postings.TOKENS_AT_ONCE", room)
+        parts = list(build_postings(packed, offsets, 20))
+        assert len(parts) > 5
+        counts, sizes, lists = (np.concatenate(part) for part in zip(*parts, strict=True))
+        for in_runs, at_once in zip((counts, sizes, lists), whole, strict=True):
+            np.testing.assert_array_equal(in_runs, at_once)
     ends = np.cumsum(sizes)
     owner = np.repeat(np.arange(200), lengths)
     for code in range(20):
