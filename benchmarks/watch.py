@@ -72,8 +72,8 @@ class Watched:
                 for number, name in enumerate(STAGES)
             }
             roles[role] = {
-                "anonymous": max(peak["anonymous"] for peak in mine.values()),
-                "rss": max(peak["rss"] for peak in mine.values()),
+                "anonymous": max((peak["anonymous"] for peak in mine.values()), default=0),
+                "rss": max((peak["rss"] for peak in mine.values()), default=0),
                 "anonymous_by_stage": by_stage,
             }
         return roles
