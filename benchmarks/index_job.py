@@ -139,7 +139,11 @@ def build(corpus: Path, out: Path, options: list[str], timeout_s: float) -> dict
     report = json.loads(said)
     kept = ("passages", "tokens", "centroids", "dim", "shards", "workers", "seconds")
     row = {name: report[name] for name in kept}
-    return row | {"corpus_bytes": corpus.stat().st_size, "memory": watched.summary()}
+    return row | {
+        "corpus_bytes": corpus.stat().st_size,
+        "worker_cpu_s": watched.worker_cpu_s("sample", "encode"),
+        "memory": watched.summary(),
+    }
 
 
 def arguments() -> argparse.Namespace:

@@ -35,6 +35,7 @@ class Watched:
         self.said: list[str] = []
         self.peaks: defaultdict[tuple[str, int, int], Peaks] = defaultdict(dict)
         """Most bytes by (role, stage, process): "anonymous", and "rss" of the process so far."""
+        self._cpu: dict[tuple[int, int], tuple[float, float]] = {}
         assert process.stderr is not None
         self._reader = threading.Thread(target=self._follow, args=(process.stderr,), daemon=True)
 
@@ -78,6 +79,11 @@ class Watched:
             }
         return roles
 
+    def worker_cpu_s(self, *stages: str) -> float:
+        """Processor seconds of all workers in some stages, as far as samples reach."""
+        wanted = {STAGES.index(name) for name in stages}
+        return sum(last - first for (at, _), (first, last) in self._cpu.items() if at in wanted)
+
     def _follow(self, lines: IO[str]) -> None:
         for line in lines:
             self.said.append(line.rstrip())
@@ -88,13 +94,23 @@ class Watched:
     def _sample(self, role: str, pid: int) -> None:
         try:
             text = Path(f"/proc/{pid}/status").read_text()
+            used = _cpu_s(pid)
         except OSError:
             return  # it has ended
         found = {name: 1024 * int(kib) for name, kib in _FIELDS.findall(text)}
         if "RssAnon" in found:
-            peak = self.peaks[role, min(self.stage, len(STAGES) - 1), pid]
+            stage = min(self.stage, len(STAGES) - 1)
+            if role == "worker":
+                self._cpu[stage, pid] = self._cpu.get((stage, pid), (used, used))[0], used
+            peak = self.peaks[role, stage, pid]
             peak["anonymous"] = max(peak.get("anonymous", 0), found["RssAnon"])
             peak["rss"] = max(peak.get("rss", 0), found["VmHWM"])
+
+
+def _cpu_s(pid: int) -> float:
+    """Processor seconds of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _workers_of(root: int) -> set[int]:

@@ -77,15 +77,16 @@ def scaling_markdown(document: dict[str, Any]) -> str:
         f"`tartan index build` of {rows[0]['passages']:,} passages, {rows[0]['tokens']:,} tokens, "
         f"with `{about['model']}`. Tokens a second of encoding and compressing: all tokens over "
         "the seconds of the stages sample and encode, in which each is encoded and compressed "
-        "once. The ceiling is what float32 matrix products of as many processes do, measured "
+        "once; tokens a processor second: the same over the workers' processor time. The ceiling "
+        "is what float32 matrix products of as many processes do, measured "
         "before each build. Medians of "
         f"{len(rows) // len(workers)} builds with each number of workers.",
         "",
         conditions(about),
         "",
-        "| workers | tokens a second | beside one | ceiling | sample s | encode s | write s "
-        "| total s | load before |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| workers | tokens a second | beside one | ceiling | tokens a processor second "
+        "| sample s | encode s | write s | total s | load before |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     one = [row for row in rows if row["workers"] == workers[0]]
     for count in workers:
@@ -100,7 +101,8 @@ def scaling_markdown(document: dict[str, Any]) -> str:
         )
         loads = ", ".join(f"{row['load']:g}" for row in mine)
         lines.append(
-            f"| {count} | {rate:,.0f} | {rate / base:.2f} × | {ceiling:.2f} × | "
+            f"| {count} | {rate:,.0f} | {rate / base:.2f} × | {ceiling:.2f} × "
+            f"| {median(row['tokens'] / row['worker_cpu_s'] for row in mine):,.0f} | "
             + " | ".join(seconds)
             + f" | {loads} |"
         )

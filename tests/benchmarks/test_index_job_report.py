@@ -37,6 +37,7 @@ def row(passages: int, driver: int, worker: int, **more: Any) -> dict[str, Any]:
         "tokens": 12 * passages,
         "centroids": 16,
         "corpus_bytes": 100 * passages,
+        "worker_cpu_s": 2.0,
         "seconds": {"sample": 1.0, "encode": 2.0, "write": 1.0, "total": 5.0},
         "memory": {"driver": of(driver), "worker": of(worker)},
         **more,
@@ -63,7 +64,7 @@ def test_scaling_is_beside_the_least_workers_and_the_ceiling() -> None:
     quick["seconds"] = {**quick["seconds"], "encode": 1.0}
     text = scaling_markdown({"about": ABOUT, "rows": [slow, quick]})
     assert "| 1 | 4,000 | 1.00 × | 1.00 × |" in text
-    assert "| 2 | 6,000 | 1.50 × | 1.50 × |" in text
+    assert "| 2 | 6,000 | 1.50 × | 1.50 × | 6,000 |" in text
 
 
 def test_passages_are_short_and_their_ids_unique(tmp_path: Path) -> None:
