@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import orjson
 
@@ -46,7 +46,7 @@ class StagedCorpus:
 
 def write_plan(staging: Staging, corpus: StagedCorpus) -> FileEntry:
     """Write what the corpus was cut into: from here on it need not be read again."""
-    data = orjson.dumps(asdict(corpus))
+    data = orjson.dumps(corpus)
     return write_whole(staging.plan_path, lambda file: file.write(data))
 
 

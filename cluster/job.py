@@ -111,7 +111,10 @@ class Job:
         def work_of(unit: Unit) -> Work:
             poisoned = self.done.poisoned.get(unit.index)
             skip = poisoned.rows if poisoned else ()
-            rows = tuple(row for row in range(unit.passages) if row not in set(skip))
+            # Of all that is queued at once: a range, so that memory does not grow with passages.
+            rows: Sequence[int] = range(unit.passages)
+            if skip:
+                rows = tuple(sorted(set(rows) - set(skip)))
             return Work((method, unit.index), unit, method, (unit, skip, *extra), unit, rows)
 
         def done(_work: Work, result: UnitResult) -> None:

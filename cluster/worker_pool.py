@@ -55,7 +55,7 @@ class Work:
     method: str
     args: tuple[Any, ...]
     unit: Unit | None = None
-    rows: tuple[int, ...] = ()
+    rows: Sequence[int] = ()
 
 
 OnDone = Callable[[Work, Any], None]
@@ -250,7 +250,7 @@ class _Run:
         if search is None:
             self._on_done(work, result)
         else:
-            self._go_on(search, search.rows.passed(work.rows))
+            self._go_on(search, search.rows.passed(tuple(work.rows)))
 
     def _failed(self, work: Work, cause: BaseException) -> None:
         if self._failed_probe(work):
@@ -289,7 +289,7 @@ class _Run:
         if search is None:
             return False
         del self.left[work.key]
-        self._go_on(search, search.rows.failed(work.rows))
+        self._go_on(search, search.rows.failed(tuple(work.rows)))
         return True
 
     def _go_on(self, search: _Search, probes: Sequence[tuple[int, ...]]) -> None:

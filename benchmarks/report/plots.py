@@ -116,6 +116,26 @@ def plot_growth(document: dict[str, Any], folder: Path, stem: str) -> str:
         return save(figure, folder, f"{stem}-latency")
 
 
+def plot_memory(document: dict[str, Any], folder: Path, stem: str) -> str:
+    """Peak memory of an index job's processes against passages; the file's name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = document["rows"]
+    sizes = [row["passages"] for row in rows]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+        axes = figure.subplots()
+        for role, colour in (("driver", COLOURS["tartan"]), ("worker", COLOURS["colbert-ai"])):
+            for kind, line in (("anonymous", "o-"), ("rss", "o:")):
+                peaks = [row["memory"][role][kind] / 2**20 for row in rows]
+                axes.plot(sizes, peaks, line, color=colour, label=f"{role}, {kind}", markersize=4)
+        axes.set_xscale("log")
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("passages of 8 to 12 words")
+        axes.set_ylabel("peak MiB")
+        axes.legend(frameon=False)
+        return save(figure, folder, f"{stem}-peaks")
+
+
 def _curve(axes: Axes, name: str, rows: list[Row]) -> None:
     colour = COLOURS[name]
     axes.plot(

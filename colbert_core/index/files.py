@@ -18,11 +18,12 @@ import numpy.typing as npt
 from colbert_core.errors import IndexCorrupt
 from colbert_core.index.manifest import FileEntry
 from colbert_core.npy import map_npy
-from colbert_core.packed_ints import SLACK, pack_ints, packed_array, width_of
+from colbert_core.packed_ints import SLACK, pack_ints, width_of
 from colbert_core.types import F32, U8, AnyArray
 
 _HEADER_BYTES = 128
 _BLOCK_BYTES = 1 << 20
+_PACKED_AT_ONCE = 1 << 16
 
 
 class ArrayWriter:
@@ -111,9 +112,14 @@ class PackedWriter:
 
 
 def write_packed(path: Path, values: AnyArray, largest: int) -> None:
-    """Write packed integers at once."""
-    with ArrayWriter(path, np.uint8) as writer:
-        writer.append(packed_array(values, largest))
+    """Write packed integers that are there already, in memory that does not grow with them."""
+    writer = PackedWriter(path, largest)
+    try:
+        for start in range(0, len(values), _PACKED_AT_ONCE):
+            writer.append(values[start : start + _PACKED_AT_ONCE])
+        writer.close()
+    finally:
+        writer.abandon()
 
 
 def map_array(path: Path) -> AnyArray:

@@ -31,7 +31,7 @@ MIN_VERSION = 3
 CURRENT = "CURRENT"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileEntry:
     """One file: its size and SHA-256."""
 

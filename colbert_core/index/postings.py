@@ -4,7 +4,8 @@ Shapes: N passages, T tokens, C centroids, E postings.
 
 Passages are taken in runs. A run's (centroid, passage) pairs are sorted, and each centroid's are
 put behind those of the runs before, into as much room as the centroid has tokens: so lists are
-sorted without sorting them, and memory is 2 or 4 bytes a token beside what one run takes.
+sorted without sorting them. Where the tokens are many, this is done for some of the centroids at a
+time, so that memory is 2 or 4 bytes for `TOKENS_AT_ONCE` tokens beside what one run takes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from colbert_core.posting_lists import encode_lists
 from colbert_core.types import I64, U8, AnyArray
 
 RUN_TOKENS = 1 << 20
+TOKENS_AT_ONCE = 1 << 25
 
 
 def build_postings(
@@ -40,13 +42,16 @@ def build_postings(
         codes = codes_T.read(start, min(start + RUN_TOKENS, len(codes_T)))
         room_C += np.bincount(codes, minlength=centroids)
     starts_C1 = np.concatenate([[0], np.cumsum(room_C)])
-    pids_T, counts_C = _invert(codes_T, offsets_N1, starts_C1)
-    for first, last in _runs(starts_C1, RUN_TOKENS):
-        room, counts = room_C[first:last], counts_C[first:last]
-        begin, end = int(starts_C1[first]), int(starts_C1[last])
-        rank = np.arange(begin, end) - np.repeat(starts_C1[first:last], room)
-        pids_E = pids_T[begin:end][rank < np.repeat(counts, room)]
-        yield counts, *encode_lists(counts, pids_E, len(offsets_N1) - 1)
+    for low, high in _runs(starts_C1, TOKENS_AT_ONCE):
+        starts_P1 = starts_C1[low : high + 1] - starts_C1[low]  # P: centroids of this part
+        pids_T, counts_P = _invert(codes_T, offsets_N1, low, starts_P1)
+        for first, last in _runs(starts_P1, RUN_TOKENS):
+            counts = counts_P[first:last]
+            room = room_C[low + first : low + last]
+            begin, end = int(starts_P1[first]), int(starts_P1[last])
+            rank = np.arange(begin, end) - np.repeat(starts_P1[first:last], room)
+            pids_E = pids_T[begin:end][rank < np.repeat(counts, room)]
+            yield counts, *encode_lists(counts, pids_E, len(offsets_N1) - 1)
 
 
 def write_postings(folder: Path, codes_T: PackedInts, offsets_N1: I64, centroids: int) -> int:
@@ -66,23 +71,27 @@ def write_postings(folder: Path, codes_T: PackedInts, offsets_N1: I64, centroids
     return postings
 
 
-def _invert(codes_T: PackedInts, offsets_N1: I64, starts_C1: I64) -> tuple[AnyArray, I64]:
-    """(passages at starts_C1[c] … of each centroid c, how many they are)."""
+def _invert(codes_T: PackedInts, offsets_N1: I64, low: int, starts_P1: I64) -> tuple[AnyArray, I64]:
+    """(passages at starts_P1[p] … of each centroid low + p, how many they are)."""
     passages = len(offsets_N1) - 1
-    pids_T = np.empty(len(codes_T), narrowest(max(passages - 1, 0)))
-    ends_C = starts_C1[:-1].copy()
+    pids_T = np.empty(int(starts_P1[-1]), narrowest(max(passages - 1, 0)))
+    ends_P = starts_P1[:-1].copy()
     for first, last in _runs(offsets_N1, RUN_TOKENS):
         codes = codes_T.read(int(offsets_N1[first]), int(offsets_N1[last]))
         pids = np.repeat(np.arange(first, last), np.diff(offsets_N1[first : last + 1]))
+        if len(pids_T) < len(codes_T):
+            codes -= low
+            here = (codes >= 0) & (codes < len(ends_P))
+            codes, pids = codes[here], pids[here]
         pairs_E = np.sort(codes << 32 | pids)
         pairs_E = pairs_E[np.diff(pairs_E, prepend=-1) != 0]
         codes_E = pairs_E >> 32
         first_E = np.flatnonzero(np.diff(codes_E, prepend=-1))
         lengths = np.diff(first_E, append=len(codes_E))
-        at_E = np.arange(len(codes_E)) + np.repeat(ends_C[codes_E[first_E]] - first_E, lengths)
+        at_E = np.arange(len(codes_E)) + np.repeat(ends_P[codes_E[first_E]] - first_E, lengths)
         pids_T[at_E] = pairs_E & 0xFFFFFFFF
-        ends_C[codes_E[first_E]] += lengths
-    return pids_T, ends_C - starts_C1[:-1]
+        ends_P[codes_E[first_E]] += lengths
+    return pids_T, ends_P - starts_P1[:-1]
 
 
 def _runs(offsets: I64, longest: int) -> Iterator[tuple[int, int]]:

@@ -217,7 +217,13 @@ def _as_json(metadata: Mapping[str, Any], identity: str) -> str | None:
 
 def _offsets(lengths: Sequence[AnyArray]) -> I64:
     """Where each begins, and where the last ends."""
-    return np.concatenate([[0], np.cumsum(np.concatenate([[], *lengths]), dtype=np.int64)])
+    # In place: a shard of short passages has tens of millions.
+    offsets = np.zeros(1 + sum(map(len, lengths)), np.int64)
+    at = 1
+    for part in lengths:
+        offsets[at : at + len(part)] = part
+        at += len(part)
+    return np.cumsum(offsets, out=offsets)
 
 
 def publish(

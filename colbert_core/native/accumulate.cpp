@@ -170,7 +170,7 @@ size_t Shard::find_candidates(const Probes& given, size_t wanted, const Budget& 
 
 Hits Shard::approximate(std::span<const float> Q_LD, const Probes& probes, Allowed allowed) const {
   check_allowed(allowed);
-  auto scratch = scratches_.borrow();
+  auto scratch = table_.scratches().borrow();
   scratch->query.pack(Q_LD, dim());
   check_probes(probes, scratch->query.tokens(), table_.centroids());
   accumulate(probes, allowed, *scratch);

@@ -113,7 +113,7 @@ void Shard::keep_by_interaction(size_t k, const Budget& budget, Deadline deadlin
 void Shard::interaction(std::span<const float> Q_LD, std::span<const int64_t> pids,
                         float* scores) const {
   for (const int64_t pid : pids) check_pid(pid);
-  auto scratch = scratches_.borrow();
+  auto scratch = table_.scratches().borrow();
   scratch->query.pack(Q_LD, dim());
   scratch->pids.assign(pids.begin(), pids.end());
   interact(Deadline(0), *scratch);

@@ -87,8 +87,6 @@ Shard::Shard(const CentroidTable& table, const ShardArrays& arrays)
   }
 }
 
-Shard::~Shard() = default;
-
 Range Shard::passage_span(size_t pid) const {
   const size_t begin = arrays_.offsets_N1[pid];
   const size_t end = arrays_.offsets_N1[pid + 1];
@@ -150,7 +148,7 @@ Hits Shard::rank(size_t k, Scratch& scratch) const {
 Hits Shard::search(std::span<const float> Q_LD, const Probes& probes, size_t k,
                    const Budget& budget, Allowed allowed, Deadline deadline) const {
   check_allowed(allowed);
-  auto scratch = scratches_.borrow();
+  auto scratch = table_.scratches().borrow();
   scratch->query.pack(Q_LD, dim());
   check_probes(probes, scratch->query.tokens(), table_.centroids());
   const size_t live = allowed ? static_cast<size_t>(std::count_if(allowed->begin(), allowed->end(),
@@ -181,7 +179,7 @@ Hits Shard::search(std::span<const float> Q_LD, const Probes& probes, size_t k,
 }
 
 void Shard::age_scratch() const {
-  auto scratch = scratches_.borrow();
+  auto scratch = table_.scratches().borrow();
   scratch->totals.age(std::numeric_limits<uint32_t>::max() - 1);
   scratch->row_of.age(std::numeric_limits<uint32_t>::max() - 1);
 }
@@ -190,7 +188,7 @@ Hits Shard::exhaustive(std::span<const float> Q_LD, size_t k, Allowed allowed,
                        Deadline deadline) const {
   require(k >= 1, "k 0 must be at least 1");
   check_allowed(allowed);
-  auto scratch = scratches_.borrow();
+  auto scratch = table_.scratches().borrow();
   scratch->query.pack(Q_LD, dim());
   all_passages(allowed, scratch->pids);
   scratch->scores.resize(scratch->pids.size());
@@ -202,7 +200,7 @@ Hits Shard::exhaustive(std::span<const float> Q_LD, size_t k, Allowed allowed,
 
 void Shard::score(std::span<const float> Q_LD, std::span<const int64_t> pids, float* scores) const {
   for (const int64_t pid : pids) check_pid(pid);
-  auto scratch = scratches_.borrow();
+  auto scratch = table_.scratches().borrow();
   scratch->query.pack(Q_LD, dim());
   scratch->pids.assign(pids.begin(), pids.end());
   precise(scratch->pids, Deadline(0), scores, *scratch);
@@ -210,7 +208,7 @@ void Shard::score(std::span<const float> Q_LD, std::span<const int64_t> pids, fl
 
 void Shard::match(std::span<const float> Q_LD, int64_t pid, int32_t* best, float* scores) const {
   check_pid(pid);
-  auto scratch = scratches_.borrow();
+  auto scratch = table_.scratches().borrow();
   scratch->query.pack(Q_LD, dim());
   best_of_passage<true>(static_cast<uint32_t>(pid), *scratch);
   std::copy(scratch->best_token.begin(), scratch->best_token.end(), best);
@@ -226,7 +224,7 @@ void Shard::check_tokens(int64_t first_token, int64_t count) const {
 
 void Shard::decode(int64_t first_token, int64_t count, float* vectors) const {
   check_tokens(first_token, count);
-  auto scratch = scratches_.borrow();
+  auto scratch = table_.scratches().borrow();
   const size_t end = static_cast<size_t>(first_token) + static_cast<size_t>(count);
   for (size_t begin = static_cast<size_t>(first_token); begin < end;) {
     const size_t decoded = decode_tile(begin, end, *scratch);

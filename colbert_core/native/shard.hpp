@@ -9,7 +9,6 @@
 
 #include "common.hpp"
 #include "packed_ints.hpp"
-#include "pool.hpp"
 #include "posting_lists.hpp"
 #include "query_pack.hpp"
 #include "table.hpp"
@@ -71,13 +70,10 @@ struct Range {
   size_t begin, end;
 };
 
-struct Scratch;
-
 class Shard {
  public:
   // Throws std::invalid_argument naming what is wrong. `table` and the arrays must outlive it.
   Shard(const CentroidTable& table, const ShardArrays& arrays);
-  ~Shard();
 
   size_t passages() const { return arrays_.offsets_N1.size() - 1; }
   size_t tokens() const { return arrays_.scales_T.size(); }
@@ -151,7 +147,6 @@ class Shard {
   std::vector<int8_t> levels_i8_;  // [64] the same as int8
   bool trellis_;                   // residuals are bits along the trellis; else planes
   bool on_grid_;                   // a token is exactly what int8 centroids and levels say
-  mutable Pool<Scratch> scratches_;
 };
 
 }  // namespace tartan

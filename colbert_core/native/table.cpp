@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "cpu.hpp"
+#include "scratch.hpp"
 #include "select.hpp"
 
 namespace tartan {
@@ -86,6 +87,8 @@ std::span<const uint64_t> ProbeSelector::finish(size_t token) {
   sort_best_first(keys_);
   return keys_;
 }
+
+CentroidTable::~CentroidTable() = default;
 
 CentroidTable::CentroidTable(std::span<const int8_t> codes_CD, size_t dim,
                              std::span<const float> scales_C)

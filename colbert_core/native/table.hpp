@@ -12,6 +12,8 @@
 
 namespace tartan {
 
+struct Scratch;
+
 // Per query token the best P of the centroids offered so far, with slack, so that most offers are
 // one store: only a full buffer is cut back to P.
 class ProbeSelector {
@@ -40,6 +42,7 @@ class CentroidTable {
  public:
   // Keeps views of the arrays; they must outlive the table. Throws std::invalid_argument.
   CentroidTable(std::span<const int8_t> codes_CD, size_t dim, std::span<const float> scales_C);
+  ~CentroidTable();
 
   size_t centroids() const { return scales_.size(); }
   size_t dim() const { return dim_; }
@@ -58,6 +61,9 @@ class CentroidTable {
     return rows_.find(query);
   }
 
+  // Shards of this process share them, for each has an entry for every passage of a shard.
+  Pool<Scratch>& scratches() const { return scratches_; }
+
  private:
   // rows: where those of all centroids go, or null.
   void select(const QueryPack& query, uint32_t begin, uint32_t end, ProbeSelector& selector,
@@ -70,6 +76,7 @@ class CentroidTable {
   size_t dim_;
   mutable Pool<ProbeSelector> selectors_;
   mutable RowCache rows_;
+  mutable Pool<Scratch> scratches_;
 };
 
 }  // namespace tartan

@@ -39,6 +39,8 @@ COUNTED_EVERY = 4  # query, to see how many candidates a margin leaves
 FEWEST_PASSAGES = 512  # below, searching is cheap and measuring is noise
 SAMPLE_TOKENS = 1 << 22  # most that queries are compared with; of more, a sample of the passages
 PASSAGES_PER_HIT = 8  # for the top k to be a part of the index
+THREADS_BYTES = 1 << 30
+PASSAGE_BYTES = 40  # of a thread, for each passage of a shard: scores, stamps, candidates
 SIFTED_PER_HIT, SIFTED_BESIDE = 4, 256  # scored precisely of a shard, to find the exact top k
 
 WIDEST_MARGIN = 10.0  # where probes do not lead to enough hits: leaves nothing out
@@ -68,10 +70,11 @@ def calibrate(shards: Sequence[ShardReader], codec: Codec, seed: int = 0) -> tup
     sample = draw_sample(shards, SAMPLE_TOKENS, rng)
     queries = pseudo_queries(sample, QUERIES, rng)
     ks = [k for k in KS if k == KS[0] or PASSAGES_PER_HIT * k <= passages]
-    gaps = _over(queries, lambda query: _gaps(sample, codec, query, ks))
+    threads = _threads(shards)
+    gaps = _over(queries, lambda query: _gaps(sample, codec, query, ks), threads)
     options = {key: _options(key, gaps) for key in gaps}
     counts = _over(
-        queries[::COUNTED_EVERY], lambda query: _counts(shards, codec, query.Q_LD, options)
+        queries[::COUNTED_EVERY], lambda query: _counts(shards, codec, query.Q_LD, options), threads
     )
     costs = _Costs.of(shards, codec, queries)
     presets = []
@@ -87,11 +90,19 @@ def calibrate(shards: Sequence[ShardReader], codec: Codec, seed: int = 0) -> tup
     return tuple(presets)
 
 
+def _threads(shards: Sequence[ShardReader]) -> int:
+    """As many as there are processors, and memory for what each keeps of a shard's passages."""
+    passages = max(shard.passages for shard in shards)
+    return max(1, min(os.cpu_count() or 1, THREADS_BYTES // (PASSAGE_BYTES * passages)))
+
+
 def _over(
-    queries: Sequence[PseudoQuery], measure: Callable[[PseudoQuery], Mapping[Key, AnyArray]]
+    queries: Sequence[PseudoQuery],
+    measure: Callable[[PseudoQuery], Mapping[Key, AnyArray]],
+    threads: int,
 ) -> dict[Key, AnyArray]:
     """What is measured of every query, stacked."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         measured = list(pool.map(measure, queries))
     return {key: np.stack([one[key] for one in measured]) for key in measured[0]}
 

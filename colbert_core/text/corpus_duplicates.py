@@ -91,9 +91,9 @@ def _groups(entries: npt.NDArray[np.void]) -> Iterator[npt.NDArray[np.uint64]]:
     entries = entries[np.argsort(entries["hash"], kind="stable")]
     starts = np.flatnonzero(np.r_[True, entries["hash"][1:] != entries["hash"][:-1]])
     stops = np.append(starts[1:], len(entries))
-    for start, stop in zip(starts, stops, strict=True):
-        if stop - start > 1:
-            yield entries["ordinal"][start:stop]
+    repeated = stops - starts > 1
+    for start, stop in zip(starts[repeated], stops[repeated], strict=True):
+        yield entries["ordinal"][start:stop]
 
 
 def _first_repeat(

@@ -21,7 +21,7 @@ from colbert_core.index import (
     predicted_bytes,
     verify,
 )
-from colbert_core.index.files import ArrayWriter, PackedWriter, map_array
+from colbert_core.index.files import ArrayWriter, PackedWriter, map_array, write_packed
 from colbert_core.index.postings import build_postings
 from colbert_core.packed_ints import PackedInts, packed_array
 from colbert_core.posting_lists import decode_list, encode_lists
@@ -216,11 +216,13 @@ def test_postings_hold_each_passage_once_in_order(monkeypatch: pytest.MonkeyPatc
         np.concatenate(part) for part in zip(*build_postings(packed, offsets, 20), strict=True)
     ]
     monkeypatch.setattr("colbert_core.index.postings.RUN_TOKENS", 50)  # many runs
-    parts = list(build_postings(packed, offsets, 20))
-    assert len(parts) > 5
-    counts, sizes, lists = (np.concatenate(part) for part in zip(*parts, strict=True))
-    for in_runs, at_once in zip((counts, sizes, lists), whole, strict=True):
-        np.testing.assert_array_equal(in_runs, at_once)
+    for room in (1 << 25, 300, 1):  # for all centroids, for some, for one at a time
+        monkeypatch.setattr("colbert_core.index.postings.TOKENS_AT_ONCE", room)
+        parts = list(build_postings(packed, offsets, 20))
+        assert len(parts) > 5
+        counts, sizes, lists = (np.concatenate(part) for part in zip(*parts, strict=True))
+        for in_runs, at_once in zip((counts, sizes, lists), whole, strict=True):
+            np.testing.assert_array_equal(in_runs, at_once)
     ends = np.cumsum(sizes)
     owner = np.repeat(np.arange(200), lengths)
     for code in range(20):
@@ -246,7 +248,9 @@ def test_posting_lists_come_back(passages: int) -> None:
 
 
 @pytest.mark.parametrize("width", [1, 5, 8, 15, 17, 31, 57])
-def test_packed_integers_come_back(width: int, tmp_path: Path) -> None:
+def test_packed_integers_come_back(
+    width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(width)
     values = rng.integers(0, 1 << width, 1000, dtype=np.int64)
     largest = (1 << width) - 1
@@ -263,6 +267,9 @@ def test_packed_integers_come_back(width: int, tmp_path: Path) -> None:
         writer.append(values[start : start + 37])
     writer.close()
     np.testing.assert_array_equal(np.load(tmp_path / "packed.npy"), data)
+    monkeypatch.setattr("colbert_core.index.files._PACKED_AT_ONCE", 300)
+    write_packed(tmp_path / "again.npy", values, largest)
+    np.testing.assert_array_equal(np.load(tmp_path / "again.npy"), data)
     with pytest.raises(ValueError, match="values has"):
         PackedInts("values", data[:-1], 1000, largest)
 
