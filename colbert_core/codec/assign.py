@@ -2,30 +2,25 @@
 
 Shapes: T vectors, D dimensions, C centroids, G groups, M runs.
 
-On the processor an integer kernel compares int8 vectors with int8 centroids; on a GPU torch does,
-in bf16.
+Int8 vectors are compared with int8 centroids: on the processor by a kernel, on a GPU by torch. The
+codes are the same.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from colbert_core import hardware, kernels
 from colbert_core.codec.rows import Rows
-from colbert_core.types import F32, I8, I32, I64, AnyArray
-
-if TYPE_CHECKING:
-    import torch
+from colbert_core.types import F32, I8, I32, I64
 
 NEAR_RUNS = 16
 """Runs of `kernels.RUN` centroids that `again` and `roughly` look at."""
 _GROUPS_AT_ONCE = 1024
-_GPU_ROWS = 1 << 14
-_GPU_OFFSET = 1.05
-"""Above every inner product of unit vectors, rounding included."""
+_GPU_ROWS = 1 << 20
+"""Vectors that are copied to a GPU at a time."""
 
 
 class Assigner:
@@ -116,16 +111,16 @@ def one_scale(centroids_CD: F32) -> I8:
 
 
 class InTorch:
-    """The same in bf16 on a device of torch, where the centroids stay.
-
-    The offset is taken off before a product is rounded: the best are near 0 then, and keep their
-    digits.
-    """
+    """The same on a device of torch, where the centroids stay: integers too, so the same codes,
+    however vectors are shared out."""
 
     def __init__(self, centroids_CD: F32, device: str) -> None:
-        self._device = device
-        self._centroids_CD = self._bf16(centroids_CD)
-        self._bias_C = self._bf16(np.full(len(centroids_CD), -_GPU_OFFSET, np.float32))
+        import torch
+
+        from colbert_core.torch_kernels.nearest import TorchNearest
+
+        self._device = torch.device(device)
+        self._nearest = TorchNearest(torch.tensor(one_scale(centroids_CD), device=self._device))
 
     def __call__(self, rows: Rows) -> I32:
         """Int32 [T], the code of each vector."""
@@ -133,18 +128,8 @@ class InTorch:
 
         codes_T = np.empty(len(rows), np.int32)
         for start in range(0, len(rows), _GPU_ROWS):
-            part = rows[start : start + _GPU_ROWS]
-            x_TD = self._bf16(part.values_TD) * self._bf16(part.scales_T)[:, None]
-            # Of one shape always: another may have another kernel, which rounds in another order,
-            # and how a sample is shared out would show.
-            x_TD = torch.nn.functional.pad(x_TD, (0, 0, 0, _GPU_ROWS - len(part)))
-            products_TC = torch.nn.functional.linear(x_TD, self._centroids_CD, self._bias_C)
-            codes = products_TC[: len(part)].argmax(dim=1)
-            codes_T[start : start + _GPU_ROWS] = codes.cpu().numpy()
+            part = slice(start, start + _GPU_ROWS)
+            # Copied: what comes from an object store cannot be written, which torch warns of.
+            values_TD = torch.tensor(rows.values_TD[part], device=self._device)
+            codes_T[part] = self._nearest.assign(values_TD).cpu().numpy()
         return codes_T
-
-    def _bf16(self, array: AnyArray) -> torch.Tensor:
-        import torch
-
-        # Copied: what comes from an object store cannot be written, which torch warns of.
-        return torch.tensor(array, device=self._device).to(torch.bfloat16)

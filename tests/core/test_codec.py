@@ -258,17 +258,13 @@ def test_nearest_centroids_are_those_of_plain_numpy(centroids: int) -> None:
     assert np.array_equal(exact, np.arange(centroids))
 
 
-def test_torch_finds_the_nearest_centroids_of_the_kernel_but_for_near_ties() -> None:
-    """As on a GPU, on torch's CPU device: bf16 turns near ties, which cost nothing."""
+def test_torch_finds_the_nearest_centroids_of_the_kernel() -> None:
+    """As on a GPU, on torch's CPU device."""
     vectors, table = clustered(6000, 32, 300), clustered(700, 32, 300, seed=0)
     rows = Rows.of(vectors)
-    codes = Assigner(table)(rows)
     found = assign.InTorch(table, "cpu")(rows)
     assert found.dtype == np.int32
-    assert (found != codes).mean() < 0.03
-    near = [(vectors * table[each]).sum(axis=1) for each in (codes, found)]
-    np.testing.assert_allclose(near[1], near[0], atol=0.02)
-    assert abs(near[1].mean() - near[0].mean()) < 1e-4
+    assert np.array_equal(found, Assigner(table)(rows))
     parts = [assign.InTorch(table, "cpu")(rows[at]) for at in (slice(0, 7), slice(7, 6000))]
     assert np.array_equal(np.concatenate(parts), found)  # however a sample is shared out
 
