@@ -58,6 +58,7 @@ from colbert_core.text.identity import ModelIdentity
 from colbert_core.text.projection import matrix_sha256
 from colbert_core.types import F32
 from workers.encoder import CodecRef, UnitResult
+from workers.memory import release_freed_memory
 from workers.shard_builder import BuiltShard, ShardTask
 
 SAMPLE_BYTES = 32 * 2**30  # most that the sample of a very large corpus may take, on all workers
@@ -211,6 +212,7 @@ def trained_codec(
     if job.done.trained is None:
         shutil.rmtree(folder, ignore_errors=True)
         codec, projection = train_it()
+        release_freed_memory()  # for the hours of encoding that follow
         write_codec(job.place.index, job.generation, codec, projection)
         job.commit(Trained({path.name: entry_of(path) for path in sorted(folder.iterdir())}))
     matrix = folder / "projection.npy"
