@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -12,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import START_TIMEOUT_S, descendants, first_line, tartan
+from processes import START_TIMEOUT_S, descendants, first_line, listening_ports, tartan
 
 from cluster.client import Client, RetryPolicy, Tls
 from cluster.security.api_keys import new_key
+from cluster.wire.shard_channel import ShardChannel
 from colbert_core.api import Index
-from colbert_core.errors import NotAuthenticated, Unavailable
+from colbert_core.errors import NotAuthenticated, TartanError, Unavailable
 
 sys.path.append(str(Path(__file__).parents[1] / "cluster"))
 from certificates import Authority, Pair
@@ -118,6 +120,30 @@ def test_certificate_and_keys_change_without_a_restart(secured: Secured) -> None
         file.write(line.line() + "\n")
     assert ask(secured, key, Tls(other.ca)) == 3
     assert ask(secured, secured.key, Tls(other.ca)) == 3
+
+
+def test_shard_servers_refuse_who_is_not_their_gateway(secured: Secured) -> None:
+    servers = [
+        pid
+        for pid, command in descendants(secured.process.pid).items()
+        if command.startswith("ray::ShardServerActor")
+    ]
+    assert len(servers) == 2
+    for pid in servers:
+        ports = listening_ports(pid)  # of the shard server, and of Ray's worker
+        answers = [asyncio.run(identity(f"127.0.0.1:{port}", secured.key)) for port in ports]
+        assert [type(answer) for answer in answers].count(NotAuthenticated) == 1
+
+
+async def identity(address: str, token: str) -> object:
+    """What a server says that it holds, or the error."""
+    channel = ShardChannel(address, "", token)
+    try:
+        return await channel.identity(5.0)
+    except TartanError as error:
+        return error
+    finally:
+        await channel.close()
 
 
 def test_no_secret_is_in_the_log_or_on_a_command_line(secured: Secured) -> None:
