@@ -21,6 +21,7 @@ from cluster.gateway_health import GatewayHealth
 from cluster.gateway_limits import check_batch
 from cluster.gateway_search import SearchPipeline
 from cluster.security.api_keys import KeyFile, Role
+from cluster.security.exposure import is_loopback
 from cluster.security.guard import Guard
 from cluster.security.tls import ServerTls, server_credentials
 from cluster.wire import public as convert
@@ -71,9 +72,11 @@ class GatewayConfig:
 
 
 def guard_of(config: GatewayConfig) -> Guard:
-    """Who may call what: by keys; or, with a certificate alone, search; or, on loopback, all."""
+    """Who may call what: by keys; without a file of keys, everybody on loopback everything, and
+    everybody elsewhere search (who has a certificate, or who can connect: `--insecure`)."""
     keys = None if config.api_keys is None else KeyFile(config.api_keys)
-    return Guard(keys, Role.SEARCH if config.authenticates else Role.ADMIN)
+    trusted = is_loopback(config.host) and not config.authenticates
+    return Guard(keys, Role.ADMIN if trusted else Role.SEARCH)
 
 
 def index_info(manifest: Manifest, pipeline: SearchPipeline) -> IndexInfo:

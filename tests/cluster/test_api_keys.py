@@ -18,12 +18,12 @@ from typer.testing import CliRunner
 
 from cluster.cli import app
 from cluster.client import AsyncClient, Client
-from cluster.gateway import GatewayConfig
+from cluster.gateway import GatewayConfig, guard_of
 from cluster.security.api_keys import KeyFile, Role, new_key, read_keys
 from cluster.security.client import access_from_environment
 from cluster.security.exposure import check_exposure
 from cluster.security.guard import Guard, role_needed
-from cluster.security.tls import Tls
+from cluster.security.tls import ServerTls, Tls
 from cluster.wire.shard_channel import ShardChannel
 from cluster.wire.types import FetchQuery
 from colbert_core.errors import InvalidInput, NotAllowed, NotAuthenticated
@@ -138,6 +138,16 @@ def test_methods_that_nobody_thought_of_need_the_highest_role(keys: dict[str, An
     guard.check(SEARCH, None)
     with pytest.raises(NotAllowed, match="--role admin"):
         guard.check("/tartan.v1.AdminService/Drain", None)
+
+
+def test_without_keys_admin_is_for_loopback_alone(tmp_path: Path) -> None:
+    admin = "/tartan.v1.AdminService/Drain"
+    guard_of(GatewayConfig()).check(admin, None)
+    certificates = ServerTls(tmp_path / "cert", tmp_path / "key", tmp_path / "ca")
+    for config in (GatewayConfig(host="0.0.0.0"), GatewayConfig(tls=certificates)):
+        guard_of(config).check(SEARCH, None)
+        with pytest.raises(NotAllowed):
+            guard_of(config).check(admin, None)
 
 
 def test_who_has_the_key_may_search(guarded: LocalCluster, keys: dict[str, Any]) -> None:
