@@ -31,8 +31,8 @@ def bearer(secret: str | None) -> Metadata:
 def bearer_of(metadata: Iterable[Any] | None) -> str | None:
     """The secret that a call presents, or None."""
     for name, value in metadata or ():
-        if name == KEY and isinstance(value, str) and value.startswith(BEARER):
-            return value.removeprefix(BEARER)
+        if name == KEY and isinstance(value, str) and value[: len(BEARER)].lower() == "bearer ":
+            return value[len(BEARER) :]
     return None
 
 

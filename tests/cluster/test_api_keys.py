@@ -209,7 +209,7 @@ def test_health_is_open_and_reflection_is_not(guarded: LocalCluster, keys: dict[
         with pytest.raises(grpc.RpcError) as caught:
             list(stub.ServerReflectionInfo(iter([ask]), timeout=10))
         assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
-        metadata = [("authorization", f"Bearer {keys['search']}")]
+        metadata = [("authorization", f"bearer {keys['search']}")]  # in any case, says RFC 7235
         assert list(stub.ServerReflectionInfo(iter([ask]), timeout=10, metadata=metadata))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +110,27 @@ def test_a_replaced_certificate_is_shown_and_connections_go_on(small_index: Path
         client.search(QUERY)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_who_connects_and_says_nothing_is_hung_up_on(
+    small_index: Path, pki: Pki, encrypted: bool
+) -> None:
+    tls = ServerTls(pki.server.cert, pki.server.key) if encrypted else None
+    with LocalCluster(small_index, gateway=GatewayConfig(port=0, tls=tls)) as cluster:
+        host, port = cluster.address.split(":")
+        silent = [socket.create_connection((host, int(port)), timeout=60) for _ in range(100)]
+        try:
+            silent[0].sendall(b"\x16\x03\x01" if encrypted else b"PRI * HT")  # and no more
+            assert ask(cluster.address, Tls(pki.ours.ca) if encrypted else False) == 2
+            for connection in silent:
+                while connection.recv(1000):  # an empty answer is the end
+                    pass
+        finally:
+            for connection in silent:
+                connection.close()
+        assert ask(cluster.address, Tls(pki.ours.ca) if encrypted else False) == 2
+
+
 def test_a_replaced_authority_of_clients_is_asked_for(small_index: Path, pki: Pki) -> None:
     trusted = pki.server.cert.with_name("trusted.pem")
     trusted.write_bytes(pki.ours.ca.read_bytes())
@@ -142,6 +164,11 @@ def test_files_that_are_not_usable_are_errors_before_anything_listens(
     for tls in (Tls(ca=junk), Tls(ca=tmp_path / "none"), Tls(cert=other.cert), Tls(key=other.key)):
         with pytest.raises(InvalidInput, match="give"):
             Client("127.0.0.1:1", tls=tls)
+    locked = tmp_path / "locked.key"
+    command = ["openssl", "ec", "-in", pki.server.key, "-aes256", "-passout", "pass:x"]
+    subprocess.run([*command, "-out", locked], check=True, capture_output=True, timeout=60)
+    with pytest.raises(InvalidInput, match="without a password"):
+        server_credentials(ServerTls(pki.server.cert, locked))
     with pytest.raises(InvalidInput, match="both --tls-cert"):
         server_tls(pki.server.cert, None)
     with pytest.raises(InvalidInput, match="both --tls-cert"):
