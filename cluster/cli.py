@@ -13,16 +13,22 @@ from typing import Annotated, NoReturn
 import typer
 
 from cluster.cli_index_app import index_app
+from cluster.cli_key import key_app
 from cluster.cli_options import (
+    ApiKeys,
     Candidates,
     Filter,
     IndexPlace,
+    Insecure,
     Json,
     Nprobe,
     Recall,
     Scored,
     SearchedIndex,
     Target,
+    TlsCert,
+    TlsClientCa,
+    TlsKey,
 )
 from colbert_core.errors import TartanError
 from colbert_core.storage import location
@@ -38,6 +44,7 @@ app = typer.Typer(
     '`tartan search "your question" --index INDEX`.',
 )
 app.add_typer(index_app, name="index")
+app.add_typer(key_app, name="key")
 
 
 @app.command("serve")
@@ -52,15 +59,31 @@ def serve_command(
     start_timeout_s: Annotated[
         float, typer.Option("--start-timeout", help="Seconds for all servers to come up.")
     ] = 120.0,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_client_ca: TlsClientCa = None,
+    api_keys: ApiKeys = None,
+    insecure: Insecure = False,
 ) -> None:
     """Serve an index over gRPC until SIGTERM or Ctrl-C.
 
-    Prints one line when it is ready to answer. There is no authentication yet: listen beyond
-    loopback only on a network that you trust.
+    Prints one line when it is ready to answer. Listening beyond loopback needs TLS and
+    authentication, or `--insecure`. The files are read again when they change.
     """
+    from cluster.security.tls import server_tls
     from cluster.serve import serve
 
-    code = serve(index, host, port, replicas, device=device, start_timeout_s=start_timeout_s)
+    code = serve(
+        index,
+        host,
+        port,
+        replicas,
+        device=device,
+        start_timeout_s=start_timeout_s,
+        tls=server_tls(tls_cert, tls_key, tls_client_ca),
+        api_keys=api_keys,
+        insecure=insecure,
+    )
     raise typer.Exit(code)
 
 

@@ -103,8 +103,9 @@ def _evaluate_gateway(
     target: str, judged: Judged, knobs: dict[str, Any], exact: bool, progress: Progress
 ) -> dict[str, Any]:
     from cluster.client import Client
+    from cluster.security.client import access_from_environment
 
-    with Client(target, timeout_s=TIMEOUT_S) as client:
+    with Client(target, timeout_s=TIMEOUT_S, **access_from_environment()) as client:
 
         def search(text: str, **options: Any) -> Sequence[Hit]:
             answer = client.search(text, with_text=False, with_metadata=False, **options)

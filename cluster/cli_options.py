@@ -26,7 +26,15 @@ IndexPlace = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
-Target = Annotated[str | None, typer.Option("--target", metavar="HOST:PORT", help="A gateway.")]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        metavar="HOST:PORT",
+        help="A gateway. Its API key is taken from TARTAN_API_KEY; TLS from TARTAN_TLS=1, or "
+        "TARTAN_TLS_CA, TARTAN_TLS_CERT and TARTAN_TLS_KEY (PEM files).",
+    ),
+]
 SearchedIndex = Annotated[
     str | None,
     typer.Option("--index", metavar="INDEX", help="An index (folder or URI), searched in-process."),
@@ -53,4 +61,30 @@ Filter = Annotated[
         "`not exists(retracted)`, `title prefix 'Graph'`, `_id in ('a', 'b')`. "
         "`tartan index inspect` lists the fields.",
     ),
+]
+
+TlsCert = Annotated[
+    Path | None,
+    typer.Option("--tls-cert", metavar="FILE", help="Certificate and those above it, as PEM."),
+]
+TlsKey = Annotated[
+    Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key, as PEM.")
+]
+TlsClientCa = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-client-ca",
+        metavar="FILE",
+        help="Ask clients for a certificate that one of these has signed (mTLS).",
+    ),
+]
+ApiKeys = Annotated[
+    Path | None,
+    typer.Option(
+        "--api-keys", metavar="FILE", help="Let in these keys only; `tartan key new` makes them."
+    ),
+]
+Insecure = Annotated[
+    bool,
+    typer.Option("--insecure", help="Listen beyond loopback without TLS or authentication."),
 ]

@@ -91,8 +91,9 @@ def _search_index(ask: Ask, path: Location, device: str) -> tuple[Sequence[Hit],
 
 def _search_gateway(ask: Ask, target: str) -> tuple[Sequence[Hit], dict[str, Any]]:
     from cluster.client import Client
+    from cluster.security.client import access_from_environment
 
-    with Client(target) as client:
+    with Client(target, **access_from_environment()) as client:
         answer = client.search(ask.query, timings=True, **ask.options)
     about = {
         "generation": answer.generation,

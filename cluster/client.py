@@ -21,10 +21,13 @@ import grpc
 
 from cluster.client_calls import BatchProgress, Query, SearchOptions, batches, make_request
 from cluster.client_retry import Attempts, RetryPolicy
+from cluster.security.client import Access, channel_credentials, checked_key
+from cluster.security.tls import Tls
 from cluster.wire.channels import channel_options, may_use_proxy
 from cluster.wire.public import answer_from_proto, info_from_proto
 from cluster.wire.status import from_status
 from cluster.wire.tartan.v1 import search_pb2, search_pb2_grpc
+from cluster.wire.token import bearer
 from cluster.wire.types import DEFAULT_K, Coverage, IndexInfo, SearchAnswer
 from colbert_core.errors import InvalidInput, TartanError
 
@@ -37,6 +40,7 @@ __all__ = [
     "RetryPolicy",
     "SearchAnswer",
     "SearchOptions",
+    "Tls",
 ]
 
 
@@ -44,7 +48,14 @@ class _Settings:
     """What both clients are made with."""
 
     def __init__(
-        self, target: str, *, timeout_s: float = 10.0, retry: RetryPolicy | None = None
+        self,
+        target: str,
+        *,
+        timeout_s: float = 10.0,
+        retry: RetryPolicy | None = None,
+        api_key: str | None = None,
+        tls: bool | Tls = False,
+        insecure: bool = False,
     ) -> None:
         """Connects at the first call.
 
@@ -52,15 +63,23 @@ class _Settings:
             target: HOST:PORT of a gateway, or any gRPC target.
             timeout_s: time for one call, retries included, where the call itself sets none.
             retry: when to ask again.
+            api_key: sent with every call; over TLS, or to this machine.
+            tls: True to trust the certificates that gRPC brings along, or
+                `Tls(ca=…, cert=…, key=…)` with PEM files of your own.
+            insecure: send the key in clear text to another machine.
 
         Raises:
-            InvalidInput: the target is empty or the time not above 0.
+            InvalidInput: the target is empty, the time not above 0, a file of `tls` not usable, or
+                the key would travel in clear text.
         """
         if not target:
             raise InvalidInput("the target is empty: give HOST:PORT of a gateway")
         self.target = target
         self._timeout_s = _checked_timeout(timeout_s)
         self._retry = retry or RetryPolicy()
+        key = checked_key(api_key)
+        self._metadata = bearer(key)
+        self._credentials = channel_credentials(target, key, tls, insecure)
         self._channel_options = channel_options(proxy=may_use_proxy(target))
 
     def _attempts(self, timeout_s: float | None) -> Attempts:
@@ -77,10 +96,19 @@ class Client(_Settings):
     """A blocking client; safe to share between threads. A context manager."""
 
     def __init__(
-        self, target: str, *, timeout_s: float = 10.0, retry: RetryPolicy | None = None
+        self,
+        target: str,
+        *,
+        timeout_s: float = 10.0,
+        retry: RetryPolicy | None = None,
+        **access: Unpack[Access],
     ) -> None:
-        super().__init__(target, timeout_s=timeout_s, retry=retry)
-        self._channel = grpc.insecure_channel(target, options=self._channel_options)
+        super().__init__(target, timeout_s=timeout_s, retry=retry, **access)
+        options = self._channel_options
+        if self._credentials is None:
+            self._channel = grpc.insecure_channel(target, options=options)
+        else:
+            self._channel = grpc.secure_channel(target, self._credentials, options=options)
         self._stub = search_pb2_grpc.SearchServiceStub(self._channel)
 
     def search(
@@ -111,7 +139,10 @@ class Client(_Settings):
         attempts = self._attempts(timeout_s)
         while True:
             try:
-                return answer_from_proto(self._stub.Search(request, timeout=attempts.left_s()))
+                answer = self._stub.Search(
+                    request, timeout=attempts.left_s(), metadata=self._metadata
+                )
+                return answer_from_proto(answer)
             except grpc.RpcError as error:
                 time.sleep(attempts.pause_after(self._error(error)))
 
@@ -147,7 +178,10 @@ class Client(_Settings):
         request = search_pb2.GetIndexInfoRequest()
         while True:
             try:
-                return info_from_proto(self._stub.GetIndexInfo(request, timeout=attempts.left_s()))
+                answer = self._stub.GetIndexInfo(
+                    request, timeout=attempts.left_s(), metadata=self._metadata
+                )
+                return info_from_proto(answer)
             except grpc.RpcError as error:
                 time.sleep(attempts.pause_after(self._error(error)))
 
@@ -156,7 +190,9 @@ class Client(_Settings):
         self._channel.close()
 
     def _ask(self, progress: BatchProgress, timeout_s: float) -> None:
-        stream = self._stub.SearchBatch(progress.next_request(), timeout=timeout_s)
+        stream = self._stub.SearchBatch(
+            progress.next_request(), timeout=timeout_s, metadata=self._metadata
+        )
         try:
             for response in stream:
                 progress.take(response)
@@ -176,9 +212,14 @@ class AsyncClient(_Settings):
     """The client for asyncio: one event loop, any number of tasks. An async context manager."""
 
     def __init__(
-        self, target: str, *, timeout_s: float = 10.0, retry: RetryPolicy | None = None
+        self,
+        target: str,
+        *,
+        timeout_s: float = 10.0,
+        retry: RetryPolicy | None = None,
+        **access: Unpack[Access],
     ) -> None:
-        super().__init__(target, timeout_s=timeout_s, retry=retry)
+        super().__init__(target, timeout_s=timeout_s, retry=retry, **access)
         self._channel: grpc.aio.Channel | None = None
         self._made_stub: search_pb2_grpc.SearchServiceAsyncStub | None = None
 
@@ -196,7 +237,9 @@ class AsyncClient(_Settings):
         attempts = self._attempts(timeout_s)
         while True:
             try:
-                answer = await self._stub.Search(request, timeout=attempts.left_s())
+                answer = await self._stub.Search(
+                    request, timeout=attempts.left_s(), metadata=self._metadata
+                )
                 return answer_from_proto(answer)
             except grpc.aio.AioRpcError as error:
                 await asyncio.sleep(attempts.pause_after(self._error(error)))
@@ -230,7 +273,9 @@ class AsyncClient(_Settings):
         request = search_pb2.GetIndexInfoRequest()
         while True:
             try:
-                answer = await self._stub.GetIndexInfo(request, timeout=attempts.left_s())
+                answer = await self._stub.GetIndexInfo(
+                    request, timeout=attempts.left_s(), metadata=self._metadata
+                )
                 return info_from_proto(answer)
             except grpc.aio.AioRpcError as error:
                 await asyncio.sleep(attempts.pause_after(self._error(error)))
@@ -241,7 +286,9 @@ class AsyncClient(_Settings):
             await self._channel.close(None)
 
     async def _ask(self, progress: BatchProgress, timeout_s: float) -> None:
-        stream = self._stub.SearchBatch(progress.next_request(), timeout=timeout_s)
+        stream = self._stub.SearchBatch(
+            progress.next_request(), timeout=timeout_s, metadata=self._metadata
+        )
         try:
             async for response in stream:
                 progress.take(response)
@@ -254,7 +301,11 @@ class AsyncClient(_Settings):
     def _stub(self) -> search_pb2_grpc.SearchServiceAsyncStub:
         # A grpc.aio channel belongs to the event loop that runs when it is made.
         if self._made_stub is None:
-            self._channel = grpc.aio.insecure_channel(self.target, options=self._channel_options)
+            target, options = self.target, self._channel_options
+            if self._credentials is None:
+                self._channel = grpc.aio.insecure_channel(target, options=options)
+            else:
+                self._channel = grpc.aio.secure_channel(target, self._credentials, options=options)
             self._made_stub = search_pb2_grpc.SearchServiceStub(self._channel)
         return self._made_stub
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 from grpc_reflection.v1alpha import reflection
@@ -19,6 +20,10 @@ from grpc_reflection.v1alpha import reflection
 from cluster.gateway_health import GatewayHealth
 from cluster.gateway_limits import check_batch
 from cluster.gateway_search import SearchPipeline
+from cluster.security.api_keys import KeyFile, Role
+from cluster.security.exposure import is_loopback
+from cluster.security.guard import Guard
+from cluster.security.tls import ServerTls, server_credentials
 from cluster.wire import public as convert
 from cluster.wire.channels import server_options
 from cluster.wire.handlers import (
@@ -47,6 +52,8 @@ class GatewayConfig:
         default_timeout_s: for callers that set no deadline.
         max_concurrent: calls at once; beyond it they are refused with RESOURCE_EXHAUSTED.
         batch_parallel: queries of one batch that run at once.
+        tls: certificate and key to show; in clear text if None.
+        api_keys: file of the keys that are let in; everybody who can connect if None.
     """
 
     host: str = "127.0.0.1"
@@ -54,6 +61,22 @@ class GatewayConfig:
     default_timeout_s: float = 30.0
     max_concurrent: int = 512
     batch_parallel: int = 8
+    tls: ServerTls | None = None
+    api_keys: Path | None = None
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether it is known who asks: by a key, or by a certificate."""
+        certificates = self.tls is not None and self.tls.client_ca is not None
+        return certificates or self.api_keys is not None
+
+
+def guard_of(config: GatewayConfig) -> Guard:
+    """Who may call what: by keys; without a file of keys, everybody on loopback everything, and
+    everybody elsewhere search (who has a certificate, or who can connect: `--insecure`)."""
+    keys = None if config.api_keys is None else KeyFile(config.api_keys)
+    trusted = is_loopback(config.host) and not config.authenticates
+    return Guard(keys, Role.ADMIN if trusted else Role.SEARCH)
 
 
 def index_info(manifest: Manifest, pipeline: SearchPipeline) -> IndexInfo:
@@ -150,9 +173,15 @@ class Gateway:
     """One gRPC server over a pipeline. Use within one event loop."""
 
     def __init__(self, pipeline: SearchPipeline, manifest: Manifest, config: GatewayConfig) -> None:
+        """
+        Raises:
+            InvalidInput: a certificate, its key, or the file of API keys is not usable.
+        """
         self._config = config
         self._pipeline = pipeline
+        self._credentials = None if config.tls is None else server_credentials(config.tls)
         self._server = grpc.aio.server(
+            interceptors=[guard_of(config)],
             options=server_options(pipeline.limits.max_message_bytes),
             maximum_concurrent_rpcs=config.max_concurrent,
         )
@@ -173,7 +202,10 @@ class Gateway:
         """
         wanted = f"{self._config.host}:{self._config.port}"
         try:
-            port = self._server.add_insecure_port(wanted)
+            if self._credentials is None:
+                port = self._server.add_insecure_port(wanted)
+            else:
+                port = self._server.add_secure_port(wanted, self._credentials)
         except RuntimeError as error:
             raise AddressInUse(
                 f"cannot listen on {wanted}: it is in use, or not an address of this machine; "

@@ -9,6 +9,7 @@ Ray, and return 0.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import signal
 import socket
 import sys
@@ -17,16 +18,19 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from cluster.fanout import FanOut
-from cluster.gateway import Gateway, GatewayConfig
+from cluster.gateway import Gateway, GatewayConfig, guard_of
 from cluster.gateway_encoder import encoder_of
 from cluster.gateway_limits import DEFAULT_LIMITS, check_limits
 from cluster.gateway_search import SearchPipeline
 from cluster.ray_session import ray_session
+from cluster.security.exposure import check_exposure
+from cluster.security.tls import ServerTls, server_credentials
 from cluster.serve_shards import FleetPlan, ShardFleet
 from cluster.wire.shard_channel import ShardChannel
 from cluster.wire.types import Limits, SearchCall
@@ -50,6 +54,7 @@ class ServeConfig:
         encoder_threads: queries that are encoded or probed at once.
         start_timeout_s: for the shard servers to come up, and again for the warm-up query.
         grace_s: for queries under way when told to stop.
+        insecure: whether to listen beyond loopback without TLS or authentication.
     """
 
     index: Location
@@ -61,6 +66,7 @@ class ServeConfig:
     encoder_threads: int = 2
     start_timeout_s: float = 120.0
     grace_s: float = 5.0
+    insecure: bool = False
 
     def check(self) -> None:
         """Raise InvalidInput where a value is not possible."""
@@ -78,6 +84,15 @@ class ServeConfig:
             if not getattr(self, name) > 0:
                 raise InvalidInput(f"{name} is {getattr(self, name)}; give more than 0 seconds")
         check_limits(self.limits)
+        check_exposure(
+            self.gateway.host,
+            tls=self.gateway.tls is not None,
+            authentication=self.gateway.authenticates,
+            insecure=self.insecure,
+        )
+        guard_of(self.gateway)  # files that are not usable are errors before anything starts
+        if self.gateway.tls is not None:
+            server_credentials(self.gateway.tls)
 
 
 def serve(
@@ -90,6 +105,9 @@ def serve(
     device: str = "cpu",
     shard_cpus: float | None = None,
     start_timeout_s: float = 120.0,
+    tls: ServerTls | None = None,
+    api_keys: Path | None = None,
+    insecure: bool = False,
     on_ready: Callable[[str], None] | None = None,
 ) -> int:
     """Serve the live generation of an index until SIGTERM or SIGINT. Call from the main thread.
@@ -100,13 +118,17 @@ def serve(
         port: 0 takes a free one, which the line names.
         replicas: shard servers per shard.
         device: where shard servers search, "cpu" or "cuda".
+        tls: certificate and key of the gateway; read again when they change.
+        api_keys: file of the keys that are let in; read again when it changes.
+        insecure: listen beyond loopback without TLS or authentication.
         on_ready: called with HOST:PORT when queries are answered, after the line is printed.
 
     Returns:
         0, the exit code of a clean stop.
 
     Raises:
-        InvalidInput: a setting is not possible.
+        InvalidInput: a setting is not possible; or others could reach the gateway, and there is
+            no TLS or no authentication.
         IndexMissing, IndexCorrupt: the index cannot be opened.
         AddressInUse: the address is taken.
         Unavailable: Ray or a shard server did not start.
@@ -114,12 +136,13 @@ def serve(
     place = location(index)
     config = ServeConfig(
         index=place if isinstance(place, RemotePath) else place.resolve(),
-        gateway=GatewayConfig(host=host, port=port),
+        gateway=GatewayConfig(host=host, port=port, tls=tls, api_keys=api_keys),
         replicas=replicas,
         limits=limits,
         device=device,
         shard_cpus=shard_cpus,
         start_timeout_s=start_timeout_s,
+        insecure=insecure,
     )
     config.check()
     generation = open_generation(config.index, shards=())
@@ -170,6 +193,7 @@ async def _run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):  # after ray.init, which sets its own
         loop.add_signal_handler(number, stop.set)
+    token = secrets.token_urlsafe(32)  # between this gateway and its shard servers
     plan = FleetPlan(
         index=str(config.index),
         manifest=generation.manifest,
@@ -177,8 +201,9 @@ async def _run(
         host="127.0.0.1" if own_ray else "",
         cpus=config.shard_cpus if config.shard_cpus is not None else float(not own_ray),
         device=config.device,
+        token=token,
     )
-    fleet = ShardFleet(plan, ShardChannel)
+    fleet = ShardFleet(plan, partial(ShardChannel, token=token))
     with ThreadPoolExecutor(config.encoder_threads, thread_name_prefix="encode") as executor:
         pipeline = SearchPipeline(
             generation=generation.manifest.generation,

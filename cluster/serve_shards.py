@@ -12,7 +12,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -42,6 +42,7 @@ class FleetPlan:
         host: what shard servers listen on; "" means each node's own address.
         cpus: CPUs that Ray reserves for each shard server.
         device: where shards are searched; on "cuda", shard servers share the GPUs evenly.
+        token: what shard servers ask their callers for.
     """
 
     index: str
@@ -50,6 +51,7 @@ class FleetPlan:
     host: str
     cpus: float
     device: str = "cpu"
+    token: str | None = field(default=None, repr=False)
 
 
 class _Slot:
@@ -144,6 +146,7 @@ class ShardFleet:
             slot.route.shard_id,
             self._plan.host,
             device=self._plan.device,
+            token=self._plan.token,
         )
 
     async def _watch(self, slot: _Slot) -> None:

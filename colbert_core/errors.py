@@ -11,6 +11,8 @@
     ├── IndexExists             the place to write to is taken                           exit 6
     ├── StorageError            a bucket is missing, or refuses                          exit 11
     ├── AddressInUse            the address to listen on is taken                        exit 10
+    ├── NotAuthenticated        a server does not know who asks: no key, or a wrong one  exit 12
+    ├── NotAllowed              the key is known, and its role may not do this           exit 12
     ├── Unavailable             a server or a shard does not answer; may be retried      exit 7
     ├── Overloaded              a limit on work in progress is reached; may be retried   exit 7
     ├── DeadlineExceeded        the time that the caller gave is over                    exit 8
@@ -86,6 +88,18 @@ class AddressInUse(TartanError):
     """The address to listen on is taken, or is not one of this machine's."""
 
     exit_code = 10
+
+
+class NotAuthenticated(TartanError):
+    """A server does not know who asks: there was no API key, or a wrong one."""
+
+    exit_code = 12
+
+
+class NotAllowed(TartanError):
+    """A server knows who asks, and the role of the key may not do this."""
+
+    exit_code = 12
 
 
 class Unavailable(TartanError):

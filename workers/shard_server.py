@@ -25,6 +25,7 @@ from cluster.wire.channels import DEFAULT_MAX_MESSAGE_BYTES, server_options
 from cluster.wire.handlers import answering, deadline_after
 from cluster.wire.requests import parsing
 from cluster.wire.tartan.shard.v1 import shard_pb2, shard_pb2_grpc
+from cluster.wire.token import TokenGuard
 from cluster.wire.types import FetchQuery, ShardAnswer, ShardIdentity, ShardQuery, StoredPassage
 from colbert_core.errors import IndexCorrupt, IndexMissing, QueryError, Unavailable
 from colbert_core.hardware import searches_at_once
@@ -247,6 +248,7 @@ class ShardServer:
         threads: int | None = None,
         max_concurrent: int = 256,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        token: str | None = None,
     ) -> None:
         """Bind and prepare; `start` begins to answer.
 
@@ -254,6 +256,7 @@ class ShardServer:
             port: 0 takes a free one.
             threads: calls that run at once; by default one per CPU. More of them wait.
             max_concurrent: calls that run or wait; beyond it they are refused at once.
+            token: if given, what every call but those to health must present.
 
         Raises:
             Unavailable: the address cannot be listened on.
@@ -263,6 +266,7 @@ class ShardServer:
             self._pool,
             options=server_options(max_message_bytes),
             maximum_concurrent_rpcs=max_concurrent,
+            interceptors=[TokenGuard(token)] if token else [],
         )
         self._health = health.HealthServicer()
         shard_pb2_grpc.add_ShardServiceServicer_to_server(_Servicer(held), parsing(self._server))
@@ -300,15 +304,18 @@ class ShardServerActor:
         host: str,
         threads: int | None = None,
         device: str = "cpu",
+        token: str | None = None,
     ) -> None:
         """Nothing that can fail: an error here would reach the caller without its class.
 
         Args:
             host: what to listen on; "" means this Ray node's own address.
             threads: calls that run at once; as many as the device is worth by default.
+            token: what the server asks its callers for.
         """
         self._wanted = (index, generation, shard_id, device)
         self._host = host
+        self._token = token
         self._threads = threads or searches_at_once(device)
         self._server: ShardServer | None = None
 
@@ -322,7 +329,9 @@ class ShardServerActor:
         """
         if self._server is None:
             held = HeldShard.open(*self._wanted)
-            self._server = ShardServer(held, host=self._host or _node_ip(), threads=self._threads)
+            self._server = ShardServer(
+                held, host=self._host or _node_ip(), threads=self._threads, token=self._token
+            )
             self._server.start()
         return self._server.address
 

@@ -7,6 +7,9 @@ DEFAULT_MAX_MESSAGE_BYTES = 16 * 2**20
 # Answers: 10,000 hits with text and explanations.
 MAX_ANSWER_BYTES = 512 * 2**20
 
+# TLS and the first frame of HTTP/2 take milliseconds; gRPC's default is two minutes.
+HANDSHAKE_TIMEOUT_MS = 10_000
+
 Options = list[tuple[str, int]]
 
 
@@ -19,6 +22,8 @@ def server_options(max_message_bytes: int) -> Options:
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", MAX_ANSWER_BYTES),
         ("grpc.so_reuseport", 0),
+        # Who connects and then says nothing, or one byte now and then, is hung up on.
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
         # Let clients ping every 10 s, busy or not, instead of closing on them for doing so.
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),

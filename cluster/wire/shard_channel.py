@@ -8,6 +8,7 @@ from cluster.wire import shard as convert
 from cluster.wire.channels import channel_options
 from cluster.wire.status import from_status
 from cluster.wire.tartan.shard.v1 import shard_pb2, shard_pb2_grpc
+from cluster.wire.token import bearer
 from cluster.wire.types import FetchQuery, ShardAnswer, ShardIdentity, ShardQuery, StoredPassage
 from colbert_core.errors import TartanError
 
@@ -19,8 +20,10 @@ class ShardChannel:
     DeadlineExceeded after `timeout_s`.
     """
 
-    def __init__(self, address: str, shard_id: str) -> None:
+    def __init__(self, address: str, shard_id: str, token: str | None = None) -> None:
+        """`token` is what the server asks for."""
         self.address = address
+        self._metadata = bearer(token)
         self._shard_id = shard_id
         # Channels to the same address would share one connection, which a paused server blocks.
         options = [
@@ -43,7 +46,8 @@ class ShardChannel:
         """The shard's best passages."""
         request = convert.query_to_proto(query, self._shard_id)
         try:
-            return convert.answer_from_proto(await self._stub.Search(request, timeout=timeout_s))
+            answer = await self._stub.Search(request, timeout=timeout_s, metadata=self._metadata)
+            return convert.answer_from_proto(answer)
         except grpc.aio.AioRpcError as error:
             raise self._error(error) from None
 
@@ -51,7 +55,7 @@ class ShardChannel:
         """Passages in the order of `query.pids_M`."""
         request = convert.fetch_to_proto(query, self._shard_id)
         try:
-            answer = await self._stub.Fetch(request, timeout=timeout_s)
+            answer = await self._stub.Fetch(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise self._error(error) from None
         return [convert.passage_from_proto(passage) for passage in answer.passages]
@@ -60,7 +64,9 @@ class ShardChannel:
         """What the server holds."""
         request = shard_pb2.GetShardInfoRequest()
         try:
-            answer = await self._stub.GetShardInfo(request, timeout=timeout_s)
+            answer = await self._stub.GetShardInfo(
+                request, timeout=timeout_s, metadata=self._metadata
+            )
         except grpc.aio.AioRpcError as error:
             raise self._error(error) from None
         return convert.identity_from_proto(answer)

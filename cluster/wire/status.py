@@ -31,6 +31,8 @@ TABLE: dict[type[TartanError], grpc.StatusCode] = {
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.JobFailed: grpc.StatusCode.ABORTED,
+    errors.NotAuthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.NotAllowed: grpc.StatusCode.PERMISSION_DENIED,
     TartanError: grpc.StatusCode.INTERNAL,
 }
 
@@ -41,6 +43,8 @@ _CLASS_OF_CODE: dict[grpc.StatusCode, type[TartanError]] = {
     grpc.StatusCode.UNAVAILABLE: errors.Unavailable,
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.Overloaded,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
+    grpc.StatusCode.UNAUTHENTICATED: errors.NotAuthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: errors.NotAllowed,
 }
 
 RETRYABLE = (errors.Unavailable, errors.Overloaded)

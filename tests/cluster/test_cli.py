@@ -140,8 +140,8 @@ def test_every_command_teaches(tartan: Any) -> None:
     command = get_command(app)
     of_index = command.commands["index"].commands  # type: ignore[attr-defined]
     others = ["serve", "search", "eval", "plan", "demo"]
-    assert set(command.commands) == {"index", *others}  # type: ignore[attr-defined]
-    names = [*(f"index {name}" for name in of_index), *others]
+    assert set(command.commands) == {"index", "key", *others}  # type: ignore[attr-defined]
+    names = [*(f"index {name}" for name in of_index), "key new", *others]
     for name in names:
         shown = tartan(*name.split(), "--help")
         assert shown.code == 0

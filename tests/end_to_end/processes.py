@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -49,6 +50,22 @@ def descendants(root: int) -> dict[int, str]:
                 found[int(pid)] = command[0] if command else ""
                 parents.append(int(pid))
     return found
+
+
+def listening_ports(pid: int) -> set[int]:
+    """TCP ports that a process listens on, as the kernel lists them."""
+    listening = "0A"
+    inodes = {}
+    for table in ("tcp", "tcp6"):
+        for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = row.split()
+            if fields[3] == listening:
+                inodes[f"socket:[{fields[9]}]"] = int(fields[1].rpartition(":")[2], 16)
+    links = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            links.add(str(descriptor.readlink()))
+    return {port for link, port in inodes.items() if link in links}
 
 
 def is_running(pid: int) -> bool:

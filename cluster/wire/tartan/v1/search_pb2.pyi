@@ -17,6 +17,8 @@ Everything else gives the same result when it is sent again:
   FAILED_PRECONDITION this index cannot answer this kind of request (text without a model)
   DEADLINE_EXCEEDED   the time that the caller gave is over
   DATA_LOSS           a file of the index is damaged
+  UNAUTHENTICATED     there is no API key (metadata `authorization: Bearer KEY`), or a wrong one
+  PERMISSION_DENIED   the role of the key may not call this
 The trailing metadata `tartan-error` carries the name of the error's class.
 """
 
