@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from cluster.corpus_files import digest, seen
 from cluster.corpus_units import StagedCorpus, read_plan, stage_corpus, write_plan
@@ -181,11 +182,14 @@ def train(
     total_tokens = round(tokens * corpus.text_bytes / max(1, sampled_bytes))
     settings = job.settings
     dim = settings.kept_dim(identity)
-    rotation_DD = rotation_of(settings.codec, dim, settings.seed)
     with (
         job.stage("train", ITERATIONS, "iterations"),
+        # Eigenvectors and rotations come out otherwise with another number of threads, and a
+        # process does not always get the same.
+        threadpool_limits(1, "blas"),
         workers_sample(pool, job.staging, sample) as vectors,
     ):
+        rotation_DD = rotation_of(settings.codec, dim, settings.seed)
         projection = vectors.projection(identity.dim, dim, settings.seed)
         vectors.prepare(projection, rotation_DD)
         codec = train_codec_on(

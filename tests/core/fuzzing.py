@@ -405,7 +405,7 @@ TARGETS = {  # name → its share of the cases
     "torch": 8,
     "corpus": 8,
     "codec": 6,
-    "manifest:tartan-1": 2,
+    "manifest:index_v3/tartan-1": 2,
     "index:index_v3/tartan-2": 1,
     "index:index_v3/colbertv2-4": 1,
     "resigned:index_v3/tartan-2": 1,

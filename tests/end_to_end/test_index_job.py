@@ -195,7 +195,6 @@ def test_killed_workers_change_nothing(built, corpus, monkeypatch, tmp_path):
     build_index(corpus, tmp_path / "index", workers=2, progress=progress, **SETTINGS)
     lost = [note for note in progress.notes if "a worker was lost over" in note]
     assert len(lost) == 4
-    assert any("unit" in note for note in lost)
     assert sum("assigning" in note for note in lost) == 1
     assert "shard" in lost[3]
     assert progress.stages["encode"] == 60
