@@ -96,9 +96,8 @@ void add_to_sums(const Array& values_SD, const Array& weights_S, const Array& co
           "weights_S and codes_S must have one entry for each row of values_SD");
   require(sums_CD.shape(0) >= 1 && sums_CD.shape(1) == dim,
           "sums_CD must have a row for each centroid, of " + std::to_string(dim) + " dimensions");
-  without_gil([&] {
-    add_rows(values, weights, codes, dim, sums_CD.shape(0), workers, sums_CD.data());
-  });
+  without_gil(
+      [&] { add_rows(values, weights, codes, dim, sums_CD.shape(0), workers, sums_CD.data()); });
 }
 
 const float* sized(const char* name, const Array& array, size_t size) {
