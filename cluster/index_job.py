@@ -157,6 +157,7 @@ def build_index(
             request_of(files, settings),
             build,
             overwrite=overwrite,
+            restart=restart,
             staging=staging,
             progress=report,
         )

@@ -55,6 +55,7 @@ def build_to_bucket(
     build: Build,
     *,
     overwrite: bool,
+    restart: bool = False,
     staging: str | os.PathLike[str] | None,
     progress: Progress,
 ) -> BuildReport:
@@ -63,6 +64,7 @@ def build_to_bucket(
     Args:
         request: what is built, as JSON values; another request than an unfinished one is refused.
         build: builds into the folder that it is given.
+        restart: whether an unfinished build for this URI is thrown away.
 
     Raises:
         IndexExists: the place is taken, or another build for it is running here or was left
@@ -72,10 +74,12 @@ def build_to_bucket(
     """
     work = staging_folder(out, staging)
     index = work / "index"
-    built = _built(index)
+    built = None if restart else _built(index)
     if built is None or built.generation != live_generation(out):
         check_remote_place(out, overwrite=overwrite)
     with _held(work, out):
+        if restart:
+            shutil.rmtree(index, ignore_errors=True)
         _check_request(work, index, request)
         progress.note(f"staging in {work}; the same command goes on from there if it is stopped")
         if built is None:
@@ -167,7 +171,7 @@ def _check_request(work: Path, index: Path, request: Mapping[str, Any]) -> None:
         )
         raise IndexExists(
             f"{work}: an unfinished build lies here, with other arguments ({', '.join(differing)} "
-            "differ); give the same ones to go on with it, or remove this folder to begin anew"
+            "differ); give the same ones to go on with it, or --restart to begin anew"
         )
 
 

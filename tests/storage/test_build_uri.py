@@ -23,7 +23,7 @@ from cluster.client import Client
 from cluster.index_job import build_index
 from cluster.progress import SilentProgress
 from cluster.ray_session import ray_session
-from cluster.remote_build import _upload, staging_folder
+from cluster.remote_build import _upload, build_to_bucket, staging_folder
 from colbert_core import Index
 from colbert_core.errors import IndexExists, InvalidInput, Unavailable
 from colbert_core.index import live_generation, read_current
@@ -141,6 +141,30 @@ def test_a_driver_killed_after_the_swap_finds_its_own_generation(
     live = live_generation(location(out))
     report = build_index(uri, out, model=model, **SETTINGS)  # no --overwrite: it is our own
     assert report.generation == live
+
+
+def test_restart_throws_away_what_was_begun_for_a_uri(bucket, tmp_path):
+    kept = []
+
+    def stopped(folder):
+        kept.append((folder / "staging").exists())
+        (folder / "staging").mkdir(parents=True, exist_ok=True)
+        raise RuntimeError
+
+    def ask(bits, **options):
+        request = {"settings": {"bits": bits}, "corpus": []}
+        options = {"overwrite": False, "staging": tmp_path, "progress": SilentProgress()} | options
+        build_to_bucket(location(f"s3://{bucket}/out"), request, stopped, **options)
+
+    with pytest.raises(RuntimeError):
+        ask(2)
+    with pytest.raises(IndexExists, match=r"bits differ.*--restart"):
+        ask(4)
+    with pytest.raises(RuntimeError):
+        ask(4, restart=True)
+    with pytest.raises(RuntimeError):
+        ask(4)
+    assert kept == [False, False, True]
 
 
 def test_staging_goes_with_a_uri_alone(tmp_path, corpus):
