@@ -36,7 +36,8 @@ class GrownPassages:
 
     Args:
         vectors: real passages.
-        count: how many passages to make; a smaller count gives the first of a larger one's.
+        count: how many passages to make; a smaller count gives the first of a larger one's, up to
+            rounding.
     """
 
     def __init__(self, vectors: Vectors, count: int, *, length: int, seed: int = 0) -> None:

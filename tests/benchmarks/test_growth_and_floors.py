@@ -48,7 +48,8 @@ def test_grown_passages_are_the_same_each_time_and_copies_are_no_duplicates() ->
     first = np.stack(list(passages))
     assert first.shape == (29, 8, 64)
     assert np.array_equal(first, np.stack(list(passages)))
-    assert np.array_equal(first[:15], np.stack(list(GrownPassages(vectors(), 15, length=8))))
+    fewer = np.stack(list(GrownPassages(vectors(), 15, length=8)))
+    assert np.allclose(first[:15], fewer, rtol=0, atol=1e-6)  # BLAS sums by the shape of a block
     assert np.allclose(np.linalg.norm(first, axis=-1), 1, atol=1e-5)
     cosines = (first[:10] * first[10:20]).sum(axis=-1)
     assert cosines.max() < 0.98
