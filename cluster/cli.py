@@ -254,7 +254,7 @@ def main() -> None:
     try:
         app()
     except TartanError as error:
-        print(f"tartan: {error}", file=sys.stderr)
+        print(f"tartan: {error}{_noted(error)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except TimeoutError as error:
         print(f"tartan: {error}", file=sys.stderr)
@@ -267,6 +267,12 @@ def main() -> None:
             print("tartan: terminated", file=sys.stderr)
             sys.exit(143)
         raise
+
+
+def _noted(error: TartanError) -> str:
+    """Which request it was, for whoever reads the server's log."""
+    notes = getattr(error, "__notes__", ())
+    return f" [{', '.join(notes)}]" if notes else ""
 
 
 def _end(number: int, _frame: object) -> NoReturn:

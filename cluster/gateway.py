@@ -30,6 +30,7 @@ from cluster.wire.handlers import (
     AsyncContext,
     abort_async,
     answering_async,
+    begin_async,
     deadline_after,
     problem_of,
 )
@@ -117,6 +118,7 @@ class _Servicer(search_pb2_grpc.SearchServiceServicer):
     async def SearchBatch(  # noqa: N802
         self, request: search_pb2.SearchBatchRequest, context: AsyncContext
     ) -> AsyncIterator[search_pb2.SearchBatchResponse]:
+        begin_async(context)
         try:
             check_batch(len(checked(request).requests), self._pipeline.limits)
         except TartanError as error:

@@ -13,6 +13,7 @@ import grpc
 
 from cluster.security.api_keys import KeyFile, Role
 from cluster.wire.handlers import AsyncContext, abort_async
+from cluster.wire.request_context import set_caller
 from cluster.wire.token import BEARER, bearer_of
 from colbert_core.errors import NotAllowed, NotAuthenticated, TartanError
 
@@ -78,6 +79,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
                 "the API key is not one of this gateway's: check for a typing error, or whether it "
                 "was revoked; who runs the gateway makes another with `tartan key new`"
             )
+        set_caller(key.name)
         return key.role
 
 

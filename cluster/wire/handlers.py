@@ -1,4 +1,5 @@
-"""What both servers do around a handler: errors become statuses, time left becomes a deadline."""
+"""What both servers do around a handler: errors become statuses, time left becomes a deadline, and
+every call has an id (request_context.py), which its trailing metadata give back."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import grpc
 
+from cluster.wire.request_context import REQUEST_ID_KEY, begin_request, request_id
 from cluster.wire.requests import checked
 from cluster.wire.status import ERROR_KEY, code_from_number, to_problem
 from cluster.wire.types import Problem
@@ -34,11 +36,13 @@ def answering(
 
     @functools.wraps(handler)
     def answered(self: Servicer, request: Request, context: grpc.ServicerContext) -> Response:
+        identity = (REQUEST_ID_KEY, begin_request(context.invocation_metadata()))
+        context.set_trailing_metadata((identity,))
         try:
             return handler(self, checked(request), context)
         except Exception as error:
             problem = problem_of(error)
-            context.set_trailing_metadata(((ERROR_KEY, problem.error),))
+            context.set_trailing_metadata(((ERROR_KEY, problem.error), identity))
             context.abort(code_from_number(problem.code), problem.message)
 
     return answered
@@ -51,6 +55,7 @@ def answering_async(
 
     @functools.wraps(handler)
     async def answered(self: Servicer, request: Request, context: AsyncContext) -> Response:
+        begin_async(context)
         try:
             return await handler(self, checked(request), context)
         except Exception as error:
@@ -59,10 +64,18 @@ def answering_async(
     return answered
 
 
+def begin_async(context: AsyncContext) -> None:
+    """Give a call of a grpc.aio server its id, unless it has one."""
+    if not request_id():
+        identity = begin_request(context.invocation_metadata())
+        context.set_trailing_metadata(((REQUEST_ID_KEY, identity),))
+
+
 async def abort_async(context: AsyncContext, error: Exception) -> NoReturn:
     """End a call of a grpc.aio server with the status of `error`."""
+    begin_async(context)
     problem = problem_of(error)
-    trailing = ((ERROR_KEY, problem.error),)
+    trailing = ((ERROR_KEY, problem.error), (REQUEST_ID_KEY, request_id()))
     await context.abort(code_from_number(problem.code), problem.message, trailing)
     raise AssertionError("abort() raises")
 

@@ -6,6 +6,7 @@ import grpc
 
 from cluster.wire import shard as convert
 from cluster.wire.channels import channel_options
+from cluster.wire.request_context import Metadata, passed_on
 from cluster.wire.status import from_status
 from cluster.wire.tartan.shard.v1 import shard_pb2, shard_pb2_grpc
 from cluster.wire.token import bearer
@@ -46,7 +47,9 @@ class ShardChannel:
         """The shard's best passages."""
         request = convert.query_to_proto(query, self._shard_id)
         try:
-            answer = await self._stub.Search(request, timeout=timeout_s, metadata=self._metadata)
+            answer = await self._stub.Search(
+                request, timeout=timeout_s, metadata=self._call_metadata()
+            )
             return convert.answer_from_proto(answer)
         except grpc.aio.AioRpcError as error:
             raise self._error(error) from None
@@ -55,7 +58,9 @@ class ShardChannel:
         """Passages in the order of `query.pids_M`."""
         request = convert.fetch_to_proto(query, self._shard_id)
         try:
-            answer = await self._stub.Fetch(request, timeout=timeout_s, metadata=self._metadata)
+            answer = await self._stub.Fetch(
+                request, timeout=timeout_s, metadata=self._call_metadata()
+            )
         except grpc.aio.AioRpcError as error:
             raise self._error(error) from None
         return [convert.passage_from_proto(passage) for passage in answer.passages]
@@ -65,7 +70,7 @@ class ShardChannel:
         request = shard_pb2.GetShardInfoRequest()
         try:
             answer = await self._stub.GetShardInfo(
-                request, timeout=timeout_s, metadata=self._metadata
+                request, timeout=timeout_s, metadata=self._call_metadata()
             )
         except grpc.aio.AioRpcError as error:
             raise self._error(error) from None
@@ -74,6 +79,9 @@ class ShardChannel:
     async def close(self) -> None:
         """End the connection; calls under way are cancelled."""
         await self._channel.close(None)
+
+    def _call_metadata(self) -> Metadata:
+        return (*self._metadata, *passed_on())
 
     def _error(self, error: grpc.aio.AioRpcError) -> TartanError:
         return from_status(

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 
+from cluster.wire.request_context import REQUEST_ID_KEY
 from cluster.wire.types import Problem
 from colbert_core import errors
 from colbert_core.errors import TartanError
@@ -93,12 +94,23 @@ def from_status(
 ) -> TartanError:
     """The error that a gRPC status stands for.
 
+    Its notes name the request, where the server says its id.
+
     Args:
         message: the status's details.
         trailing: the trailing metadata.
         server: whom was asked, for messages that do not come from Tartan.
     """
-    name = dict(trailing or ()).get(ERROR_KEY)
+    given = dict(trailing or ())
+    error = _from_status(code, message, given.get(ERROR_KEY), server)
+    if isinstance(identity := given.get(REQUEST_ID_KEY), str):
+        error.add_note(f"request {identity}")
+    return error
+
+
+def _from_status(
+    code: grpc.StatusCode, message: str | None, name: object, server: str
+) -> TartanError:
     if isinstance(name, str):
         return _error(code, message or code.name, name)
     details = message or code.name
