@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 
-class _Settings:
+class ClientSettings:
     """What both clients are made with."""
 
     def __init__(
@@ -92,7 +92,7 @@ class _Settings:
         )
 
 
-class Client(_Settings):
+class Client(ClientSettings):
     """A blocking client; safe to share between threads. A context manager."""
 
     def __init__(
@@ -208,7 +208,7 @@ class Client(_Settings):
         self.close()
 
 
-class AsyncClient(_Settings):
+class AsyncClient(ClientSettings):
     """The client for asyncio: one event loop, any number of tasks. An async context manager."""
 
     def __init__(

@@ -10,9 +10,10 @@ no .proto files.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 from grpc_reflection.v1alpha import reflection
@@ -171,11 +172,27 @@ class _Servicer(search_pb2_grpc.SearchServiceServicer):
         return deadline_after(context.time_remaining(), self._config.default_timeout_s)
 
 
+class GatewayService(Protocol):
+    """Another service that a gateway offers beside search and health."""
+
+    def add_to(self, server: grpc.aio.Server) -> str:
+        """Add its handlers to a server that is not started yet; returns its full name."""
+
+
 class Gateway:
     """One gRPC server over a pipeline. Use within one event loop."""
 
-    def __init__(self, pipeline: SearchPipeline, manifest: Manifest, config: GatewayConfig) -> None:
+    def __init__(
+        self,
+        pipeline: SearchPipeline,
+        manifest: Manifest,
+        config: GatewayConfig,
+        services: Sequence[GatewayService] = (),
+    ) -> None:
         """
+        Args:
+            services: what it offers besides, such as the admin service.
+
         Raises:
             InvalidInput: a certificate, its key, or the file of API keys is not usable.
         """
@@ -190,7 +207,8 @@ class Gateway:
         self._health = GatewayHealth(("", SERVICE), pipeline.fan_out.routes)
         servicer = _Servicer(pipeline, manifest, config)
         search_pb2_grpc.add_SearchServiceServicer_to_server(servicer, parsing(self._server))
-        names = (SERVICE, HEALTH, reflection.SERVICE_NAME)
+        others = [service.add_to(self._server) for service in services]
+        names = (SERVICE, HEALTH, *others, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
     async def start(self) -> str:

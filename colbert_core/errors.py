@@ -9,6 +9,7 @@
     ├── IndexMissing            there is no index at this place                          exit 5
     ├── IndexCorrupt            a file of the index is missing, truncated or altered     exit 1
     ├── IndexExists             the place to write to is taken                           exit 6
+    ├── AlreadyRunning          another operation of its kind is under way               exit 6
     ├── StorageError            a bucket is missing, or refuses                          exit 11
     ├── AddressInUse            the address to listen on is taken                        exit 10
     ├── NotAuthenticated        a server does not know who asks: no key, or a wrong one  exit 12
@@ -16,6 +17,7 @@
     ├── Unavailable             a server or a shard does not answer; may be retried      exit 7
     ├── Overloaded              a limit on work in progress is reached; may be retried   exit 7
     ├── DeadlineExceeded        the time that the caller gave is over                    exit 8
+    ├── RolledBack              a rollout was given up; what was served still is         exit 9
     └── JobFailed               a worker failed for good                                 exit 9
         └── EncodeFailed        the model failed on passages of a unit                   exit 9
 
@@ -78,6 +80,12 @@ class IndexExists(TartanError):
     exit_code = 6
 
 
+class AlreadyRunning(TartanError):
+    """Another operation of its kind is under way; the message says which, and since when."""
+
+    exit_code = 6
+
+
 class StorageError(TartanError):
     """A bucket is missing, or refuses what was asked of it; the message names the URI."""
 
@@ -118,6 +126,12 @@ class DeadlineExceeded(TartanError):
     """The time that the caller gave is over; the message says what was waited for."""
 
     exit_code = 8
+
+
+class RolledBack(TartanError):
+    """A rollout was given up before anybody was served by it; the message says why."""
+
+    exit_code = 9
 
 
 class JobFailed(TartanError):
