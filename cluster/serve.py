@@ -30,6 +30,7 @@ from cluster.gateway_limits import DEFAULT_LIMITS, check_limits
 from cluster.gateway_search import SearchPipeline
 from cluster.ray_session import ray_session
 from cluster.security.exposure import check_exposure
+from cluster.security.inner_certificates import inner_certificates
 from cluster.security.tls import ServerTls, server_credentials
 from cluster.serve_shards import FleetPlan, ShardFleet
 from cluster.wire.shard_channel import ShardChannel
@@ -194,6 +195,7 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):  # after ray.init, which sets its own
         loop.add_signal_handler(number, stop.set)
     token = secrets.token_urlsafe(32)  # between this gateway and its shard servers
+    inner = None if own_ray else inner_certificates()  # on loopback nobody listens in between
     plan = FleetPlan(
         index=str(config.index),
         manifest=generation.manifest,
@@ -202,8 +204,10 @@ async def _run(
         cpus=config.shard_cpus if config.shard_cpus is not None else float(not own_ray),
         device=config.device,
         token=token,
+        tls=None if inner is None else inner.shard,
     )
-    fleet = ShardFleet(plan, partial(ShardChannel, token=token))
+    connect = partial(ShardChannel, token=token, tls=None if inner is None else inner.gateway)
+    fleet = ShardFleet(plan, connect)
     with ThreadPoolExecutor(config.encoder_threads, thread_name_prefix="encode") as executor:
         pipeline = SearchPipeline(
             generation=generation.manifest.generation,

@@ -19,6 +19,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from cluster.fanout import ShardRoute, ShardTransport
+from cluster.wire.inner_tls import InnerTls
 from colbert_core.errors import TartanError, Unavailable
 from colbert_core.index import Manifest
 from colbert_core.storage import is_uri
@@ -43,6 +44,7 @@ class FleetPlan:
         cpus: CPUs that Ray reserves for each shard server.
         device: where shards are searched; on "cuda", shard servers share the GPUs evenly.
         token: what shard servers ask their callers for.
+        tls: certificates of shard servers, for gateways alone; in clear text if None.
     """
 
     index: str
@@ -52,6 +54,7 @@ class FleetPlan:
     cpus: float
     device: str = "cpu"
     token: str | None = field(default=None, repr=False)
+    tls: InnerTls | None = None
 
 
 class _Slot:
@@ -147,6 +150,7 @@ class ShardFleet:
             self._plan.host,
             device=self._plan.device,
             token=self._plan.token,
+            tls=self._plan.tls,
         )
 
     async def _watch(self, slot: _Slot) -> None:

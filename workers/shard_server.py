@@ -23,6 +23,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from cluster.wire import shard as convert
 from cluster.wire.channels import DEFAULT_MAX_MESSAGE_BYTES, server_options
 from cluster.wire.handlers import answering, deadline_after
+from cluster.wire.inner_tls import InnerTls
 from cluster.wire.requests import parsing
 from cluster.wire.tartan.shard.v1 import shard_pb2, shard_pb2_grpc
 from cluster.wire.token import TokenGuard
@@ -249,6 +250,7 @@ class ShardServer:
         max_concurrent: int = 256,
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         token: str | None = None,
+        tls: InnerTls | None = None,
     ) -> None:
         """Bind and prepare; `start` begins to answer.
 
@@ -257,6 +259,7 @@ class ShardServer:
             threads: calls that run at once; by default one per CPU. More of them wait.
             max_concurrent: calls that run or wait; beyond it they are refused at once.
             token: if given, what every call but those to health must present.
+            tls: the shard servers' certificates, for gateways alone; in clear text if None.
 
         Raises:
             Unavailable: the address cannot be listened on.
@@ -272,7 +275,10 @@ class ShardServer:
         shard_pb2_grpc.add_ShardServiceServicer_to_server(_Servicer(held), parsing(self._server))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         try:
-            self.port = self._server.add_insecure_port(f"{host}:{port}")
+            if tls is None:
+                self.port = self._server.add_insecure_port(f"{host}:{port}")
+            else:
+                self.port = self._server.add_secure_port(f"{host}:{port}", tls.of_server())
         except RuntimeError as error:
             raise Unavailable(
                 f"a shard server cannot listen on {host}:{port}: {error}; choose another port, or "
@@ -305,6 +311,7 @@ class ShardServerActor:
         threads: int | None = None,
         device: str = "cpu",
         token: str | None = None,
+        tls: InnerTls | None = None,
     ) -> None:
         """Nothing that can fail: an error here would reach the caller without its class.
 
@@ -312,10 +319,12 @@ class ShardServerActor:
             host: what to listen on; "" means this Ray node's own address.
             threads: calls that run at once; as many as the device is worth by default.
             token: what the server asks its callers for.
+            tls: the shard servers' certificates, for gateways alone; in clear text if None.
         """
         self._wanted = (index, generation, shard_id, device)
         self._host = host
         self._token = token
+        self._tls = tls
         self._threads = threads or searches_at_once(device)
         self._server: ShardServer | None = None
 
@@ -330,7 +339,11 @@ class ShardServerActor:
         if self._server is None:
             held = HeldShard.open(*self._wanted)
             self._server = ShardServer(
-                held, host=self._host or _node_ip(), threads=self._threads, token=self._token
+                held,
+                host=self._host or _node_ip(),
+                threads=self._threads,
+                token=self._token,
+                tls=self._tls,
             )
             self._server.start()
         return self._server.address

@@ -6,6 +6,7 @@ import grpc
 
 from cluster.wire import shard as convert
 from cluster.wire.channels import channel_options
+from cluster.wire.inner_tls import SERVER_NAME, InnerTls
 from cluster.wire.request_context import Metadata, passed_on
 from cluster.wire.status import from_status
 from cluster.wire.tartan.shard.v1 import shard_pb2, shard_pb2_grpc
@@ -21,13 +22,23 @@ class ShardChannel:
     DeadlineExceeded after `timeout_s`.
     """
 
-    def __init__(self, address: str, shard_id: str, token: str | None = None) -> None:
-        """`token` is what the server asks for."""
+    def __init__(
+        self,
+        address: str,
+        shard_id: str,
+        token: str | None = None,
+        tls: InnerTls | None = None,
+    ) -> None:
+        """
+        Args:
+            token: what the server asks for.
+            tls: the gateway's certificates; in clear text if None.
+        """
         self.address = address
         self._metadata = bearer(token)
         self._shard_id = shard_id
         # Channels to the same address would share one connection, which a paused server blocks.
-        options = [
+        options: list[tuple[str, int | str]] = [
             *channel_options(proxy=False),  # a shard server is in the gateway's own network
             ("grpc.use_local_subchannel_pool", 1),
             # Held, and tried, without calls too: health is that of the connection.
@@ -35,7 +46,12 @@ class ShardChannel:
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_pings_without_data", 0),
         ]
-        self._channel = grpc.aio.insecure_channel(address, options=options)
+        if tls is None:
+            self._channel = grpc.aio.insecure_channel(address, options=options)
+        else:
+            self._channel = grpc.aio.secure_channel(
+                address, tls.of_channel(), options=[*options, SERVER_NAME]
+            )
         self._stub = shard_pb2_grpc.ShardServiceStub(self._channel)
 
     def connected(self) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+import socket
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +15,13 @@ from typing import Any
 import grpc
 import orjson
 import pytest
+from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from processes import first_line, tartan
+from processes import first_line, listening_ports, tartan
 from ray_nodes import ADDRESSES, TIMEOUT_S, Nodes, ray_nodes
 
 from cluster.client import Client, RetryPolicy
+from cluster.wire.inner_tls import SHARD_NAME
 from colbert_core.api import Index
 from colbert_core.errors import Unavailable
 
@@ -53,6 +58,23 @@ def fails(client: Client) -> str:
     raise AssertionError("every search was answered")
 
 
+def certificates_shown(host: str, ports: set[int]) -> list[str]:
+    """Who the ports that speak TLS say that they are."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    names = []
+    for port in ports:
+        with (
+            contextlib.suppress(ssl.SSLError, OSError),  # Ray's own, in clear text
+            socket.create_connection((host, port), timeout=10) as raw,
+            context.wrap_socket(raw) as connection,
+        ):
+            shown = x509.load_der_x509_certificate(connection.getpeercert(binary_form=True) or b"")
+            names.append(shown.subject.rfc4514_string().removeprefix("CN="))
+    return names
+
+
 def test_an_index_is_built_and_served_by_several_nodes_and_survives_one(
     nodes: Nodes, tmp_path: Path
 ) -> None:
@@ -77,6 +99,9 @@ def check_serving(nodes: Nodes, index: Path, address: str) -> None:
         assert list(wanted) == Index.open(index).search("passage number 7")
         holding = [node for node in ADDRESSES if nodes.actors(node, "ShardServer")]
         assert len(holding) == 2  # spread: one shard each
+        for node in holding:
+            [server] = nodes.actors(node, "ShardServer")
+            assert SHARD_NAME in certificates_shown(node, listening_ports(server))
         lost = holding[-1]  # not the head, which knows the cluster
         nodes.end(lost)
         assert f"shard server {lost}:" in fails(client)
