@@ -28,7 +28,7 @@ from cluster.wire.public import answer_from_proto, info_from_proto
 from cluster.wire.status import from_status
 from cluster.wire.tartan.v1 import search_pb2, search_pb2_grpc
 from cluster.wire.token import bearer
-from cluster.wire.types import DEFAULT_K, Coverage, IndexInfo, SearchAnswer
+from cluster.wire.types import DEFAULT_K, Coverage, IndexInfo, MissingShard, SearchAnswer
 from colbert_core.errors import InvalidInput, TartanError
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "Client",
     "Coverage",
     "IndexInfo",
+    "MissingShard",
     "Query",
     "RetryPolicy",
     "SearchAnswer",

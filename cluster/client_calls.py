@@ -33,6 +33,8 @@ class SearchOptions(TypedDict, total=False):
         timings: where the time went.
         filter: which passages may be found: a string, such as `year >= 2019 and lang = "de"`, the
             same as an expression (`colbert_core.filters`), or a collection of ids; None for all.
+        allow_partial: where shards do not answer, give what the others found, with what is missing
+            in `coverage`, instead of raising.
     """
 
     nprobe: int | None
@@ -44,6 +46,7 @@ class SearchOptions(TypedDict, total=False):
     explain: bool
     timings: bool
     filter: FilterLike | None
+    allow_partial: bool
 
 
 def make_request(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cluster.wire.channels import DEFAULT_MAX_MESSAGE_BYTES
+from cluster.wire.filters import MAX_CONDITIONS, MAX_VALUES
 from cluster.wire.types import Limits, SearchCall
 from colbert_core.errors import InvalidInput, QueryError
+from colbert_core.filters import MAX_DEPTH, Filter, In
 from colbert_core.index import Preset
 from colbert_core.search import check_query, derive_params
 from colbert_core.types import F32, MAX_K, MAX_QUERY_TOKENS, SearchParams
@@ -20,12 +22,24 @@ DEFAULT_LIMITS = Limits(
     max_text_chars=16_384,
     max_message_bytes=DEFAULT_MAX_MESSAGE_BYTES,
     max_batch=1024,
+    max_filter_conditions=MAX_CONDITIONS,
+    max_filter_values=MAX_VALUES,
+    max_filter_depth=MAX_DEPTH,
 )
+
+# What cannot be raised beyond: the index, the messages between gateway and shards, protobuf.
+_TOPS = {
+    "max_k": MAX_K,
+    "max_query_tokens": MAX_QUERY_TOKENS,
+    "max_filter_conditions": MAX_CONDITIONS,
+    "max_filter_values": MAX_VALUES,
+    "max_filter_depth": MAX_DEPTH,
+}
 
 
 def check_limits(limits: Limits) -> None:
     """Raise InvalidInput where configured limits are below 1 or above what the index can do."""
-    for name, top in (("max_k", MAX_K), ("max_query_tokens", MAX_QUERY_TOKENS)):
+    for name, top in _TOPS.items():
         value = getattr(limits, name)
         if not 1 <= value <= top:
             raise InvalidInput(f"{name} is {value}; give 1 to {top:,}")
@@ -86,6 +100,25 @@ def check_probes(tokens: int, nprobe: int, centroids: int) -> None:
             f"nprobe is {nprobe:,} for {tokens:,} query tokens and the limit is {most:,}: lower "
             "it, send fewer vectors, or set exact"
         )
+
+
+def check_filter_size(wanted: Filter, limits: Limits) -> None:
+    """Raise QueryError for a filter of more conditions, values or levels than the limits allow."""
+    parts = list(wanted.walk())
+    sizes = {
+        "conditions": (len(parts), limits.max_filter_conditions),
+        "values": (
+            sum(len(part.values) for part in parts if isinstance(part, In)),
+            limits.max_filter_values,
+        ),
+        "levels": (wanted.depth, limits.max_filter_depth),
+    }
+    for what, (count, most) in sizes.items():
+        if count > most:
+            raise QueryError(
+                f"the filter has {count:,} {what} and the limit is {most:,}: ask for fewer, or "
+                "keep in the metadata what they have in common"
+            )
 
 
 def check_batch(count: int, limits: Limits) -> None:

@@ -14,6 +14,7 @@ from cluster.wire.types import (
     Coverage,
     IndexInfo,
     Limits,
+    MissingShard,
     SearchAnswer,
     SearchCall,
     ServedShard,
@@ -22,7 +23,7 @@ from cluster.wire.types import (
 from colbert_core.errors import QueryError, TartanError
 from colbert_core.types import Hit, SearchParams, TokenMatch
 
-STAGES = ("encode", "probe", "fan_out", "merge", "fetch", "explain", "total")
+STAGES = ("queue", "encode", "probe", "fan_out", "merge", "fetch", "explain", "total")
 
 
 def call_to_proto(call: SearchCall) -> pb.SearchRequest:
@@ -46,6 +47,7 @@ def call_to_proto(call: SearchCall) -> pb.SearchRequest:
         with_metadata=call.with_metadata,
         explain=call.explain,
         timings=call.timings,
+        allow_partial=call.allow_partial,
     )
     if call.text is not None:
         message.text = call.text
@@ -87,6 +89,7 @@ def call_from_proto(message: pb.SearchRequest) -> SearchCall:
         explain=message.explain,
         timings=message.timings,
         filter=filter_from_proto(message.filter) if message.HasField("filter") else None,
+        allow_partial=message.allow_partial,
     )
 
 
@@ -118,6 +121,15 @@ def answer_to_proto(answer: SearchAnswer, metadata_json: Sequence[str]) -> pb.Se
             shards_timed_out=answer.coverage.shards_timed_out,
             passages_searched=answer.coverage.passages_searched,
             passages_total=answer.coverage.passages_total,
+            missing=[
+                pb.MissingShard(
+                    shard_id=shard.shard_id,
+                    passages=shard.passages,
+                    timed_out=shard.timed_out,
+                    reason=shard.reason,
+                )
+                for shard in answer.coverage.missing
+            ],
         ),
         generation=answer.generation,
         timings=_timings_to_proto(answer) if answer.timings_ms else None,
@@ -150,12 +162,17 @@ def answer_from_proto(message: pb.SearchResponse) -> SearchAnswer:
             coverage.shards_timed_out,
             coverage.passages_searched,
             coverage.passages_total,
+            tuple(
+                MissingShard(one.shard_id, one.passages, one.timed_out, one.reason)
+                for one in coverage.missing
+            ),
         ),
         generation=message.generation,
         timings_ms=(
             {} if timings is None else {name: getattr(timings, f"{name}_ms") for name in STAGES}
         ),
         shard_timings=() if timings is None else tuple(map(_shard_timing, timings.shards)),
+        cached=timings is not None and timings.cached,
     )
 
 
@@ -186,6 +203,9 @@ def info_to_proto(info: IndexInfo) -> pb.GetIndexInfoResponse:
             max_text_chars=limits.max_text_chars,
             max_message_bytes=limits.max_message_bytes,
             max_batch=limits.max_batch,
+            max_filter_conditions=limits.max_filter_conditions,
+            max_filter_values=limits.max_filter_values,
+            max_filter_depth=limits.max_filter_depth,
         ),
         fields=[pb.MetadataField(name=name, type=kind) for name, kind in info.fields.items()],
     )
@@ -213,6 +233,9 @@ def info_from_proto(message: pb.GetIndexInfoResponse) -> IndexInfo:
             max_text_chars=limits.max_text_chars,
             max_message_bytes=limits.max_message_bytes,
             max_batch=limits.max_batch,
+            max_filter_conditions=limits.max_filter_conditions,
+            max_filter_values=limits.max_filter_values,
+            max_filter_depth=limits.max_filter_depth,
         ),
         fields={one.name: one.type for one in message.fields},
     )
@@ -289,6 +312,7 @@ def _metadata(message: pb.Hit) -> dict[str, Any]:
 def _timings_to_proto(answer: SearchAnswer) -> pb.Timings:
     return pb.Timings(
         **{f"{name}_ms": answer.timings_ms.get(name, 0.0) for name in STAGES},
+        cached=answer.cached,
         shards=[
             pb.ShardTiming(
                 shard_id=shard.shard_id,

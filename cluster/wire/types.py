@@ -27,6 +27,7 @@ class SearchCall:
         nprobe, candidates, scored: raw parameters; each may be None and is then derived.
         exact: score every passage.
         filter: which passages may be found; None for all.
+        allow_partial: give what answers there are where shards do not answer.
     """
 
     text: str | None = None
@@ -42,6 +43,17 @@ class SearchCall:
     explain: bool = False
     timings: bool = False
     filter: Filter | None = None
+    allow_partial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MissingShard:
+    """A shard that is not in an answer, and what its servers did."""
+
+    shard_id: str
+    passages: int
+    timed_out: bool
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +66,7 @@ class Coverage:
     shards_timed_out: int
     passages_searched: int
     passages_total: int
+    missing: tuple[MissingShard, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -82,9 +95,11 @@ class SearchAnswer:
         params: what was done.
         coverage: how complete the answer is.
         generation: the generation of the index that answered.
-        timings_ms: milliseconds by stage ("encode", "probe", "fan_out", "merge", "fetch",
-            "explain", "total"); empty unless asked for.
-        shard_timings: one per shard, in the order of the index; empty unless asked for.
+        timings_ms: milliseconds by stage ("queue", "encode", "probe", "fan_out", "merge",
+            "fetch", "explain", "total"); empty unless asked for.
+        shard_timings: one per shard that answered, in the order of the index; empty unless asked
+            for.
+        cached: whether the gateway gave it from its cache; only known with timings.
     """
 
     hits: tuple[Hit, ...]
@@ -93,6 +108,7 @@ class SearchAnswer:
     generation: str
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     shard_timings: tuple[ShardTiming, ...] = ()
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +129,9 @@ class Limits:
     max_text_chars: int
     max_message_bytes: int
     max_batch: int
+    max_filter_conditions: int
+    max_filter_values: int
+    max_filter_depth: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from cluster.wire.types import (
     FetchQuery,
     IndexInfo,
     Limits,
+    MissingShard,
     SearchAnswer,
     SearchCall,
     ServedShard,
@@ -138,7 +139,13 @@ answers = st.builds(
         st.none() | st.floats(0, 10),
         st.none() | st.floats(0, 10),
     ),
-    coverage=st.builds(Coverage, counts, counts, counts, counts, counts, counts),
+    coverage=st.builds(
+        Coverage,
+        *[counts] * 6,
+        st.lists(st.builds(MissingShard, texts, counts, st.booleans(), texts), max_size=2).map(
+            tuple
+        ),
+    ),
     generation=texts,
     timings_ms=st.just({}) | st.fixed_dictionaries(dict.fromkeys(public.STAGES, milliseconds)),
     shard_timings=st.just(()),
@@ -152,7 +159,7 @@ shard_timings = st.builds(ShardTiming, texts, milliseconds, milliseconds, counts
 @given(answers, st.lists(shard_timings, max_size=3))
 def test_search_answer(answer: SearchAnswer, timings: list[ShardTiming]) -> None:
     if answer.timings_ms:
-        answer = dataclasses.replace(answer, shard_timings=tuple(timings))
+        answer = dataclasses.replace(answer, shard_timings=tuple(timings), cached=bool(timings))
     sent = public.answer_to_proto(answer, [""] * len(answer.hits))
     assert public.answer_from_proto(through(sent)) == answer
 
@@ -178,7 +185,16 @@ def test_broken_metadata_of_a_server_is_named(metadata: str) -> None:
 
 def test_index_info() -> None:
     info = IndexInfo(
-        "g", 5, 50, 32, 16, "tartan", 2, "m", (ServedShard("s0", 5, 50, 2),), Limits(1, 2, 3, 4, 5)
+        "g",
+        5,
+        50,
+        32,
+        16,
+        "tartan",
+        2,
+        "m",
+        (ServedShard("s0", 5, 50, 2),),
+        Limits(1, 2, 3, 4, 5, 6, 7, 8),
     )
     assert public.info_from_proto(through(public.info_to_proto(info))) == info
 

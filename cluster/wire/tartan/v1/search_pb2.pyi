@@ -7,7 +7,8 @@ What holds for every answer:
   - Hits are ordered by score, highest first; equal scores are in the order of the corpus. Each
     passage appears at most once. The same request on the same generation gives the same hits.
   - An answer stands for exactly one generation of the index and names it.
-  - No answer hides a missing shard: a request that a shard does not answer fails.
+  - No answer hides a missing shard: a request that a shard does not answer fails, unless it
+    allows a partial answer, which then says exactly what is missing.
 
 What a client may retry, after a growing pause, within its deadline:
   UNAVAILABLE         a shard or the gateway is away; the message names it
@@ -81,6 +82,7 @@ class SearchRequest(_message.Message):
     EXPLAIN_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    ALLOW_PARTIAL_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Encoded by the gateway with the model that the index was built with; more tokens than the
     model's query length are cut, as in training.
@@ -100,6 +102,11 @@ class SearchRequest(_message.Message):
     """For each query token, the passage token that it matched, its score and character span."""
     timings: _builtins.bool
     """Where the time went."""
+    allow_partial: _builtins.bool
+    """Where shards do not answer, give what the others found, and name what is missing in `coverage`,
+    instead of failing. Of what it covers such an answer is right. A request that is wrong still
+    fails.
+    """
     @_builtins.property
     def vectors(self) -> Global___Matrix:
         """Token vectors of the caller's own encoder, in the space of the vectors that the index was
@@ -128,10 +135,11 @@ class SearchRequest(_message.Message):
         explain: _builtins.bool = ...,
         timings: _builtins.bool = ...,
         filter: Global___Filter | None = ...,
+        allow_partial: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_with_metadata", b"_with_metadata", "_with_text", b"_with_text", "budget", b"budget", "effort", b"effort", "exact", b"exact", "filter", b"filter", "k", b"k", "query", b"query", "recall", b"recall", "text", b"text", "vectors", b"vectors", "with_metadata", b"with_metadata", "with_text", b"with_text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_with_metadata", b"_with_metadata", "_with_text", b"_with_text", "budget", b"budget", "effort", b"effort", "exact", b"exact", "explain", b"explain", "filter", b"filter", "k", b"k", "query", b"query", "recall", b"recall", "text", b"text", "timings", b"timings", "vectors", b"vectors", "with_metadata", b"with_metadata", "with_text", b"with_text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_with_metadata", b"_with_metadata", "_with_text", b"_with_text", "allow_partial", b"allow_partial", "budget", b"budget", "effort", b"effort", "exact", b"exact", "explain", b"explain", "filter", b"filter", "k", b"k", "query", b"query", "recall", b"recall", "text", b"text", "timings", b"timings", "vectors", b"vectors", "with_metadata", b"with_metadata", "with_text", b"with_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__k: _TypeAlias = _typing.Literal["k"]  # noqa: Y015
     _WhichOneofArgType__k: _TypeAlias = _typing.Literal["_k", b"_k"]  # noqa: Y015
@@ -621,7 +629,8 @@ Global___SearchParams: _TypeAlias = SearchParams  # noqa: Y015
 @_typing.final
 class Coverage(_message.Message):
     """How complete an answer is. Always: shards_asked = shards_ok + shards_failed + shards_timed_out.
-    Today every answer has shards_ok = shards_asked: a request that misses a shard fails.
+    Without `allow_partial` every answer has shards_ok = shards_asked. A shard counts as ok when it was
+    searched and gave every passage that was asked of it.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -632,6 +641,7 @@ class Coverage(_message.Message):
     SHARDS_TIMED_OUT_FIELD_NUMBER: _builtins.int
     PASSAGES_SEARCHED_FIELD_NUMBER: _builtins.int
     PASSAGES_TOTAL_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
     shards_asked: _builtins.int
     shards_ok: _builtins.int
     shards_failed: _builtins.int
@@ -639,6 +649,10 @@ class Coverage(_message.Message):
     passages_searched: _builtins.int
     """Passages of the shards that answered, of all passages of the generation."""
     passages_total: _builtins.int
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedCompositeFieldContainer[Global___MissingShard]:
+        """The shards that failed or timed out, in the order of the index."""
+
     def __init__(
         self,
         *,
@@ -648,14 +662,44 @@ class Coverage(_message.Message):
         shards_timed_out: _builtins.int = ...,
         passages_searched: _builtins.int = ...,
         passages_total: _builtins.int = ...,
+        missing: _abc.Iterable[Global___MissingShard] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["passages_searched", b"passages_searched", "passages_total", b"passages_total", "shards_asked", b"shards_asked", "shards_failed", b"shards_failed", "shards_ok", b"shards_ok", "shards_timed_out", b"shards_timed_out"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["missing", b"missing", "passages_searched", b"passages_searched", "passages_total", b"passages_total", "shards_asked", b"shards_asked", "shards_failed", b"shards_failed", "shards_ok", b"shards_ok", "shards_timed_out", b"shards_timed_out"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Coverage: _TypeAlias = Coverage  # noqa: Y015
+
+@_typing.final
+class MissingShard(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHARD_ID_FIELD_NUMBER: _builtins.int
+    PASSAGES_FIELD_NUMBER: _builtins.int
+    TIMED_OUT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    shard_id: _builtins.str
+    passages: _builtins.int
+    timed_out: _builtins.bool
+    reason: _builtins.str
+    """What each of its servers did."""
+    def __init__(
+        self,
+        *,
+        shard_id: _builtins.str = ...,
+        passages: _builtins.int = ...,
+        timed_out: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passages", b"passages", "reason", b"reason", "shard_id", b"shard_id", "timed_out", b"timed_out"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MissingShard: _TypeAlias = MissingShard  # noqa: Y015
 
 @_typing.final
 class Timings(_message.Message):
@@ -671,6 +715,8 @@ class Timings(_message.Message):
     EXPLAIN_MS_FIELD_NUMBER: _builtins.int
     TOTAL_MS_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
+    QUEUE_MS_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
     encode_ms: _builtins.float
     probe_ms: _builtins.float
     fan_out_ms: _builtins.float
@@ -679,6 +725,10 @@ class Timings(_message.Message):
     fetch_ms: _builtins.float
     explain_ms: _builtins.float
     total_ms: _builtins.float
+    queue_ms: _builtins.float
+    """Until work on the query began: for a permit, and for a thread that encodes."""
+    cached: _builtins.bool
+    """The whole answer came from the gateway's cache; then only total_ms is set."""
     @_builtins.property
     def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardTiming]: ...
     def __init__(
@@ -692,10 +742,12 @@ class Timings(_message.Message):
         explain_ms: _builtins.float = ...,
         total_ms: _builtins.float = ...,
         shards: _abc.Iterable[Global___ShardTiming] | None = ...,
+        queue_ms: _builtins.float = ...,
+        cached: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encode_ms", b"encode_ms", "explain_ms", b"explain_ms", "fan_out_ms", b"fan_out_ms", "fetch_ms", b"fetch_ms", "merge_ms", b"merge_ms", "probe_ms", b"probe_ms", "shards", b"shards", "total_ms", b"total_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "encode_ms", b"encode_ms", "explain_ms", b"explain_ms", "fan_out_ms", b"fan_out_ms", "fetch_ms", b"fetch_ms", "merge_ms", b"merge_ms", "probe_ms", b"probe_ms", "queue_ms", b"queue_ms", "shards", b"shards", "total_ms", b"total_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -954,11 +1006,17 @@ class Limits(_message.Message):
     MAX_TEXT_CHARS_FIELD_NUMBER: _builtins.int
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
     MAX_BATCH_FIELD_NUMBER: _builtins.int
+    MAX_FILTER_CONDITIONS_FIELD_NUMBER: _builtins.int
+    MAX_FILTER_VALUES_FIELD_NUMBER: _builtins.int
+    MAX_FILTER_DEPTH_FIELD_NUMBER: _builtins.int
     max_k: _builtins.int
     max_query_tokens: _builtins.int
     max_text_chars: _builtins.int
     max_message_bytes: _builtins.int
     max_batch: _builtins.int
+    max_filter_conditions: _builtins.int
+    max_filter_values: _builtins.int
+    max_filter_depth: _builtins.int
     def __init__(
         self,
         *,
@@ -967,10 +1025,13 @@ class Limits(_message.Message):
         max_text_chars: _builtins.int = ...,
         max_message_bytes: _builtins.int = ...,
         max_batch: _builtins.int = ...,
+        max_filter_conditions: _builtins.int = ...,
+        max_filter_values: _builtins.int = ...,
+        max_filter_depth: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch", b"max_batch", "max_k", b"max_k", "max_message_bytes", b"max_message_bytes", "max_query_tokens", b"max_query_tokens", "max_text_chars", b"max_text_chars"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_batch", b"max_batch", "max_filter_conditions", b"max_filter_conditions", "max_filter_depth", b"max_filter_depth", "max_filter_values", b"max_filter_values", "max_k", b"max_k", "max_message_bytes", b"max_message_bytes", "max_query_tokens", b"max_query_tokens", "max_text_chars", b"max_text_chars"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,7 +7,8 @@ What holds for every answer:
   - Hits are ordered by score, highest first; equal scores are in the order of the corpus. Each
     passage appears at most once. The same request on the same generation gives the same hits.
   - An answer stands for exactly one generation of the index and names it.
-  - No answer hides a missing shard: a request that a shard does not answer fails.
+  - No answer hides a missing shard: a request that a shard does not answer fails, unless it
+    allows a partial answer, which then says exactly what is missing.
 
 What a client may retry, after a growing pause, within its deadline:
   UNAVAILABLE         a shard or the gateway is away; the message names it

@@ -13,9 +13,10 @@ What holds:
     stated sizes is INVALID_ARGUMENT.
   - Results are ordered by score, highest first, then by ordinal, lowest first. Ordinals are in the
     order of the corpus, so (shard index, ordinal) breaks ties in the merge.
-  - Calls change nothing. The gateway may repeat UNAVAILABLE once on another replica; never
-    RESOURCE_EXHAUSTED, which says that the server is full and did not start.
-  - The gRPC deadline is the kernel's deadline: work stops when it has passed.
+  - Calls change nothing, so that the gateway may ask several replicas the same. It never does so
+    after RESOURCE_EXHAUSTED, which says that a server is full and did not start.
+  - The gRPC deadline is the kernel's deadline: work stops when it has passed. A call that was
+    cancelled, or whose deadline passed, while it waited for a thread is not begun.
 """
 
 from collections import abc as _abc
