@@ -3,6 +3,7 @@
     TartanError
     ├── InvalidInput            the caller's values are wrong; nothing was done          exit 2
     │   ├── CorpusError         a document of the corpus cannot be indexed               exit 3
+    │   ├── TrainingDataError   a training tuple cannot be trained on                    exit 3
     │   ├── QueryError          a query, k, or a filter cannot be searched               exit 2
     │   └── ModelMismatch       the model is not the one that the index was built with   exit 4
     ├── ModelError              a checkpoint cannot be loaded                            exit 4
@@ -42,6 +43,12 @@ class InvalidInput(TartanError):
 
 class CorpusError(InvalidInput):
     """A document cannot be indexed; the message names its file, line and id."""
+
+    exit_code = 3
+
+
+class TrainingDataError(InvalidInput):
+    """A training tuple cannot be trained on; the message names its file, line and ids."""
 
     exit_code = 3
 

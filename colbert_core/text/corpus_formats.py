@@ -53,7 +53,7 @@ def reader_for(path: Location) -> Callable[[Location], Iterator[Record]] | None:
 
 
 def _read_jsonl(path: Location) -> Iterator[Record]:
-    for line, place in _lines(path):
+    for line, place in read_lines(path):
         if not line.strip():
             continue
         try:
@@ -72,7 +72,7 @@ def _broken_json(line: bytes, place: Place, error: orjson.JSONDecodeError) -> Co
 
 def _read_tsv(path: Location) -> Iterator[Record]:
     names = ["id", "text"]
-    for line, place in _lines(path):
+    for line, place in read_lines(path):
         cells = _decode(line, place).rstrip("\r\n").split("\t")
         if place.line == 1 and len(set(cells) & _TSV_NAMES) >= 2 and "text" in cells:
             names = cells
@@ -136,8 +136,13 @@ def _is_utf8(batch: Any) -> bool:
     return True
 
 
-def _lines(path: Location) -> Iterator[tuple[bytes, Place]]:
-    """Raw lines with their numbers, through whatever compression the suffix names."""
+def read_lines(path: Location) -> Iterator[tuple[bytes, Place]]:
+    """Raw lines with their places, through whatever compression the suffix names.
+
+    Raises:
+        CorpusError: a line is too long, or the file cannot be read to its end.
+        Unavailable: a bucket stopped answering.
+    """
     number = 0
     try:
         with _OPENERS.get(path.suffix.lower(), _open_plain)(path) as stream:

@@ -116,6 +116,16 @@ def test_serving_never_imports_training() -> None:
         assert not under(imports_of(path), "colbert_core.train", "workers.train"), path
 
 
+def test_training_stands_above_text_alone() -> None:
+    beneath = ("train", "text", "storage", "errors", "types", "npy")
+    for path in sources("colbert_core/train"):
+        inside = under(imports_of(path), "colbert_core")
+        assert inside == under(inside, *(f"colbert_core.{name}" for name in beneath)), path
+    for path in sources("colbert_core"):
+        if path.parts[-2] != "train":
+            assert not under(imports_of(path), "colbert_core.train"), path
+
+
 def loaded_after(statement: str) -> set[str]:
     """Top-level modules that are loaded after a statement in a fresh interpreter."""
     code = f"{statement}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
@@ -144,6 +154,7 @@ def loaded_after(statement: str) -> set[str]:
         ),
         ("import colbert_core.importing, colbert_core.export", "ray grpc torch transformers"),
         ("import cluster.cli", "ray grpc torch transformers pyarrow"),
+        ("import colbert_core.train.preparing", "ray grpc torch transformers"),
     ],
 )
 def test_imports_pull_in_no_more_than_they_need(statement: str, forbidden: str) -> None:
