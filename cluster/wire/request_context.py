@@ -27,6 +27,7 @@ _TRACE = re.compile(r"[ -~]{1,512}")  # the standard asks everybody to pass on s
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
 _trace: ContextVar[Metadata] = ContextVar("trace", default=())
 _caller: ContextVar[str] = ContextVar("caller", default="")
+_query_text: ContextVar[str] = ContextVar("query_text", default="")
 
 
 def begin_request(metadata: Iterable[Any] | None) -> str:
@@ -44,6 +45,11 @@ def begin_request(metadata: Iterable[Any] | None) -> str:
         )
     )
     return identity
+
+
+def begin_part(index: int) -> None:
+    """Go on as one part of the request: `ID.INDEX`, in a task of its own."""
+    _request_id.set(f"{_request_id.get()[:56]}.{index}")
 
 
 def request_id() -> str:
@@ -69,6 +75,16 @@ def caller() -> str:
 def set_caller(name: str) -> None:
     """Note who asks, for logs."""
     _caller.set(name)
+
+
+def query_text() -> str:
+    """The text of the query, where it was noted to be logged; else ""."""
+    return _query_text.get()
+
+
+def note_query_text(text: str) -> None:
+    """Keep the text of the query for the query log; only where the operator asked for it."""
+    _query_text.set(text)
 
 
 def passed_on() -> Metadata:

@@ -102,6 +102,16 @@ def test_the_wire_is_a_leaf() -> None:
         assert inside == under(inside, "cluster.wire", *allowed), path
 
 
+def test_telemetry_knows_no_server() -> None:
+    """Servers are told of it when they are made; it knows what they say, and the wire."""
+    for path in sources("cluster/telemetry"):
+        inside = under(imports_of(path), "cluster", "workers")
+        allowed = ("cluster.telemetry", "cluster.wire", "cluster.observer", "cluster.security.tls")
+        assert inside == under(inside, *allowed), path
+    for path in [*sources("cluster/wire"), *sources("workers"), *ROOT.glob("cluster/client*.py")]:
+        assert not under(imports_of(path), "cluster.telemetry", "prometheus_client"), path
+
+
 def test_only_wire_servers_and_client_touch_the_stubs() -> None:
     for path in [*sources("cluster"), *sources("workers"), *sources("colbert_core")]:
         if "wire" in path.parts or path in SERVING:
@@ -143,9 +153,12 @@ def loaded_after(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     ("statement", "forbidden"),
     [
-        ("from cluster.client import Client, AsyncClient", "ray torch transformers pyarrow"),
+        (
+            "from cluster.client import Client, AsyncClient",
+            "ray torch transformers pyarrow prometheus_client opentelemetry",
+        ),
         ("import colbert_core; colbert_core.Index", "ray grpc google torch transformers"),
-        ("import workers.shard_server", "torch transformers"),
+        ("import workers.shard_server", "torch transformers prometheus_client opentelemetry"),
         (
             "import numpy, tempfile; from colbert_core import Index; "
             "index = Index.build(tempfile.mkdtemp(), [numpy.eye(8)] * 9); "
@@ -153,7 +166,7 @@ def loaded_after(statement: str) -> set[str]:
             "torch transformers",
         ),
         ("import colbert_core.importing, colbert_core.export", "ray grpc torch transformers"),
-        ("import cluster.cli", "ray grpc torch transformers pyarrow"),
+        ("import cluster.cli", "ray grpc torch transformers pyarrow prometheus_client"),
         ("import colbert_core.train.preparing", "ray grpc torch transformers"),
     ],
 )
