@@ -25,6 +25,7 @@ from cluster.security.api_keys import KeyFile, Role
 from cluster.security.exposure import is_loopback
 from cluster.security.guard import Guard
 from cluster.security.tls import ServerTls, server_credentials
+from cluster.telemetry.call_spans import gateway_interceptors
 from cluster.wire import public as convert
 from cluster.wire.channels import server_options
 from cluster.wire.handlers import (
@@ -200,7 +201,7 @@ class Gateway:
         self._pipeline = pipeline
         self._credentials = None if config.tls is None else server_credentials(config.tls)
         self._server = grpc.aio.server(
-            interceptors=[guard_of(config)],
+            interceptors=[*gateway_interceptors(), guard_of(config)],
             options=server_options(pipeline.limits.max_message_bytes),
             maximum_concurrent_rpcs=config.max_concurrent,
         )

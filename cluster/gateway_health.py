@@ -4,13 +4,16 @@ A search needs every shard, so one that is away is what a load balancer must kno
 at is the connection to each shard server, four times a second: gRPC notices at once that a process
 has ended, and within 20 s that a machine has vanished or a process hangs (channels.py). A server
 that is merely busy stays connected. Nothing is asked of the shards for it.
+
+Each shard has a name of its own, too, `tartan.shard.v1.ShardService/SHARD`, so that a probe or an
+operator sees which one is away.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -19,6 +22,7 @@ from grpc_health.v1._async import HealthServicer
 from cluster.fanout import ShardRoute
 
 INTERVAL_S = 0.25
+SHARD_SERVICE = "tartan.shard.v1.ShardService"
 
 
 class GatewayHealth:
@@ -39,11 +43,11 @@ class GatewayHealth:
     async def add_to(self, server: grpc.aio.Server) -> None:
         """Offer the service on a server that is not started yet."""
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
-        await self._set(serving=False)
+        await self._tell(dict.fromkeys(self._shards(), False))
 
     async def follow(self) -> None:
         """Say how the shards are, now and from now on."""
-        await self._set(serving=self._all_reachable())
+        await self._tell(self._reachable())
         self._following = asyncio.create_task(self._follow())
 
     async def stop(self) -> None:
@@ -57,13 +61,21 @@ class GatewayHealth:
     async def _follow(self) -> None:
         while True:
             await asyncio.sleep(INTERVAL_S)
-            await self._set(serving=self._all_reachable())
+            await self._tell(self._reachable())
 
-    def _all_reachable(self) -> bool:
-        reachable = [route.reachable() for route in self._routes]  # each begins to connect
-        return all(reachable)
+    def _shards(self) -> list[str]:
+        return [route.shard_id for route in self._routes]
 
-    async def _set(self, *, serving: bool) -> None:
-        known = health_pb2.HealthCheckResponse
+    def _reachable(self) -> dict[str, bool]:
+        return {route.shard_id: route.reachable() for route in self._routes}  # each is asked
+
+    async def _tell(self, reachable: Mapping[str, bool]) -> None:
+        """Set every name: of the shards each its own, and the others' by all of them."""
+        for shard, is_reachable in reachable.items():
+            await self._set(f"{SHARD_SERVICE}/{shard}", serving=is_reachable)
         for service in self._services:
-            await self._servicer.set(service, known.SERVING if serving else known.NOT_SERVING)
+            await self._set(service, serving=all(reachable.values()))
+
+    async def _set(self, service: str, *, serving: bool) -> None:
+        known = health_pb2.HealthCheckResponse
+        await self._servicer.set(service, known.SERVING if serving else known.NOT_SERVING)

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Protocol, TypeAlias
 
 import grpc
 import numpy as np
@@ -45,6 +47,15 @@ from colbert_core.types import I32, I64, SearchParams
 SERVICE = "tartan.shard.v1.ShardService"
 DEFAULT_TIMEOUT_S = 60.0
 
+Interceptor: TypeAlias = "grpc.ServerInterceptor[Any, Any]"
+
+
+class Telemetry(Protocol):
+    """What tells of a shard server: metrics, logs, traces (cluster/telemetry/process.py)."""
+
+    def start(self, shard: ShardIdentity, mapped_bytes: int) -> Sequence[Interceptor]:
+        """Begin in this process; gives what the gRPC server is made with."""
+
 
 class _DamagedInCache(IndexCorrupt):
     """A fetched shard is not what was fetched."""
@@ -58,9 +69,15 @@ class HeldShard:
     """One open shard of one generation; safe to share between threads."""
 
     def __init__(
-        self, generation: str, shard: ShardReader, lease: Lease | Pin | None = None
+        self,
+        generation: str,
+        shard: ShardReader,
+        lease: Lease | Pin | None = None,
+        mapped_bytes: int = 0,
     ) -> None:
+        """`mapped_bytes`: of the shard's files, which are mapped into memory."""
         self.generation = generation
+        self.mapped_bytes = mapped_bytes
         self.lease = lease  # kept: what is served is neither collected nor evicted
         self.shard = shard
         self.kernel = shard.kernel  # made now, so that a damaged shard is found before serving
@@ -101,14 +118,20 @@ class HeldShard:
         if not opened.shards:
             known = ", ".join(shard.id for shard in opened.manifest.shards)
             raise IndexMissing(f"{index}: generation {generation} has no shard {shard_id}; {known}")
+        under = files_of(opened.shards[0].entry)
         try:
-            for under in files_of(opened.shards[0].entry):
-                verify_checksums(opened.path, opened.manifest, under=under)
+            for name in under:
+                verify_checksums(opened.path, opened.manifest, under=name)
         except IndexCorrupt as error:
             if not isinstance(opened.lease, Pin):
                 raise
             raise _DamagedInCache(opened.path / "shards" / shard_id, str(error)) from error
-        return cls(generation, opened.shards[0], opened.lease)
+        mapped = sum(
+            file.size_bytes
+            for name, file in opened.manifest.files.items()
+            if name.startswith(under)
+        )
+        return cls(generation, opened.shards[0], opened.lease, mapped)
 
     @property
     def identity(self) -> ShardIdentity:
@@ -251,6 +274,7 @@ class ShardServer:
         max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
         token: str | None = None,
         tls: InnerTls | None = None,
+        interceptors: Sequence[Interceptor] = (),
     ) -> None:
         """Bind and prepare; `start` begins to answer.
 
@@ -260,6 +284,7 @@ class ShardServer:
             max_concurrent: calls that run or wait; beyond it they are refused at once.
             token: if given, what every call but those to health must present.
             tls: the shard servers' certificates, for gateways alone; in clear text if None.
+            interceptors: that see each call before the token is asked for.
 
         Raises:
             Unavailable: the address cannot be listened on.
@@ -269,9 +294,10 @@ class ShardServer:
             self._pool,
             options=server_options(max_message_bytes),
             maximum_concurrent_rpcs=max_concurrent,
-            interceptors=[TokenGuard(token)] if token else [],
+            interceptors=[*interceptors, *([TokenGuard(token)] if token else [])],
         )
         self._health = health.HealthServicer()
+        self._services = ("", SERVICE, f"{SERVICE}/{held.identity.shard_id}")
         shard_pb2_grpc.add_ShardServiceServicer_to_server(_Servicer(held), parsing(self._server))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         try:
@@ -289,7 +315,7 @@ class ShardServer:
     def start(self) -> None:
         """Begin to answer."""
         self._server.start()
-        for service in ("", SERVICE):
+        for service in self._services:
             self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self, grace_s: float = 5.0) -> None:
@@ -312,6 +338,7 @@ class ShardServerActor:
         device: str = "cpu",
         token: str | None = None,
         tls: InnerTls | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         """Nothing that can fail: an error here would reach the caller without its class.
 
@@ -320,11 +347,13 @@ class ShardServerActor:
             threads: calls that run at once; as many as the device is worth by default.
             token: what the server asks its callers for.
             tls: the shard servers' certificates, for gateways alone; in clear text if None.
+            telemetry: begins when the shard is open.
         """
         self._wanted = (index, generation, shard_id, device)
         self._host = host
         self._token = token
         self._tls = tls
+        self._telemetry = telemetry
         self._threads = threads or searches_at_once(device)
         self._server: ShardServer | None = None
 
@@ -338,12 +367,16 @@ class ShardServerActor:
         """
         if self._server is None:
             held = HeldShard.open(*self._wanted)
+            interceptors: Sequence[Interceptor] = ()
+            if self._telemetry is not None:
+                interceptors = self._telemetry.start(held.identity, held.mapped_bytes)
             self._server = ShardServer(
                 held,
                 host=self._host or _node_ip(),
                 threads=self._threads,
                 token=self._token,
                 tls=self._tls,
+                interceptors=interceptors,
             )
             self._server.start()
         return self._server.address

@@ -12,7 +12,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, get_args
 
 import orjson
 
@@ -30,6 +30,12 @@ def fields(**values: Any) -> dict[str, Any]:
     return {_FIELDS: values}
 
 
+def check_format(form: str) -> None:
+    """Raise InvalidInput where there is no such format."""
+    if form not in get_args(LogFormat):
+        raise InvalidInput(f"the log format is {form!r}; give text or json")
+
+
 def configure_logging(form: str, stream: TextIO | None = None) -> None:
     """Write the logs of this process to `stream` (stderr) as `form` says; warnings, and what our
     own packages report.
@@ -37,11 +43,9 @@ def configure_logging(form: str, stream: TextIO | None = None) -> None:
     Raises:
         InvalidInput: there is no such format.
     """
-    formatters: dict[str, type[logging.Formatter]] = {"text": TextLines, "json": JsonLines}
-    if form not in formatters:
-        raise InvalidInput(f"the log format is {form!r}; give text or json")
+    check_format(form)
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(formatters[form]())
+    handler.setFormatter(JsonLines() if form == "json" else TextLines())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)

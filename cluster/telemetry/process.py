@@ -1,0 +1,128 @@
+"""The telemetry of one server process: what is asked for, and what runs for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import grpc
+
+from cluster.observer import QueryFinished, ShardCallFinished
+from cluster.telemetry.call_spans import ShardSpans
+from cluster.telemetry.endpoint import MetricsAddress, MetricsEndpoint
+from cluster.telemetry.gateway_metrics import GatewayMetrics
+from cluster.telemetry.logs import check_format, configure_logging
+from cluster.telemetry.query_log import DEFAULT_SLOW_MS, QueryLog
+from cluster.telemetry.ray_bridge import RayBridge
+from cluster.telemetry.registry import Registry
+from cluster.telemetry.shard_metrics import ShardMetrics
+from cluster.telemetry.spans import start_tracing, stop_tracing, tracing
+from cluster.wire.types import ShardIdentity
+from colbert_core.errors import InvalidInput
+
+log = logging.getLogger(__name__)
+
+
+def otel_environment() -> dict[str, str]:
+    """What of this process's environment is for traces: servers on other machines get it, too."""
+    return {name: value for name, value in os.environ.items() if name.startswith("OTEL_")}
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetryConfig:
+    """What a server tells about itself.
+
+    Attributes:
+        metrics: where `/metrics` is; None for nowhere. Ray shows them in any case.
+        log_format: "text" or "json".
+        slow_query_ms: queries that take longer are logged.
+        log_queries: log every query, with its text.
+        environment: OTEL_* variables; headers in it may be secret.
+    """
+
+    metrics: MetricsAddress | None = None
+    log_format: str = "text"
+    slow_query_ms: float = DEFAULT_SLOW_MS
+    log_queries: bool = False
+    environment: Mapping[str, str] = field(default_factory=otel_environment, repr=False)
+
+    def check(self) -> None:
+        """Raise InvalidInput where a value is not possible."""
+        check_format(self.log_format)
+        if not self.slow_query_ms >= 0:
+            raise InvalidInput(f"slow_query_ms is {self.slow_query_ms}; give 0 or more")
+        if self.metrics is not None:
+            self.metrics.check()
+
+
+class Telemetry:
+    """What runs in one process; `stop` ends it."""
+
+    def __init__(self, config: TelemetryConfig, service: str) -> None:
+        """Logs, traces, the endpoint, and Ray's metrics where this process is one of Ray's.
+
+        Args:
+            service: the name in traces.
+
+        Raises:
+            AddressInUse: metrics cannot be shown there.
+            InvalidInput: traces are asked for and cannot be exported.
+        """
+        configure_logging(config.log_format)
+        os.environ.update(config.environment)
+        self.registry = Registry()
+        collectors = self.registry.collectors
+        self.endpoint = (
+            None if config.metrics is None else MetricsEndpoint(config.metrics, collectors)
+        )
+        start_tracing(service)
+        self._bridge = RayBridge(collectors) if _in_ray() else None
+
+    def stop(self) -> None:
+        """End what was started, and hand over the last spans."""
+        if self._bridge is not None:
+            self._bridge.stop()
+        if self.endpoint is not None:
+            self.endpoint.stop()
+        stop_tracing()
+
+
+class GatewayTelemetry(GatewayMetrics):
+    """A gateway's events as metrics and as lines of the query log."""
+
+    def __init__(self, registry: Registry, query_log: QueryLog) -> None:
+        super().__init__(registry)
+        self._log = query_log
+
+    def query_finished(self, event: QueryFinished) -> None:
+        """Count it, and log it if it was slow."""
+        super().query_finished(event)
+        self._log.query_finished(event)
+
+    def shard_call_finished(self, event: ShardCallFinished) -> None:
+        """Count it, and remember it for the line of its query."""
+        super().shard_call_finished(event)
+        self._log.shard_call_finished(event)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTelemetry:
+    """What a shard server starts in its own process; all that it knows of telemetry."""
+
+    config: TelemetryConfig
+
+    def start(self, shard: ShardIdentity, mapped_bytes: int) -> Sequence[grpc.ServerInterceptor]:  # type: ignore[type-arg]  # generic in stubs only
+        """Begin to tell; what the gRPC server must be made with."""
+        running = Telemetry(self.config, "tartan-shard")
+        if running.endpoint is not None:
+            log.info("metrics of shard %s are at %s", shard.shard_id, running.endpoint.address)
+        counting = ShardMetrics(running.registry, shard, mapped_bytes)
+        return [counting, ShardSpans(shard.shard_id)] if tracing() else [counting]
+
+
+def _in_ray() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
