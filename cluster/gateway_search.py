@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ import numpy as np
 from cluster.fanout import FanOut, Reply
 from cluster.gateway_encoder import LazyEncoder
 from cluster.gateway_limits import check_call, check_probes, check_vectors
+from cluster.telemetry.spans import span
 from cluster.wire.types import (
     FetchQuery,
     Limits,
@@ -53,7 +55,8 @@ class Clock:
     def stage(self, name: str) -> Iterator[None]:
         """Time the block as stage `name`."""
         started = time.monotonic()
-        yield
+        with span(name):
+            yield
         self.ms[name] = (time.monotonic() - started) * 1e3
 
     def left_s(self, doing: str) -> float:
@@ -251,7 +254,7 @@ class SearchPipeline:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(clock.left_s(doing)):
-                return await loop.run_in_executor(self.executor, work)
+                return await loop.run_in_executor(self.executor, copy_context().run, work)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"the deadline passed before {doing}: give the query more time, or ask for less"

@@ -145,3 +145,11 @@ class TracedTransport:
             set_trace(outgoing())
             passages: list[StoredPassage] = await self._inner.fetch(query, timeout_s)
             return passages
+
+
+def traced(connect: Callable[[str, str], Any]) -> Callable[[str, str], Any]:
+    """How a gateway connects to shard servers, (address, shard id) → a transport: with spans, if
+    traces are on."""
+    if not tracing():
+        return connect
+    return lambda address, shard_id: TracedTransport(connect(address, shard_id), shard_id)

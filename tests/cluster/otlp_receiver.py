@@ -1,4 +1,4 @@
-"""A real receiver of traces: OpenTelemetry's TraceService over gRPC, which keeps what it is sent."""
+"""A real receiver of traces: OpenTelemetry's TraceService over gRPC; it keeps what it is sent."""
 
 from __future__ import annotations
 
