@@ -10,6 +10,8 @@ peer-fixtures: peers
 		benchmarks/peers/fixtures_stanford.py $(CURDIR)/tests/fixtures/encoder_parity
 	.venv-peers/pylate/bin/python benchmarks/peers/fixtures_pylate.py \
 		$(CURDIR)/tests/fixtures/encoder_parity
+	.venv-peers/pylate/bin/python benchmarks/peers/fixtures_training.py \
+		$(CURDIR)/tests/fixtures/encoder_parity/pylate/checkpoint $(CURDIR)/tests/fixtures/train_parity
 	.venv-peers/colbert/bin/python benchmarks/peers/fixtures_codec.py \
 		$(CURDIR)/tests/fixtures/codec_parity
 

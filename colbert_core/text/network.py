@@ -65,8 +65,8 @@ class Network:
         Raises:
             ModelError: weights are missing or do not fit the configuration.
         """
-        backbone, width = _load_backbone(checkpoint, dtype)
-        head = [_to(layer, device) for layer in _load_head(checkpoint)]
+        backbone, width = load_backbone(checkpoint, dtype)
+        head = [_to(layer, device) for layer in load_head(checkpoint)]
         for layer in head:
             if layer.weight.shape[1] != width:
                 raise ModelError(
@@ -87,7 +87,12 @@ class Network:
         return x
 
 
-def _load_backbone(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[torch.nn.Module, int]:
+def load_backbone(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[torch.nn.Module, int]:
+    """The backbone, frozen and without dropout, and the width of what it gives.
+
+    Raises:
+        ModelError: weights are missing or do not fit the configuration.
+    """
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 
     folder = str(checkpoint.transformer)
@@ -115,7 +120,12 @@ def _load_backbone(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[torch.nn
     return backbone.eval().requires_grad_(False), int(config.get_text_config().hidden_size)
 
 
-def _load_head(checkpoint: Checkpoint) -> list[DenseLayer]:
+def load_head(checkpoint: Checkpoint) -> list[DenseLayer]:
+    """The projection, in float32: no layer, one, or several (pylate).
+
+    Raises:
+        ModelError: weights are missing.
+    """
     if checkpoint.format == "stanford":
         weight = _load_tensors(checkpoint.folder, {"linear.weight"}).get("linear.weight")
         if weight is None:

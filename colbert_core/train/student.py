@@ -1,0 +1,153 @@
+"""The model that is trained: a checkpoint's backbone and projection, as one torch module.
+
+    student = Student.load(folder, device)
+    vectors = student.encode(batch.queries)          # with gradients
+    student.save(folder)                             # as it was loaded, with new weights
+
+It reads what `Encoder` reads, under the same rules, so that what is trained is what is searched.
+There is no dropout, so that a run is the same for any number of workers and any chunks.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from colbert_core.errors import ModelError
+from colbert_core.text.checkpoint import Checkpoint, read_checkpoint
+from colbert_core.text.network import load_backbone, load_head
+from colbert_core.text.tokens import TextTokenizer
+from colbert_core.train.batches import TokenBatch
+from colbert_core.train.maxsim import Vectors
+
+
+class Student(torch.nn.Module):
+    """ids → unit token vectors, float32.
+
+    Attributes:
+        tokenizer: text to ids, under the checkpoint's rules.
+        checkpoint: where it was loaded from.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, backbone: torch.nn.Module, weight_DH: Tensor, bf16: bool
+    ) -> None:
+        """Use `load`."""
+        super().__init__()
+        self.checkpoint = checkpoint
+        self.tokenizer = TextTokenizer(checkpoint)
+        self.backbone: Any = backbone.requires_grad_(True)
+        self._bf16 = bf16
+        self.projection = torch.nn.Linear(weight_DH.shape[1], weight_DH.shape[0], bias=False)
+        self.projection.weight.data.copy_(weight_DH)
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device, *, bf16: bool = False) -> Student:
+        """Load a late-interaction checkpoint: Stanford's format, or PyLate's with one projection.
+
+        Args:
+            bf16: run the backbone in bfloat16; weights, projection and vectors stay float32.
+
+        Raises:
+            ModelError: it cannot be loaded, or has another head than one linear layer.
+        """
+        checkpoint = read_checkpoint(folder)
+        require_trainable(checkpoint)
+        backbone, _ = load_backbone(checkpoint, torch.float32)
+        (layer,) = load_head(checkpoint)
+        return cls(checkpoint, backbone, layer.weight, bf16).to(device)
+
+    def encode(self, tokens: TokenBatch) -> Vectors:
+        """The token vectors of texts; zeros where a token gives none."""
+        with torch.autocast(tokens.ids_BL.device.type, torch.bfloat16, enabled=self._bf16):
+            hidden_BLH = self.backbone(input_ids=tokens.ids_BL, attention_mask=tokens.attention_BL)[
+                0
+            ]
+        x_BLD = torch.nn.functional.normalize(self.projection(hidden_BLH.float()), dim=-1)
+        return Vectors(x_BLD * tokens.kept_BL[..., None], tokens.kept_BL)
+
+    def use_lora(self, rank: int) -> None:
+        """Train low-rank additions to the backbone's linear layers, and the projection, alone."""
+        from peft import LoraConfig, get_peft_model
+
+        settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+        self.backbone = get_peft_model(self.backbone, settings)
+
+    def trained(self) -> dict[str, Tensor]:
+        """The tensors that training changes, by name, for `resume`."""
+        return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
+
+    def resume(self, tensors: dict[str, Tensor]) -> None:
+        """Take the values that `trained` gave."""
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(tensors[name])
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint of the same format: low-rank additions are added in.
+
+        The folder is made, and must not be in use: files are written in place.
+        """
+        source = self.checkpoint
+        weights = {file.relative_to(source.folder) for file in _weights(source)}
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in sorted(source.folder.rglob("*")):
+            name = file.relative_to(source.folder)
+            if file.is_file() and name not in weights:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, folder / name)
+        write_weights(source, folder, self._merged(), self.projection.weight.detach().cpu())
+
+    def _merged(self) -> torch.nn.Module:
+        backbone = self.backbone
+        if hasattr(backbone, "merge_and_unload"):
+            backbone = copy.deepcopy(backbone).merge_and_unload()
+        merged: torch.nn.Module = backbone
+        return merged
+
+
+def write_weights(
+    form: Checkpoint, folder: Path, backbone: torch.nn.Module, weight_DH: Tensor
+) -> None:
+    """Write backbone and projection where the format of `form` has them."""
+    state = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()
+    }
+    head = {"linear.weight": weight_DH.contiguous()}
+    if form.format == "stanford":
+        prefix = str(backbone.base_model_prefix)
+        named = {f"{prefix}.{name}": tensor for name, tensor in state.items()}
+        save_file({**named, **head}, folder / "model.safetensors", {"format": "pt"})
+        return
+    transformer = folder / form.transformer.relative_to(form.folder)
+    save_file(state, transformer / "model.safetensors", {"format": "pt"})
+    (dense,) = form.dense
+    save_file(head, folder / dense.relative_to(form.folder) / "model.safetensors")
+
+
+def require_trainable(checkpoint: Checkpoint) -> None:
+    """Refuse heads other than one linear layer without bias and activation.
+
+    Raises:
+        ModelError: names what the checkpoint has.
+    """
+    layers = load_head(checkpoint)
+    plain = len(layers) == 1 and layers[0].bias is None and not layers[0].use_residual
+    if not plain or not isinstance(layers[0].activation, torch.nn.Identity):
+        raise ModelError(
+            f"{checkpoint.folder} has {len(layers)} projection layers, with biases, residuals or "
+            "activations; training takes one linear projection, as ColBERT has it"
+        )
+
+
+def _weights(checkpoint: Checkpoint) -> list[Path]:
+    folders = {checkpoint.folder, checkpoint.transformer, *checkpoint.dense}
+    found = [path for folder in folders for path in folder.glob("*.safetensors*")]
+    return found + [path for folder in folders for path in folder.glob("pytorch_model*")]

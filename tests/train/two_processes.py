@@ -1,0 +1,53 @@
+"""One process of a gloo group that computes gradients: python two_processes.py REQUEST.json
+
+The request names checkpoint, tuples, objectives with their chunks, rank, world size, a rendezvous
+file and where to write: the losses and all gradients, as `average_gradients` leaves them.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from colbert_core.train import group
+from colbert_core.train.batches import collate
+from colbert_core.train.step import Objective, add_gradients
+from colbert_core.train.student import Student
+from colbert_core.train.tuple_set import Example
+
+CPU = torch.device("cpu")
+
+
+def gradients(student, examples, objective, chunk=None):
+    """The loss and the gradients of every parameter, averaged over the group."""
+    student.zero_grad()
+    loss = add_gradients(student, collate(examples, student.tokenizer, CPU), objective, chunk=chunk)
+    group.average_gradients(student.parameters())
+    found = {n: p.grad.numpy().copy() for n, p in student.named_parameters() if p.grad is not None}
+    return group.mean_over_workers(loss.total.item(), CPU), found
+
+
+def examples_of(tuples):
+    return [Example(query, tuple(texts), np.float32(scores)) for query, texts, scores in tuples]
+
+
+if __name__ == "__main__":
+    request = json.loads(Path(sys.argv[1]).read_text())
+    torch.set_num_threads(1)
+    rank, world = request["rank"], request["world"]
+    dist.init_process_group(
+        "gloo", init_method=f"file://{request['rendezvous']}", rank=rank, world_size=world
+    )
+    everything = examples_of(request["tuples"])
+    own = len(everything) // world
+    student = Student.load(Path(request["checkpoint"]), CPU)
+    own_tuples = everything[rank * own : (rank + 1) * own]
+    written = {}
+    for name, (objective, chunk) in request["objectives"].items():
+        loss, found = gradients(student, own_tuples, Objective(**objective), chunk)
+        written |= {f"{name}/{key}": value for key, value in {"loss": loss, **found}.items()}
+    np.savez(request["out"], **written)
+    dist.destroy_process_group()
