@@ -10,6 +10,7 @@ no .proto files.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from cluster.security.exposure import is_loopback
 from cluster.security.guard import Guard
 from cluster.security.tls import ServerTls, server_credentials
 from cluster.telemetry.call_spans import gateway_interceptors
+from cluster.version import own_version
 from cluster.wire import public as convert
 from cluster.wire.channels import server_options
 from cluster.wire.handlers import (
@@ -100,6 +102,8 @@ def index_info(manifest: Manifest, pipeline: SearchPipeline) -> IndexInfo:
         ),
         limits=pipeline.limits,
         fields=pipeline.fields,
+        server_time=time.time(),
+        version=own_version(),
     )
 
 

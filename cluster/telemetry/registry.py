@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import threading
 from collections.abc import Iterable, Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +20,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from cluster.telemetry.metric_table import METRICS, Metric
+from cluster.version import own_version
 from colbert_core.kernels import IMPLEMENTATION
 
 M = TypeVar("M", Counter, Gauge, Histogram)
@@ -43,7 +43,7 @@ class Registry:
         ProcessCollector(registry=self.collectors)
         self.collectors.register(_ProcessMemory())
         info = self.gauge("tartan_build_info")
-        info.labels(_own_version(), platform.python_version(), IMPLEMENTATION).set(1)
+        info.labels(own_version(), platform.python_version(), IMPLEMENTATION).set(1)
 
     def counter(self, name: str) -> Counter:
         """The counter of this name."""
@@ -110,10 +110,3 @@ def _memory(lines: Iterable[str]) -> Iterator[GaugeMetricFamily]:
     ):
         if key in kib:
             yield GaugeMetricFamily(name, _TABLE[name].help, kib[key] * 1024)
-
-
-def _own_version() -> str:
-    try:
-        return version("tartan-search")
-    except PackageNotFoundError:  # run from a folder of sources
-        return "unknown"

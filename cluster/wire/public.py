@@ -208,6 +208,8 @@ def info_to_proto(info: IndexInfo) -> pb.GetIndexInfoResponse:
             max_filter_depth=limits.max_filter_depth,
         ),
         fields=[pb.MetadataField(name=name, type=kind) for name, kind in info.fields.items()],
+        server_time=info.server_time,
+        version=info.version,
     )
 
 
@@ -238,6 +240,8 @@ def info_from_proto(message: pb.GetIndexInfoResponse) -> IndexInfo:
             max_filter_depth=limits.max_filter_depth,
         ),
         fields={one.name: one.type for one in message.fields},
+        server_time=message.server_time,
+        version=message.version,
     )
 
 

@@ -147,7 +147,8 @@ class ServedShard:
 @dataclass(frozen=True, slots=True)
 class IndexInfo:
     """What a gateway serves. `model` is empty when the index was built from vectors; `fields` are
-    the types of the metadata that passages can be filtered by."""
+    the types of the metadata that passages can be filtered by; `server_time` is the gateway's
+    clock, in seconds since 1970, and `version` its software."""
 
     generation: str
     passages: int
@@ -160,6 +161,8 @@ class IndexInfo:
     shards: tuple[ServedShard, ...]
     limits: Limits
     fields: Mapping[str, str] = field(default_factory=dict)
+    server_time: float = 0.0
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

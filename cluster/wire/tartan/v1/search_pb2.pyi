@@ -899,6 +899,8 @@ class GetIndexInfoResponse(_message.Message):
     SHARDS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     FIELDS_FIELD_NUMBER: _builtins.int
+    SERVER_TIME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     generation: _builtins.str
     passages: _builtins.int
     tokens: _builtins.int
@@ -910,6 +912,9 @@ class GetIndexInfoResponse(_message.Message):
     """The source of the model that encodes text; empty when the index was built from vectors, and
     then only `vectors` queries are answered.
     """
+    server_time: _builtins.float
+    """The gateway's clock, in seconds since 1970, and its software: for `tartan doctor`."""
+    version: _builtins.str
     @_builtins.property
     def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShardInfo]: ...
     @_builtins.property
@@ -932,10 +937,12 @@ class GetIndexInfoResponse(_message.Message):
         shards: _abc.Iterable[Global___ShardInfo] | None = ...,
         limits: Global___Limits | None = ...,
         fields: _abc.Iterable[Global___MetadataField] | None = ...,
+        server_time: _builtins.float = ...,
+        version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "centroids", b"centroids", "codec", b"codec", "dim", b"dim", "fields", b"fields", "generation", b"generation", "limits", b"limits", "model", b"model", "passages", b"passages", "shards", b"shards", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bits", b"bits", "centroids", b"centroids", "codec", b"codec", "dim", b"dim", "fields", b"fields", "generation", b"generation", "limits", b"limits", "model", b"model", "passages", b"passages", "server_time", b"server_time", "shards", b"shards", "tokens", b"tokens", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
