@@ -231,6 +231,38 @@ def plan_command(
     print_plan(work, as_json=as_json)
 
 
+@app.command("doctor")
+def doctor_command(
+    index: Annotated[
+        str | None, typer.Argument(metavar="[INDEX]", help="An index to check, folder or URI.")
+    ] = None,
+    target: Target = None,
+    host: Annotated[
+        str, typer.Option("--host", help="What `tartan serve` would listen on.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="The same.")] = 50051,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_client_ca: TlsClientCa = None,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds for each call.")] = 5.0,
+    as_json: Json = False,
+) -> None:
+    """Check this machine, an index, certificates and a gateway, and say what to do.
+
+    Ends with 1 where a check failed; warnings end with 0.
+
+    Example: `tartan doctor notes.tartan --target localhost:50051`
+    """
+    from cluster.cli_doctor import doctor_command as run_doctor
+    from cluster.doctor.examine import Patient
+    from cluster.security.tls import server_tls
+
+    place = location(index) if index else None
+    tls = server_tls(tls_cert, tls_key, tls_client_ca)
+    patient = Patient(place, target, host, port, tls, timeout_s)
+    raise typer.Exit(run_doctor(patient, as_json=as_json))
+
+
 @app.command("demo")
 def demo_command(
     keep: Annotated[bool, typer.Option("--keep", help="Stay up until Ctrl-C.")] = False,
