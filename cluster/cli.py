@@ -231,6 +231,24 @@ def plan_command(
     print_plan(work, as_json=as_json)
 
 
+@app.command("status")
+def status_command(
+    target: Target = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Again every two seconds, until Ctrl-C.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show a running service: generations, gateways, shards, replicas, lag and load.
+
+    Needs a key with the role admin, or loopback. Ends with 1 where a shard has no replica that
+    answers.
+    """
+    from cluster.cli_status import status_command as show_status
+
+    raise typer.Exit(show_status(target, watch=watch, as_json=as_json))
+
+
 @app.command("doctor")
 def doctor_command(
     index: Annotated[
