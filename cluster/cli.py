@@ -124,6 +124,23 @@ def search_command(
     )
 
 
+@app.command("health")
+def health_command(
+    target: Annotated[
+        str, typer.Option("--target", metavar="HOST:PORT", help="A gateway; TLS as for search.")
+    ] = "127.0.0.1:50051",
+    service: Annotated[
+        str, typer.Option("--service", help="By default the server as a whole.")
+    ] = "",
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds.")] = 2.0,
+) -> None:
+    """Say whether a gateway is serving: exit code 0, or 7 or 8. For probes; needs no key."""
+    from cluster.cli_health import check_health
+    from cluster.security.client import access_from_environment
+
+    print(check_health(target, service, timeout_s, access_from_environment()))
+
+
 @app.command("eval")
 def eval_command(
     data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder in BEIR's layout.")],

@@ -114,6 +114,14 @@ def index_build(
             "join and leave.",
         ),
     ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device",
+            help="cuda asks for GPUs, also where an autoscaler must bring them first, and cpu for "
+            "none; by default GPUs where there are some now.",
+        ),
+    ] = None,
     on_error: Annotated[
         OnErrorName,
         typer.Option(
@@ -168,6 +176,7 @@ def index_build(
         workers=workers,
         min_workers=min_workers,
         max_workers=max_workers,
+        device=device,
         on_error=on_error.value,
         seed=seed,
         overwrite=overwrite,

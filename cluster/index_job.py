@@ -69,6 +69,7 @@ def build_index(
     workers: int | None = None,
     min_workers: int | None = None,
     max_workers: int | None = None,
+    device: str | None = None,
     on_error: OnError = "fail",
     overwrite: bool = False,
     restart: bool = False,
@@ -96,6 +97,8 @@ def build_index(
         workers: processes that encode, exactly so many.
         min_workers, max_workers: bounds within which their number follows the cluster; by default
             one per GPU, else one per CPU, that the cluster has.
+        device: "cuda" asks for GPUs, also where an autoscaler must bring them first, "cpu" for
+            none; by default GPUs where the cluster has some now.
         on_error: "skip" leaves out passages that the model fails on, "fail" ends the job.
         overwrite: whether an index that is there becomes the parent of the new generation.
         restart: whether an unfinished build that is there is thrown away.
@@ -126,6 +129,8 @@ def build_index(
     check_workers(workers, min_workers, max_workers)
     if on_error not in ("skip", "fail"):
         raise InvalidInput(f"on_error is {on_error!r}; give 'skip' or 'fail'")
+    if device not in (None, "cpu", "cuda"):
+        raise InvalidInput(f"device is {device!r}; give cpu or cuda (Ray says which GPU is whose)")
     place = location(out)
     if isinstance(place, Path):
         check_place(place.expanduser().absolute(), overwrite=overwrite)
@@ -147,7 +152,7 @@ def build_index(
             note=report.note,
         ) as here:
             job = Job(settings, here, report, on_error, private_staging)
-            return _run(job, files, (workers, min_workers, max_workers))
+            return _run(job, files, (workers, min_workers, max_workers), device)
 
     try:
         if isinstance(place, Path):
@@ -166,7 +171,10 @@ def build_index(
 
 
 def _run(
-    job: Job, files: Sequence[Location], workers: tuple[int | None, int | None, int | None]
+    job: Job,
+    files: Sequence[Location],
+    workers: tuple[int | None, int | None, int | None],
+    device: str | None,
 ) -> BuildReport:
     began = time.monotonic()
     if job.place.published is not None:  # only the tidying up was left
@@ -179,7 +187,7 @@ def _run(
         with job.stage("start", None, "models"):
             session = stack.enter_context(ray_session(purpose="index build"))
             stages.check_staging(job, session)
-            plan = plan_workers(*workers, cpus=session.cpus, gpus=session.gpus)
+            plan = plan_workers(*workers, cpus=session.cpus, gpus=session.gpus, device=device)
             pool = stack.enter_context(job.pool(plan))
             identity = stages.start(job, plan, pool)
             job.progress.advance(1)

@@ -181,7 +181,13 @@ def check_workers(workers: int | None, least: int | None, most: int | None) -> N
 
 
 def plan_workers(
-    workers: int | None, least: int | None, most: int | None, *, cpus: int, gpus: int
+    workers: int | None,
+    least: int | None,
+    most: int | None,
+    *,
+    cpus: int,
+    gpus: int,
+    device: str | None = None,
 ) -> WorkerPlan:
     """Workers for a cluster: one per GPU, else one per CPU with one thread.
 
@@ -191,11 +197,14 @@ def plan_workers(
         workers: exactly so many; on CPUs, at most one for each. They share GPUs evenly.
         least, most: bounds within which their number follows the cluster.
         cpus, gpus: what the cluster has now; with a GPU, workers want one.
+        device: "cuda" wants GPUs where there are none yet, and "cpu" none where there are.
 
     Raises:
         InvalidInput: as `check_workers`.
     """
     check_workers(workers, least, most)
+    if device is not None:
+        gpus = max(1, gpus) if device == "cuda" else 0
     if workers is None:
         return WorkerPlan(least or 1, most, 1.0, 1.0 if gpus else 0.0, 1)
     if gpus:

@@ -16,8 +16,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from local_cluster import LocalCluster
 
+from cluster.cli_health import check_health
 from cluster.fanout import ShardRoute
 from cluster.wire.shard_channel import ShardChannel
+from colbert_core.errors import Unavailable
 from workers.shard_server import HeldShard, ShardServer
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -77,6 +79,8 @@ def test_one_replica_of_each_shard_is_enough(small_index: Path) -> None:
         cluster.servers[1][1].stop(0.0)  # the last of its shard, and the first to be shown
         assert next(statuses) == NOT_SERVING
         assert [route.reachable() for route in cluster.routes] == [True, False, True]
+        with pytest.raises(Unavailable, match="NOT_SERVING"):
+            check_health(cluster.address, "", TIMEOUT_S, {})
 
 
 HANGING = """

@@ -127,5 +127,7 @@ def test_workers_follow_the_cluster():
     assert planned(3, cpus=0, gpus=0) == (1, 1, 0.0)
     assert planned(None, cpus=16, gpus=2) == (1, None, 1.0)
     assert planned(4, cpus=16, gpus=2) == (4, 4, 0.5)
+    assert planned(None, cpus=2, gpus=0, device="cuda") == (1, None, 1.0)  # a pool at zero
+    assert planned(None, cpus=16, gpus=2, device="cpu") == (1, None, 0.0)
     # The order of sums, and so the bytes of the index, must not depend on the number of workers.
     assert len({plan_workers(n, None, None, cpus=8, gpus=0).threads for n in range(1, 9)}) == 1

@@ -107,6 +107,17 @@ def test_the_command_line_is_let_in_by_its_environment_or_ends_with_12(secured: 
     assert "TARTAN_API_KEY" not in complaint
 
 
+def test_a_probe_needs_the_authority_and_no_key(secured: Secured) -> None:
+    asking = ["health", "--target", secured.address, "--timeout", "20"]
+    environment = {name: value for name, value in os.environ.items() if name != "TARTAN_API_KEY"}
+    trusting = {**environment, "TARTAN_TLS_CA": str(secured.authority.ca)}
+    for env, wanted in ((trusting, 0), (environment, 7)):
+        process = tartan(*asking, env=env, stderr=subprocess.PIPE)
+        said, _ = process.communicate(timeout=START_TIMEOUT_S)
+        assert process.returncode == wanted
+        assert said == ("SERVING\n" if wanted == 0 else "")
+
+
 def test_certificate_and_keys_change_without_a_restart(secured: Secured) -> None:
     other = Authority(secured.keys.parent / "other", "other")
     secured.pair.replace_with(other.sign("renewed"))
