@@ -88,6 +88,7 @@ GATEWAY = (
     ),
     _counter("tartan_generation_switches_total", "Switches to another generation."),
     _gauge("tartan_routing_table_version", "Of the table that this gateway acts by."),
+    _gauge("tartan_certificate_not_after_seconds", "When the certificate ends, since 1970."),
 )
 
 SHARD_SERVER = (
