@@ -1,180 +1,49 @@
 """The gateway: the public API on a grpc.aio server. Stateless; all of its state can be made again.
 
-    request ─ conversion (wire) ─ SearchPipeline (gateway_search.py) ─ conversion ─ answer
+    request ─ SearchServicer ─ the live generation's SearchPipeline ─ answer
+              gateway_service.py     gateway_generation.py, gateway_search.py
+                                     ▲
+    routing table ─ TableFollower ───┘   gateway_follow.py
 
-Beside the search service it offers the standard health service (after `set_ready` that of the
-shards, gateway_health.py; NOT_SERVING while it drains) and server reflection, so that grpcurl needs
-no .proto files.
+Beside the search service it offers the standard health service (gateway_health.py) and server
+reflection, so that grpcurl needs no .proto files.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Protocol
 
 import grpc
 from grpc_reflection.v1alpha import reflection
 
+from cluster.fan_out import Connect, TailPolicy
+from cluster.gateway_config import GatewayConfig, guard_of
+from cluster.gateway_encoder import Encoders
+from cluster.gateway_follow import TableFollower
+from cluster.gateway_generation import Equipment
 from cluster.gateway_health import GatewayHealth
-from cluster.gateway_limits import check_batch
-from cluster.gateway_search import SearchPipeline
-from cluster.security.api_keys import KeyFile, Role
-from cluster.security.exposure import is_loopback
-from cluster.security.guard import Guard
-from cluster.security.tls import ServerTls, server_credentials
+from cluster.gateway_limits import DEFAULT_LIMITS
+from cluster.gateway_service import SearchServicer
+from cluster.observer import NullObserver, Observer
+from cluster.security.tls import server_credentials
 from cluster.telemetry.call_spans import gateway_interceptors
-from cluster.version import own_version
-from cluster.wire import public as convert
+from cluster.topology import GatewayReport, TableSource
 from cluster.wire.channels import server_options
-from cluster.wire.handlers import (
-    AsyncContext,
-    abort_async,
-    answering_async,
-    begin_async,
-    deadline_after,
-    problem_of,
-)
-from cluster.wire.requests import checked, parsing
-from cluster.wire.tartan.v1 import search_pb2, search_pb2_grpc
-from cluster.wire.types import IndexInfo, ServedShard
-from colbert_core.errors import AddressInUse, TartanError
-from colbert_core.index import Manifest
+from cluster.wire.requests import parsing
+from cluster.wire.tartan.v1 import search_pb2_grpc
+from cluster.wire.types import Limits
+from colbert_core.errors import AddressInUse
+
+__all__ = ["Gateway", "GatewayConfig", "GatewayService", "guard_of"]
 
 SERVICE = "tartan.v1.SearchService"
 HEALTH = "grpc.health.v1.Health"
-
-
-@dataclass(frozen=True, slots=True)
-class GatewayConfig:
-    """Where a gateway listens and what it admits.
-
-    Attributes:
-        port: 0 takes a free one.
-        default_timeout_s: for callers that set no deadline.
-        max_concurrent: calls at once; beyond it they are refused with RESOURCE_EXHAUSTED.
-        batch_parallel: queries of one batch that run at once.
-        tls: certificate and key to show; in clear text if None.
-        api_keys: file of the keys that are let in; everybody who can connect if None.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 50051
-    default_timeout_s: float = 30.0
-    max_concurrent: int = 512
-    batch_parallel: int = 8
-    tls: ServerTls | None = None
-    api_keys: Path | None = None
-
-    @property
-    def authenticates(self) -> bool:
-        """Whether it is known who asks: by a key, or by a certificate."""
-        certificates = self.tls is not None and self.tls.client_ca is not None
-        return certificates or self.api_keys is not None
-
-
-def guard_of(config: GatewayConfig) -> Guard:
-    """Who may call what: by keys; without a file of keys, everybody on loopback everything, and
-    everybody elsewhere search (who has a certificate, or who can connect: `--insecure`)."""
-    keys = None if config.api_keys is None else KeyFile(config.api_keys)
-    trusted = is_loopback(config.host) and not config.authenticates
-    return Guard(keys, Role.ADMIN if trusted else Role.SEARCH)
-
-
-def index_info(manifest: Manifest, pipeline: SearchPipeline) -> IndexInfo:
-    """What is being served."""
-    codec = pipeline.codec
-    return IndexInfo(
-        generation=manifest.generation,
-        passages=manifest.passages,
-        tokens=manifest.tokens,
-        dim=codec.dim,
-        centroids=codec.centroid_count,
-        codec=codec.name,
-        bits=codec.bits,
-        model=pipeline.encoder.source,
-        shards=tuple(
-            ServedShard(route.shard_id, route.passages, route.tokens, len(route.replicas))
-            for route in pipeline.fan_out.routes
-        ),
-        limits=pipeline.limits,
-        fields=pipeline.fields,
-        server_time=time.time(),
-        version=own_version(),
-    )
-
-
-class _Servicer(search_pb2_grpc.SearchServiceServicer):
-    """The handlers."""
-
-    def __init__(self, pipeline: SearchPipeline, manifest: Manifest, config: GatewayConfig) -> None:
-        self._pipeline = pipeline
-        self._manifest = manifest
-        self._config = config
-
-    @answering_async
-    async def Search(  # noqa: N802
-        self, request: search_pb2.SearchRequest, context: AsyncContext
-    ) -> search_pb2.SearchResponse:
-        return await self._answer(request, self._deadline(context))
-
-    async def SearchBatch(  # noqa: N802
-        self, request: search_pb2.SearchBatchRequest, context: AsyncContext
-    ) -> AsyncIterator[search_pb2.SearchBatchResponse]:
-        begin_async(context)
-        try:
-            check_batch(len(checked(request).requests), self._pipeline.limits)
-        except TartanError as error:
-            await abort_async(context, error)
-        deadline = self._deadline(context)
-        permits = asyncio.Semaphore(self._config.batch_parallel)
-
-        async def one(index: int) -> search_pb2.SearchBatchResponse:
-            async with permits:
-                return await self._batch_answer(index, request.requests[index], deadline)
-
-        tasks = [asyncio.create_task(one(index)) for index in range(len(request.requests))]
-        try:
-            for ready in asyncio.as_completed(tasks):
-                yield await ready
-        finally:  # the caller may have gone
-            for task in tasks:
-                task.cancel()
-
-    @answering_async
-    async def GetIndexInfo(  # noqa: N802
-        self,
-        request: search_pb2.GetIndexInfoRequest,  # noqa: ARG002
-        context: AsyncContext,  # noqa: ARG002
-    ) -> search_pb2.GetIndexInfoResponse:
-        return convert.info_to_proto(index_info(self._manifest, self._pipeline))
-
-    async def _answer(
-        self, request: search_pb2.SearchRequest, deadline: float
-    ) -> search_pb2.SearchResponse:
-        found = await self._pipeline.search(convert.call_from_proto(request), deadline)
-        return convert.answer_to_proto(found.answer, found.metadata_json)
-
-    async def _batch_answer(
-        self, index: int, request: search_pb2.SearchRequest, deadline: float
-    ) -> search_pb2.SearchBatchResponse:
-        try:
-            answer = await self._answer(request, deadline)
-        except Exception as error:
-            problem = problem_of(error)
-            return search_pb2.SearchBatchResponse(
-                index=index,
-                problem=search_pb2.Problem(
-                    code=problem.code, message=problem.message, error=problem.error
-                ),
-            )
-        return search_pb2.SearchBatchResponse(index=index, answer=answer)
-
-    def _deadline(self, context: AsyncContext) -> float:
-        return deadline_after(context.time_remaining(), self._config.default_timeout_s)
 
 
 class GatewayService(Protocol):
@@ -185,39 +54,65 @@ class GatewayService(Protocol):
 
 
 class Gateway:
-    """One gRPC server over a pipeline. Use within one event loop."""
+    """One gRPC server that follows a routing table. Use within one event loop.
+
+    `start`, `ready`, and in the end `stop`.
+    """
 
     def __init__(
         self,
-        pipeline: SearchPipeline,
-        manifest: Manifest,
+        source: TableSource,
         config: GatewayConfig,
+        connect: Connect,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        tail: TailPolicy | None = None,
+        observer: Observer | None = None,
         services: Sequence[GatewayService] = (),
+        encoders: Encoders | None = None,
     ) -> None:
         """
         Args:
+            source: where the routing table comes from.
+            connect: makes the transport to a shard server, such as `ShardChannel`.
+            tail: how it lives with slow and dead replicas.
             services: what it offers besides, such as the admin service.
+            encoders: makes and shares the encoders of generations.
 
         Raises:
-            InvalidInput: a certificate, its key, or the file of API keys is not usable.
+            InvalidInput: a setting is not possible; or a certificate, its key, or the file of API
+                keys is not usable.
         """
+        config.check()
+        observer = observer or NullObserver()
+        self.gateway_id = f"gateway-{secrets.token_hex(4)}"
+        self.address = ""
         self._config = config
-        self._pipeline = pipeline
+        self._draining = False
+        self._cpu = _CpuShare()
+        self._executor = ThreadPoolExecutor(config.encoder_threads, thread_name_prefix="encode")
+        tail = tail or TailPolicy()
+        tail.check()
+        equipment = Equipment(
+            connect, self._executor, limits, tail, observer, encoders or Encoders()
+        )
+        self._follower = TableFollower(source, equipment, self._completed, config.warm_timeout_s)
+        self._following: asyncio.Task[None] | None = None
         self._credentials = None if config.tls is None else server_credentials(config.tls)
         self._server = grpc.aio.server(
             interceptors=[*gateway_interceptors(), guard_of(config)],
-            options=server_options(pipeline.limits.max_message_bytes),
+            options=server_options(limits.max_message_bytes),
             maximum_concurrent_rpcs=config.max_concurrent,
         )
-        self._health = GatewayHealth(("", SERVICE), pipeline.fan_out.routes)
-        servicer = _Servicer(pipeline, manifest, config)
-        search_pb2_grpc.add_SearchServiceServicer_to_server(servicer, parsing(self._server))
+        self._health = GatewayHealth(("", SERVICE), self._reachable)
+        self._servicer = SearchServicer(self._follower, config, limits, observer)
+        search_pb2_grpc.add_SearchServiceServicer_to_server(self._servicer, parsing(self._server))
         others = [service.add_to(self._server) for service in services]
         names = (SERVICE, HEALTH, *others, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
     async def start(self) -> str:
-        """Listen and answer; health says NOT_SERVING until `set_ready`.
+        """Listen, and follow the table. Health says NOT_SERVING until a generation is warm.
 
         Returns:
             HOST:PORT as a client names it.
@@ -238,14 +133,69 @@ class Gateway:
             ) from error
         await self._health.add_to(self._server)
         await self._server.start()
-        return f"{self._config.host}:{port}"
+        self._health.follow()
+        self.address = f"{self._config.host}:{port}"
+        self._following = asyncio.create_task(self._follower.follow())
+        return self.address
 
-    async def set_ready(self) -> None:
-        """Say SERVING to health checks, for as long as every shard can be reached."""
-        await self._health.follow()
+    async def ready(self, timeout_s: float) -> None:
+        """Wait until queries are answered.
+
+        Raises:
+            Unavailable: no generation was ready within `timeout_s`; says why.
+        """
+        await self._follower.ready(timeout_s)
+        await self._health.update()
+
+    def report(self) -> GatewayReport:
+        """What it is doing."""
+        return self._follower.report()
+
+    async def drain(self) -> None:
+        """Say NOT_SERVING and that it is about to end, and go on answering: who sends queries has
+        time to notice."""
+        self._draining = True
+        await self._health.drain()
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Say NOT_SERVING, refuse new calls, finish those under way for up to `grace_s`."""
+        await self.drain()
         await self._health.stop()
         await self._server.stop(grace_s)
-        await self._pipeline.fan_out.close()
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+        await self._follower.close()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _reachable(self) -> dict[str, bool]:
+        """Whether each shard of the live generation can be reached; empty while there is none."""
+        current = self._follower.current
+        return {} if current is None else current.fan_out.reachable()
+
+    def _completed(self, report: GatewayReport) -> GatewayReport:
+        return replace(
+            report,
+            gateway_id=self.gateway_id,
+            address=self.address,
+            queue_delay_ms=self._servicer.queue_delay_ms,
+            cpu=self._cpu.of_late(),
+            queries=self._servicer.queries,
+            draining=self._draining,
+        )
+
+
+class _CpuShare:
+    """The share of one CPU that this process used between one look and the next."""
+
+    LEAST_S = 0.5  # a look sooner than that gives what the one before gave
+
+    def __init__(self) -> None:
+        self._wall, self._cpu, self._share = time.monotonic(), time.process_time(), 0.0
+
+    def of_late(self) -> float:
+        wall, cpu = time.monotonic(), time.process_time()
+        if wall - self._wall >= self.LEAST_S:
+            self._share = (cpu - self._cpu) / (wall - self._wall)
+            self._wall, self._cpu = wall, cpu
+        return self._share

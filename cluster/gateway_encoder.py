@@ -6,9 +6,11 @@ was built from vectors never does.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from colbert_core.errors import ModelError
 from colbert_core.index import Generation
@@ -59,6 +61,24 @@ class LazyEncoder:
             if self._encoder is None:
                 self._encoder = self._load()
             return self._encoder
+
+
+class Encoders:
+    """Generations with the same model share one encoder, which lives as long as any of them."""
+
+    def __init__(self, make: Callable[[Generation], LazyEncoder] | None = None) -> None:
+        """`make` is `encoder_of`, but in tests."""
+        self._make = make or encoder_of
+        self._by_model: WeakValueDictionary[str, LazyEncoder] = WeakValueDictionary()
+
+    def of(self, generation: Generation) -> LazyEncoder:
+        """The encoder of an open generation."""
+        # The identity holds checksums of the weights and of the projection.
+        key = json.dumps(generation.model, sort_keys=True)
+        encoder = self._by_model.get(key)
+        if encoder is None:
+            encoder = self._by_model[key] = self._make(generation)
+        return encoder
 
 
 def encoder_of(generation: Generation, *, threads: int | None = None) -> LazyEncoder:

@@ -17,13 +17,14 @@ from typing import TypeVar
 
 import numpy as np
 
-from cluster.fanout import FanOut, Reply
+from cluster.fan_out import FanOut, Reply
 from cluster.gateway_encoder import LazyEncoder
-from cluster.gateway_limits import check_call, check_probes, check_vectors
+from cluster.gateway_limits import check_call, check_filter_size, check_probes, check_vectors
 from cluster.telemetry.spans import span
 from cluster.wire.types import (
     FetchQuery,
     Limits,
+    MissingShard,
     SearchAnswer,
     SearchCall,
     ShardAnswer,
@@ -41,6 +42,11 @@ from colbert_core.types import F32, I32, Hit, SearchParams, TokenMatch
 T = TypeVar("T")
 NO_SPAN = (-1, -1)
 
+# A partial answer must still be merged and fetched when a shard has used up its time.
+SEARCH_SHARE = 0.8
+FETCH_SHARE = 0.5
+MOST_RESERVED_S = 1.0
+
 
 class Clock:
     """Milliseconds by stage, and the deadline that every stage is held to."""
@@ -57,7 +63,16 @@ class Clock:
         started = time.monotonic()
         with span(name):
             yield
-        self.ms[name] = (time.monotonic() - started) * 1e3
+        self.add(name, started)
+
+    def add(self, name: str, since: float) -> None:
+        """Count the time since `since` as stage `name`, too."""
+        self.ms[name] = self.ms.get(name, 0.0) + (time.monotonic() - since) * 1e3
+
+    def share(self, share: float) -> float:
+        """The end of a share of what is left, on time.monotonic(): the rest is for later stages."""
+        now = time.monotonic()
+        return max(self.deadline - MOST_RESERVED_S, now + share * (self.deadline - now))
 
     def left_s(self, doing: str) -> float:
         """Seconds left; raises DeadlineExceeded, saying before what, when there are none."""
@@ -84,6 +99,15 @@ class Found:
     metadata_json: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """The merged hits with their passages, and the shards that they are not from."""
+
+    located: list[Located]
+    passages: list[StoredPassage]
+    missing: Mapping[int, MissingShard]
+
+
 @dataclass(frozen=True)
 class SearchPipeline:
     """What a gateway searches with: one generation's codec and encoder, and its shards."""
@@ -98,11 +122,12 @@ class SearchPipeline:
     pooled: bool = False  # tokens were pooled: which text a vector stands for is not stored
     fields: Mapping[str, str] = field(default_factory=dict)  # what passages can be filtered by
 
-    async def search(self, call: SearchCall, deadline: float) -> Found:
-        """Answer one query.
+    async def search(self, call: SearchCall, deadline: float, clock: Clock | None = None) -> Found:
+        """Answer one query, always with timings.
 
         Args:
             deadline: on time.monotonic().
+            clock: where stages are noted, also of a query that fails; its own by default.
 
         Raises:
             QueryError: a value of the call is not possible; nothing was done.
@@ -110,37 +135,45 @@ class SearchPipeline:
             Unavailable: a shard does not answer; the message names it.
             DeadlineExceeded: the time is over; the message says what was waited for.
         """
-        clock = Clock(deadline)
+        clock = clock or Clock(deadline)
         params = check_call(call, self.limits, self.presets)
         if call.query_LD is not None:
             check_vectors(call.query_LD, self.codec.dim, self.limits)
         if call.filter is not None:
+            check_filter_size(call.filter, self.limits)
             check_filter(call.filter, self.fields)
+        submitted = time.monotonic()
         prepared = await self._in_thread(
-            clock, "the query was encoded", lambda: self._prepare(call, params, clock)
+            clock, "the query was encoded", lambda: self._prepare(call, params, clock, submitted)
         )
         with clock.stage("fan_out"):
             query = self._shard_query(prepared, params, call.filter)
-            replies = await self.fan_out.search(query, deadline)
-        with clock.stage("merge"):
-            located = merge([reply.value.top for reply in replies], params.k).located()
-        with clock.stage("fetch"):
-            passages = await self._fetch(call, prepared, located, deadline)
+            until = clock.share(SEARCH_SHARE) if call.allow_partial else deadline
+            replies = await self.fan_out.search(query, until, partial=call.allow_partial)
+        found = await self._collect(call, prepared, replies, params.k, clock)
         with clock.stage("explain"):
-            hits = await self._hits(call, prepared, located, passages, clock)
+            hits = await self._hits(call, prepared, found, clock)
         clock.ms["total"] = (time.monotonic() - clock.started) * 1e3
+        answered = {
+            index: reply
+            for index, reply in enumerate(replies)
+            if isinstance(reply, Reply) and index not in found.missing
+        }
         answer = SearchAnswer(
             hits=hits,
             params=params,
-            coverage=self.fan_out.coverage(),
+            coverage=self.fan_out.coverage([found.missing[i] for i in sorted(found.missing)]),
             generation=self.generation,
-            timings_ms=clock.ms if call.timings else {},
-            shard_timings=self._shard_timings(replies) if call.timings else (),
+            timings_ms=clock.ms,
+            shard_timings=self._shard_timings(answered),
         )
-        return Found(answer, tuple(passage.metadata_json for passage in passages))
+        return Found(answer, tuple(passage.metadata_json for passage in found.passages))
 
-    def _prepare(self, call: SearchCall, params: SearchParams, clock: Clock) -> Prepared:
+    def _prepare(
+        self, call: SearchCall, params: SearchParams, clock: Clock, submitted: float
+    ) -> Prepared:
         """Encode, rotate, probe. Runs in a thread."""
+        clock.add("queue", submitted)
         tokens: tuple[str, ...] = ()
         with clock.stage("encode"):
             clock.left_s("the query was encoded")  # it may have waited for a thread
@@ -179,12 +212,46 @@ class SearchPipeline:
             wanted,
         )
 
+    async def _collect(
+        self,
+        call: SearchCall,
+        prepared: Prepared,
+        replies: Sequence[Reply[ShardAnswer] | MissingShard],
+        k: int,
+        clock: Clock,
+    ) -> Collected:
+        """Merge, and fetch what was merged. A shard that found something and then does not give
+        its passages counts as missing, and what the others found is merged without it."""
+        parts = [reply.value.top if isinstance(reply, Reply) else None for reply in replies]
+        missing = {
+            index: reply for index, reply in enumerate(replies) if isinstance(reply, MissingShard)
+        }
+        passages: dict[tuple[int, int], StoredPassage] = {}
+        while True:
+            with clock.stage("merge"):
+                located = merge(parts, k).located()
+            wanted = [(shard, pid) for shard, pid, _ in located if (shard, pid) not in passages]
+            with clock.stage("fetch"):
+                lost = await self._fetch(call, prepared, wanted, passages, clock)
+            if not lost:
+                in_order = [passages[shard, pid] for shard, pid, _ in located]
+                return Collected(located, in_order, missing)
+            missing |= lost
+            for shard in lost:
+                parts[shard] = None
+
     async def _fetch(
-        self, call: SearchCall, prepared: Prepared, located: Sequence[Located], deadline: float
-    ) -> list[StoredPassage]:
-        """The passages of the merged hits, in their order, from the shards that own them."""
+        self,
+        call: SearchCall,
+        prepared: Prepared,
+        wanted: Sequence[tuple[int, int]],
+        passages: dict[tuple[int, int], StoredPassage],
+        clock: Clock,
+    ) -> dict[int, MissingShard]:
+        """Add passages, by (shard, pid), from the shards that own them; returns the shards that
+        did not give theirs."""
         pids: dict[int, list[int]] = {}
-        for shard, pid, _ in located:
+        for shard, pid in wanted:
             pids.setdefault(shard, []).append(pid)
         queries = {
             shard: FetchQuery(
@@ -196,18 +263,20 @@ class SearchPipeline:
             )
             for shard, owned in pids.items()
         }
-        fetched = await self.fan_out.fetch(queries, deadline)
-        in_order = {shard: iter(passages) for shard, passages in fetched.items()}
-        return [next(in_order[shard]) for shard, _, _ in located]
+        until = clock.share(FETCH_SHARE) if call.allow_partial else clock.deadline
+        fetched = await self.fan_out.fetch(queries, until, partial=call.allow_partial)
+        lost = {}
+        for shard, given in fetched.items():
+            if isinstance(given, MissingShard):
+                lost[shard] = given
+            else:
+                passages |= zip(((shard, pid) for pid in pids[shard]), given, strict=True)
+        return lost
 
     async def _hits(
-        self,
-        call: SearchCall,
-        prepared: Prepared,
-        located: Sequence[Located],
-        passages: Sequence[StoredPassage],
-        clock: Clock,
+        self, call: SearchCall, prepared: Prepared, found: Collected, clock: Clock
     ) -> tuple[Hit, ...]:
+        passages = found.passages
         matches: list[tuple[TokenMatch, ...]] = [()] * len(passages)
         if call.explain:
             matches = await self._in_thread(
@@ -221,7 +290,9 @@ class SearchPipeline:
                 matches=matched,
                 window=passage.window,
             )
-            for (_, _, score), passage, matched in zip(located, passages, matches, strict=True)
+            for (_, _, score), passage, matched in zip(
+                found.located, passages, matches, strict=True
+            )
         )
 
     def _explain(
@@ -260,15 +331,15 @@ class SearchPipeline:
                 f"the deadline passed before {doing}: give the query more time, or ask for less"
             ) from None
 
-    def _shard_timings(self, replies: Sequence[Reply[ShardAnswer]]) -> tuple[ShardTiming, ...]:
+    def _shard_timings(self, answered: Mapping[int, Reply[ShardAnswer]]) -> tuple[ShardTiming, ...]:
         return tuple(
             ShardTiming(
-                route.shard_id,
+                self.fan_out.routes[index].shard_id,
                 reply.elapsed_ms,
                 reply.value.search_ms,
                 reply.attempts,
                 reply.value.top.touched,
                 reply.value.top.scored,
             )
-            for route, reply in zip(self.fan_out.routes, replies, strict=True)
+            for index, reply in answered.items()
         )

@@ -13,29 +13,22 @@ import secrets
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from cluster.fanout import FanOut
 from cluster.gateway import Gateway, GatewayConfig, guard_of
-from cluster.gateway_encoder import encoder_of
 from cluster.gateway_limits import DEFAULT_LIMITS, check_limits
-from cluster.gateway_search import SearchPipeline
 from cluster.ray_session import ray_session
 from cluster.security.exposure import check_exposure
 from cluster.security.inner_certificates import inner_certificates
 from cluster.security.tls import ServerTls, server_credentials
 from cluster.serve_shards import FleetPlan, ShardFleet
 from cluster.wire.shard_channel import ShardChannel
-from cluster.wire.types import Limits, SearchCall
-from colbert_core.errors import AddressInUse, DeadlineExceeded, InvalidInput, Unavailable
+from cluster.wire.types import Limits
+from colbert_core.errors import AddressInUse, InvalidInput
 from colbert_core.index import Generation, open_generation, verify_checksums
 from colbert_core.storage import Location, RemotePath, location
 
@@ -52,7 +45,6 @@ class ServeConfig:
             ("torch:cpu", the same kernels without a GPU, is for testing).
         shard_cpus: CPUs that Ray reserves for each shard server; by default 0 on a Ray of our own
             and 1 on a cluster.
-        encoder_threads: queries that are encoded or probed at once.
         start_timeout_s: for the shard servers to come up, and again for the warm-up query.
         grace_s: for queries under way when told to stop.
         insecure: whether to listen beyond loopback without TLS or authentication.
@@ -64,7 +56,6 @@ class ServeConfig:
     limits: Limits = DEFAULT_LIMITS
     device: str = "cpu"
     shard_cpus: float | None = None
-    encoder_threads: int = 2
     start_timeout_s: float = 120.0
     grace_s: float = 5.0
     insecure: bool = False
@@ -77,10 +68,7 @@ class ServeConfig:
             raise InvalidInput(
                 f"device is {self.device!r}; give cpu or cuda (Ray says which GPU is whose)"
             )
-        if not 0 <= self.gateway.port <= 65_535:
-            raise InvalidInput(f"port is {self.gateway.port}; give 0 to 65535 (0: any free one)")
-        if self.encoder_threads < 1:
-            raise InvalidInput(f"encoder_threads is {self.encoder_threads}; give 1 or more")
+        self.gateway.check()
         for name in ("start_timeout_s", "grace_s"):
             if not getattr(self, name) > 0:
                 raise InvalidInput(f"{name} is {getattr(self, name)}; give more than 0 seconds")
@@ -207,61 +195,28 @@ async def _run(
         tls=None if inner is None else inner.shard,
     )
     connect = partial(ShardChannel, token=token, tls=None if inner is None else inner.gateway)
-    fleet = ShardFleet(plan, connect)
-    with ThreadPoolExecutor(config.encoder_threads, thread_name_prefix="encode") as executor:
-        pipeline = SearchPipeline(
-            generation=generation.manifest.generation,
-            codec=generation.codec,
-            encoder=encoder_of(generation),
-            fan_out=FanOut(fleet.routes),
-            limits=config.limits,
-            executor=executor,
-            presets=generation.manifest.presets,
-            pooled=generation.manifest.pool_factor > 1,
-            fields=generation.manifest.metadata_fields,
-        )
-        gateway = Gateway(pipeline, generation.manifest, config.gateway)
-        try:
-            starting = asyncio.create_task(_start(config, fleet, gateway, pipeline))
-            stopping = asyncio.create_task(stop.wait())
-            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if not starting.done():
-                starting.cancel()
-                return
-            announce(starting.result())
-            await stopping
-        finally:
-            await gateway.stop(config.grace_s)
-            await fleet.stop(config.grace_s)
+    fleet = ShardFleet(plan)
+    gateway = Gateway(fleet.source, config.gateway, connect, limits=config.limits)
+    try:
+        starting = asyncio.create_task(_start(config, fleet, gateway))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            return
+        announce(starting.result())
+        await stopping
+    finally:
+        await gateway.stop(config.grace_s)
+        await fleet.stop(config.grace_s)
 
 
-async def _start(
-    config: ServeConfig, fleet: ShardFleet, gateway: Gateway, pipeline: SearchPipeline
-) -> str:
+async def _start(config: ServeConfig, fleet: ShardFleet, gateway: Gateway) -> str:
     """Bring everything up and answer one query; returns HOST:PORT."""
     await fleet.start(config.start_timeout_s)
     address = await gateway.start()
-    await warm(pipeline, config.start_timeout_s)
-    await gateway.set_ready()
+    await gateway.ready(config.start_timeout_s)
     return address
-
-
-async def warm(pipeline: SearchPipeline, timeout_s: float) -> None:
-    """Answer one query through every stage, so that the first user does not wait for loading.
-
-    Raises:
-        Unavailable: it took longer than `timeout_s`.
-    """
-    call = SearchCall(k=1, query_LD=np.full((1, pipeline.codec.dim), 0.1, np.float32))
-    if pipeline.encoder.available:
-        call = SearchCall(k=1, text="warm-up")
-    try:
-        await pipeline.search(call, time.monotonic() + timeout_s)
-    except DeadlineExceeded as error:
-        raise Unavailable(
-            f"waited {timeout_s:.0f} s for the warm-up query: {error}; a model on a slow disk "
-            "needs a longer start_timeout_s"
-        ) from error
 
 
 def ready_line(config: ServeConfig, generation: Generation, address: str) -> str:

@@ -2,8 +2,8 @@
 
 Ray restarts an actor that died (`max_restarts=-1`), with a new gRPC port. The watcher asks each
 actor for its address once a second; the call starts the server in a restarted actor, and a new
-address replaces the old one in the gateway's routes. Queries never wait for any of this: until the
-new address is known they are told UNAVAILABLE, with the shard's name.
+address comes into the routing table that gateways follow. Queries never wait for any of this: until
+the new address is known they are told UNAVAILABLE, with the shard's name.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
-from cluster.fanout import ShardRoute, ShardTransport
+from cluster.gateway_follow import FixedTable
+from cluster.topology import ReplicaPlace, RoutingTable, ServedGeneration, ShardPlace
 from cluster.wire.inner_tls import InnerTls
 from colbert_core.errors import TartanError, Unavailable
-from colbert_core.index import Manifest
+from colbert_core.index import Manifest, ShardEntry
 from colbert_core.storage import is_uri
 from workers.shard_server import ShardServerActor
 
@@ -29,9 +29,6 @@ log = logging.getLogger(__name__)
 
 WATCH_INTERVAL_S = 1.0
 ASK_TIMEOUT_S = 10.0
-
-Connect = Callable[[str, str], ShardTransport]
-"""(address, shard id) → a transport."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,34 +55,36 @@ class FleetPlan:
 
 
 class _Slot:
-    """One replica of one shard: its actor now, and the transport to where it answers."""
+    """One replica of one shard: its actor now, and where it answers; "" before it does."""
 
-    def __init__(self, route: ShardRoute, number: int) -> None:
-        self.route = route
+    def __init__(self, shard: ShardEntry, number: int) -> None:
+        self.shard = shard
         self.number = number
         self.actor: Any = None
-        self.transport: ShardTransport | None = None
+        self.address = ""
 
     @property
     def name(self) -> str:
-        return f"shard {self.route.shard_id}, replica {self.number}"
+        return f"shard {self.shard.id}, replica {self.number}"
+
+    @property
+    def place(self) -> ReplicaPlace:
+        return ReplicaPlace(f"{self.shard.id}.{self.number}", self.address)
 
 
 class ShardFleet:
     """All shard servers of one generation. Belongs to one event loop."""
 
-    def __init__(self, plan: FleetPlan, connect: Connect) -> None:
+    def __init__(self, plan: FleetPlan) -> None:
         self._plan = plan
-        self._connect = connect
         self._watchers: list[asyncio.Task[None]] = []
         self._gpus = 0.0  # that Ray reserves for each shard server
-        self.routes = tuple(
-            ShardRoute(shard.id, shard.live_passages, shard.live_tokens)
-            for shard in plan.manifest.shards
-        )
         self._slots = [
-            _Slot(route, number) for route in self.routes for number in range(plan.replicas)
+            _Slot(shard, number)
+            for shard in plan.manifest.shards
+            for number in range(plan.replicas)
         ]
+        self.source = FixedTable(self._table(1))
 
     async def start(self, timeout_s: float) -> None:
         """Start every shard server, wait until each answers, and begin to watch them.
@@ -146,7 +145,7 @@ class ShardFleet:
         ).remote(
             self._plan.index,
             self._plan.manifest.generation,
-            slot.route.shard_id,
+            slot.shard.id,
             self._plan.host,
             device=self._plan.device,
             token=self._plan.token,
@@ -178,14 +177,26 @@ class ShardFleet:
             if isinstance(error.cause, TartanError):
                 raise error.cause from None
             raise
-        if slot.transport is not None and slot.transport.address == address:
+        if slot.address == address:
             return
-        old, slot.transport = slot.transport, self._connect(address, slot.route.shard_id)
-        others = [s.transport for s in self._slots if s.route is slot.route]
-        slot.route.replace([transport for transport in others if transport is not None])
-        if old is not None:
+        if slot.address:
             log.warning("%s was restarted and now answers at %s", slot.name, address)
-            await old.close()  # its server is gone
+        slot.address = address
+        self.source.set(self._table(self.source.table.version + 1))
+
+    def _table(self, version: int) -> RoutingTable:
+        manifest = self._plan.manifest
+        shards = tuple(
+            ShardPlace(
+                shard.id,
+                shard.live_passages,
+                shard.live_tokens,
+                tuple(one.place for one in self._slots if one.shard is shard and one.address),
+            )
+            for shard in manifest.shards
+        )
+        live = ServedGeneration(self._plan.index, manifest.generation, shards)
+        return RoutingTable(version, live)
 
 
 def gpu_share(servers: int, gpus: float) -> float:

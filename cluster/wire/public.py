@@ -93,10 +93,13 @@ def call_from_proto(message: pb.SearchRequest) -> SearchCall:
     )
 
 
-def answer_to_proto(answer: SearchAnswer, metadata_json: Sequence[str]) -> pb.SearchResponse:
+def answer_to_proto(
+    answer: SearchAnswer, metadata_json: Sequence[str], timings: bool = True
+) -> pb.SearchResponse:
     """An answer as a message.
 
     Args:
+        timings: whether to send them, where there are any.
         metadata_json: one per hit, as stored: metadata is passed on unparsed, and the hits' own
             `metadata` is not looked at.
     """
@@ -132,7 +135,7 @@ def answer_to_proto(answer: SearchAnswer, metadata_json: Sequence[str]) -> pb.Se
             ],
         ),
         generation=answer.generation,
-        timings=_timings_to_proto(answer) if answer.timings_ms else None,
+        timings=_timings_to_proto(answer) if timings and answer.timings_ms else None,
     )
 
 

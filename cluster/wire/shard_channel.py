@@ -12,7 +12,7 @@ from cluster.wire.status import from_status
 from cluster.wire.tartan.shard.v1 import shard_pb2, shard_pb2_grpc
 from cluster.wire.token import bearer
 from cluster.wire.types import FetchQuery, ShardAnswer, ShardIdentity, ShardQuery, StoredPassage
-from colbert_core.errors import TartanError
+from colbert_core.errors import IndexMissing, TartanError
 
 
 class ShardChannel:
@@ -91,6 +91,19 @@ class ShardChannel:
         except grpc.aio.AioRpcError as error:
             raise self._error(error) from None
         return convert.identity_from_proto(answer)
+
+    async def probe(self, generation: str, timeout_s: float) -> None:
+        """Return if the server answers and holds its shard of the generation.
+
+        Raises:
+            IndexMissing: it holds something else.
+        """
+        held = await self.identity(timeout_s)
+        if (held.generation, held.shard_id) != (generation, self._shard_id):
+            raise IndexMissing(
+                f"shard server {self.address} holds shard {held.shard_id} of generation "
+                f"{held.generation}, not shard {self._shard_id} of generation {generation}"
+            )
 
     async def close(self) -> None:
         """End the connection; calls under way are cancelled."""

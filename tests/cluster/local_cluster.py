@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from cluster.fanout import FanOut, ShardRoute
+from cluster.fan_out import ShardRoute, TailPolicy
 from cluster.gateway import Gateway, GatewayConfig
-from cluster.gateway_encoder import LazyEncoder, encoder_of
+from cluster.gateway_encoder import Encoders, LazyEncoder
+from cluster.gateway_follow import FixedTable
 from cluster.gateway_limits import DEFAULT_LIMITS
-from cluster.gateway_search import SearchPipeline
+from cluster.observer import Observer
+from cluster.topology import ReplicaPlace, RoutingTable, ServedGeneration, ShardPlace
 from cluster.wire.shard_channel import ShardChannel
 from cluster.wire.types import Limits
-from colbert_core.index import open_generation
+from colbert_core.index import Manifest, open_generation
 from workers.shard_server import HeldShard, ShardServer
 
 T = TypeVar("T")
@@ -54,7 +56,10 @@ class LocalCluster:
         limits: Limits = DEFAULT_LIMITS,
         encoder: LazyEncoder | None = None,
         gateway: GatewayConfig | None = None,
+        tail: TailPolicy | None = None,
+        observer: Observer | None = None,
     ) -> None:
+        self.index = index
         self.generation = open_generation(index, shards=())
         manifest = self.generation.manifest
         self.servers: list[list[ShardServer]] = []
@@ -64,8 +69,9 @@ class LocalCluster:
             for server in self.servers[-1]:
                 server.start()
         self.loop = LoopThread()
-        self._executor = ThreadPoolExecutor(2)
-        self._encoder = encoder or encoder_of(self.generation)
+        self._encoders = None if encoder is None else Encoders(lambda _: encoder)
+        self._tail = tail
+        self._observer = observer
         try:
             self.loop.run(self._start(limits, gateway or GatewayConfig(port=0)))
         except BaseException:
@@ -74,30 +80,58 @@ class LocalCluster:
 
     async def _start(self, limits: Limits, config: GatewayConfig) -> None:
         manifest = self.generation.manifest
-        self.routes = []
-        for shard, servers in zip(manifest.shards, self.servers, strict=True):
-            route = ShardRoute(shard.id, shard.live_passages, shard.live_tokens)
-            route.replace([ShardChannel(server.address, shard.id) for server in servers])
-            self.routes.append(route)
-        self.pipeline = SearchPipeline(
-            manifest.generation,
-            self.generation.codec,
-            self._encoder,
-            FanOut(self.routes),
-            limits,
-            self._executor,
-            manifest.presets,
-            manifest.pool_factor > 1,
-            manifest.metadata_fields,
+        places = [[server.address for server in servers] for servers in self.servers]
+        self.source = FixedTable(RoutingTable(1, served(self.index, manifest, places)))
+        self.gateway = Gateway(
+            self.source,
+            config,
+            ShardChannel,
+            limits=limits,
+            tail=self._tail,
+            observer=self._observer,
+            encoders=self._encoders,
         )
-        self.gateway = Gateway(self.pipeline, manifest, config)
         self.address = await self.gateway.start()
-        await self.gateway.set_ready()
+        await self.gateway.ready(TIMEOUT_S)
+
+    @property
+    def problems(self) -> list[str]:
+        """What the gateway has reported since it began."""
+        return [report.problem for report in self.source.reports if report.problem]
+
+    @property
+    def routes(self) -> tuple[ShardRoute, ...]:
+        """Those of the live generation."""
+        current = self.gateway._follower.current
+        assert current is not None
+        return current.fan_out.routes
+
+    def route_to(self, shard: int, *addresses: str) -> None:
+        """Make the servers at these addresses the only ones of a shard, as a controller does."""
+
+        async def change() -> None:
+            table = self.source.table
+            shards = list(table.live.shards)
+            shards[shard] = replace(shards[shard], replicas=replicas_at(*addresses))
+            live = replace(table.live, shards=tuple(shards))
+            self.source.set(replace(table, version=table.version + 1, live=live))
+
+        self.loop.run(change())
+        self.wait(lambda: self.gateway.report().version == self.source.table.version)
+
+    def wait(self, until: Callable[[], bool]) -> None:
+        """Wait for something that is seen on the gateway's loop."""
+
+        async def wait() -> None:
+            while not until():
+                await asyncio.sleep(0.01)
+
+        self.loop.run(wait())
 
     def close(self) -> None:
-        self.loop.run(self.gateway.stop(1.0))
+        if hasattr(self, "gateway"):
+            self.loop.run(self.gateway.stop(1.0))
         self.loop.close()
-        self._executor.shutdown()
         for server in (server for servers in self.servers for server in servers):
             server.stop(0.0)
 
@@ -106,6 +140,19 @@ class LocalCluster:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def replicas_at(*addresses: str) -> tuple[ReplicaPlace, ...]:
+    return tuple(ReplicaPlace(address, address) for address in addresses)
+
+
+def served(index: Path, manifest: Manifest, addresses: Sequence[Sequence[str]]) -> ServedGeneration:
+    """A generation with the addresses of each shard's servers."""
+    shards = tuple(
+        ShardPlace(shard.id, shard.live_passages, shard.live_tokens, replicas_at(*places))
+        for shard, places in zip(manifest.shards, addresses, strict=True)
+    )
+    return ServedGeneration(str(index), manifest.generation, shards)
 
 
 def unit_vectors(rng: np.random.Generator, rows: int, dim: int = DIM) -> Any:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 from local_cluster import LoopThread
+from local_cluster import served as served_generation
 
 from cluster.client_admin import AdminClient
-from cluster.fanout import FanOut
 from cluster.gateway import Gateway, GatewayConfig
 from cluster.gateway_admin import AdminServicer
-from cluster.gateway_encoder import encoder_of
-from cluster.gateway_limits import DEFAULT_LIMITS
-from cluster.gateway_search import SearchPipeline
+from cluster.gateway_follow import FixedTable
 from cluster.security.api_keys import new_key
+from cluster.topology import RoutingTable
 from cluster.wire import admin
 from cluster.wire.admin import (
     Drained,
@@ -31,6 +29,7 @@ from cluster.wire.admin import (
     ScaleChange,
     ScaleState,
 )
+from cluster.wire.shard_channel import ShardChannel
 from cluster.wire.tartan.v1 import admin_pb2
 from colbert_core.errors import AlreadyRunning, InvalidInput, NotAllowed, RolledBack, Unavailable
 from colbert_core.index import open_generation
@@ -100,20 +99,13 @@ class Served:
     def __init__(self, index: Path, config: GatewayConfig) -> None:
         self.backend = Backend()
         self.loop = LoopThread()
-        generation = open_generation(index, shards=())
-        executor = ThreadPoolExecutor(1)
+        manifest = open_generation(index, shards=()).manifest
+        shards: list[list[str]] = [[] for _ in manifest.shards]  # nobody is asked for passages here
+        source = FixedTable(RoutingTable(1, served_generation(index, manifest, shards)))
+        services = [AdminServicer(self.backend)]
 
         async def start() -> None:
-            pipeline = SearchPipeline(
-                generation.manifest.generation,
-                generation.codec,
-                encoder_of(generation),
-                FanOut(()),
-                DEFAULT_LIMITS,
-                executor,
-            )
-            services = [AdminServicer(self.backend)]
-            self.gateway = Gateway(pipeline, generation.manifest, config, services)
+            self.gateway = Gateway(source, config, ShardChannel, services=services)
             self.address = await self.gateway.start()
 
         self.loop.run(start())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,8 +16,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from local_cluster import LocalCluster
 
 from cluster.cli_health import check_health
-from cluster.fanout import ShardRoute
-from cluster.wire.shard_channel import ShardChannel
 from colbert_core.errors import Unavailable
 from workers.shard_server import HeldShard, ShardServer
 
@@ -50,11 +47,6 @@ def check(cluster: LocalCluster) -> set[int]:
         return {stub.Check(request, timeout=TIMEOUT_S).status for request in requests}
 
 
-async def use(route: ShardRoute, address: str) -> None:
-    """What the fleet does with the address of a restarted server, on the gateway's loop."""
-    route.replace([ShardChannel(address, route.shard_id)])
-
-
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_shard_that_is_away_is_shown_until_it_is_back(small_index: Path, service: str) -> None:
     with LocalCluster(small_index) as cluster, watching(cluster, service) as statuses:
@@ -66,7 +58,7 @@ def test_a_shard_that_is_away_is_shown_until_it_is_back(small_index: Path, servi
         fresh = ShardServer(HeldShard.open(small_index, generation, route.shard_id))
         cluster.servers[1][0] = fresh
         fresh.start()
-        cluster.loop.run(use(route, fresh.address))
+        cluster.route_to(1, fresh.address)
         assert next(statuses) == SERVING
         assert check(cluster) == {SERVING}
 
@@ -105,9 +97,8 @@ def hanging(small_index: Path) -> Iterator[tuple[LocalCluster, subprocess.Popen[
         )
         try:
             assert process.stdout is not None
-            cluster.loop.run(use(route, process.stdout.readline().strip()))
-            while not route.reachable():
-                time.sleep(0.01)
+            cluster.route_to(1, process.stdout.readline().strip())
+            cluster.wait(route.reachable)
             yield cluster, process
         finally:
             process.kill()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import random
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -14,11 +16,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from cluster.fanout import FanOut, ShardRoute, all_or_first_error, least_outstanding
+from cluster.fan_out import FanOut, TailPolicy, all_or_first_error
+from cluster.topology import ReplicaPlace, ServedGeneration, ShardPlace
 from cluster.wire.types import FetchQuery, ShardAnswer, ShardQuery, StoredPassage
 from colbert_core.errors import (
     DeadlineExceeded,
     IndexMissing,
+    InvalidInput,
     Overloaded,
     QueryError,
     TartanError,
@@ -65,6 +69,7 @@ class FakeShard:
         self.calls = 0
         self.timeouts_s: list[float] = []
         self.closed = False
+        self.up = True
 
     async def search(self, query: ShardQuery, timeout_s: float) -> ShardAnswer:
         self.timeouts_s.append(timeout_s)
@@ -76,17 +81,42 @@ class FakeShard:
         await self.search(QUERY, timeout_s)
         return [StoredPassage(f"{self.address}/{pid}", None, "") for pid in query.pids_M]
 
+    async def probe(self, generation: str, timeout_s: float) -> None:
+        await self.search(QUERY, timeout_s)
+
+    def connected(self) -> bool:
+        return self.up
+
     async def close(self) -> None:
         self.closed = True
 
 
-def fan_out(*shards: list[FakeShard], **options: Any) -> FanOut:
-    routes = []
-    for number, replicas in enumerate(shards):
-        route = ShardRoute(f"s{number}", passages=100, tokens=1000)
-        route.replace(replicas)
-        routes.append(route)
-    return FanOut(routes, **options)
+def places(*replicas: FakeShard) -> tuple[ReplicaPlace, ...]:
+    return tuple(ReplicaPlace(replica.address, replica.address) for replica in replicas)
+
+
+def generation(*shards: list[FakeShard]) -> ServedGeneration:
+    named = (
+        ShardPlace(f"s{number}", 100, 1000, places(*shard)) for number, shard in enumerate(shards)
+    )
+    return ServedGeneration("index", "g", tuple(named))
+
+
+def fan_out(*shards: list[FakeShard], observer: Any = None, **options: Any) -> FanOut:
+    known = {replica.address: replica for shard in shards for replica in shard}
+    return FanOut(
+        generation(*shards),
+        lambda address, _: known[address],
+        policy=TailPolicy(**options),
+        observer=observer,
+        draw=random.Random(0).randrange,
+    )
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30.0):
+        while not condition():
+            await asyncio.sleep(0.001)
 
 
 def search(fan: FanOut, timeout_s: float = 5.0) -> Any:
@@ -115,13 +145,13 @@ def test_what_may_be_repeated_is_repeated_once_on_another_replica(error: TartanE
 
 
 def test_a_shard_without_an_answer_fails_the_request_and_is_named() -> None:
-    gone = [FakeShard(f"r{n}", fails(Unavailable(f"r{n}: connection refused"))) for n in range(3)]
+    gone = [FakeShard(f"r{n}", fails(Unavailable(f"r{n}: connection refused"))) for n in range(5)]
     with pytest.raises(Unavailable) as caught:
         search(fan_out([FakeShard("a", answers())], gone))
     message = str(caught.value)
     assert "shard s1 (2 of 2)" in message
-    assert sum(replica.calls for replica in gone) == 2  # one retry, not one per replica
-    assert message.count("connection refused") == 2
+    assert sum(replica.calls for replica in gone) == 3  # two retries, not one per replica
+    assert message.count("connection refused") == 3
 
 
 def test_a_shard_without_any_known_server_is_named_at_once() -> None:
@@ -150,7 +180,7 @@ def test_a_shard_that_hangs_ends_with_the_callers_deadline() -> None:
 def test_a_replica_that_hangs_is_given_up_for_another_while_there_is_time() -> None:
     stuck, well = FakeShard("stuck", hangs), FakeShard("well", answers((1, 1.0)))
     fan = fan_out([stuck, well], attempt_timeout_s=0.05)
-    for _ in range(2):
+    for _ in range(6):
         (reply,) = search(fan)
         assert reply.value.top.pids_K.tolist() == [1]
     assert stuck.calls >= 1
@@ -205,7 +235,7 @@ def test_replicas_share_the_load() -> None:
     fan = fan_out(replicas)
     for _ in range(30):
         search(fan)
-    assert [replica.calls for replica in replicas] == [10, 10, 10]
+    assert all(replica.calls >= 5 for replica in replicas)
 
 
 def test_a_busy_replica_is_avoided() -> None:
@@ -221,12 +251,60 @@ def test_a_busy_replica_is_avoided() -> None:
 
 
 def test_replaced_replicas_are_used_by_the_next_query() -> None:
-    old, new = FakeShard("old", fails(Unavailable("gone"))), FakeShard("new", answers((2, 1.0)))
-    fan = fan_out([old])
-    with pytest.raises(Unavailable):
-        search(fan)
-    fan.routes[0].replace([new])
-    assert search(fan)[0].value.top.pids_K.tolist() == [2]
+    """What is under way on a replica that left is finished, and then its connection is closed."""
+
+    async def run() -> None:
+        go_on = asyncio.Event()
+
+        async def waits() -> ShardAnswer:
+            await go_on.wait()
+            return ShardAnswer(top((1, 1.0)), 0.5)
+
+        old, new = FakeShard("old", waits), FakeShard("new", answers((2, 1.0)))
+        known = {"old": old, "new": new}
+        fan = FanOut(generation([old]), lambda address, _: known[address])
+        under_way = asyncio.create_task(fan.search(QUERY, time.monotonic() + 5.0))
+        await until(lambda: old.calls == 1)
+        fan.update(generation([new]))
+        assert fan.outstanding() == {"new": 0}
+        (later,) = await fan.search(QUERY, time.monotonic() + 5.0)
+        assert later.value.top.pids_K.tolist() == [2]
+        assert not old.closed
+        go_on.set()
+        (reply,) = await under_way
+        assert reply.value.top.pids_K.tolist() == [1]
+        await until(lambda: old.closed)
+        assert (old.calls, new.calls) == (1, 1)
+
+    asyncio.run(run())
+
+
+def test_a_draining_replica_is_asked_nothing_anew() -> None:
+    async def run() -> None:
+        draining, other = FakeShard("draining", answers()), FakeShard("other", answers())
+        known = {"draining": draining, "other": other}
+        served = generation([draining, other])
+        fan = FanOut(served, lambda address, _: known[address])
+        first, second = served.shards[0].replicas
+        shard = replace(served.shards[0], replicas=(replace(first, admitting=False), second))
+        fan.update(replace(served, shards=(shard,)))
+        for _ in range(8):
+            await fan.search(QUERY, time.monotonic() + 5.0)
+        assert (draining.calls, other.calls) == (0, 8)
+        shard = replace(shard, replicas=(replace(first, admitting=False),))
+        fan.update(replace(served, shards=(shard,)))
+        with pytest.raises(Unavailable, match="no live server"):
+            await fan.search(QUERY, time.monotonic() + 5.0)
+        fan.update(served)
+        await fan.search(QUERY, time.monotonic() + 5.0)
+
+    asyncio.run(run())
+
+
+def test_a_table_of_other_shards_is_refused() -> None:
+    fan = fan_out([FakeShard("a", answers())])
+    with pytest.raises(InvalidInput, match="other shards of generation g"):
+        fan.update(generation([], []))
 
 
 def test_fetch_asks_only_the_shards_that_own_something() -> None:
@@ -274,40 +352,15 @@ def test_all_or_first_error_of_nothing_is_nothing() -> None:
 
 
 @given(
-    st.lists(st.integers(0, 9), max_size=6).flatmap(
-        lambda outstanding: st.tuples(
-            st.just(outstanding), st.sets(st.integers(0, max(len(outstanding) - 1, 0)))
-        )
-    ),
-    st.integers(0, 100),
-)
-def test_least_outstanding(case: tuple[list[int], set[int]], turn: int) -> None:
-    outstanding, tried = case
-    untried = set(range(len(outstanding))) - tried
-    chosen = least_outstanding(outstanding, tried, turn)
-    if not untried:
-        assert chosen is None
-        return
-    assert chosen in untried
-    assert outstanding[chosen] == min(outstanding[index] for index in untried)
-
-
-@given(st.integers(1, 6))
-def test_equally_busy_replicas_take_turns(count: int) -> None:
-    chosen = [least_outstanding([3] * count, (), turn) for turn in range(count)]
-    assert sorted(index for index in chosen if index is not None) == list(range(count))
-
-
-@given(
     st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), max_size=8), min_size=1, max_size=4),
     st.integers(1, 12),
 )
 def test_shards_merge_to_what_one_shard_would_give(shards: list[list[float]], k: int) -> None:
     """Few distinct scores, so that ties are the rule: corpus order breaks them."""
     parts = []
-    for scores in shards:
+    for shard, scores in enumerate(shards):
         best = sorted(enumerate(scores), key=lambda found: (-found[1], found[0]))[:k]
-        parts.append([FakeShard("x", answers(*best))])
+        parts.append([FakeShard(f"x{shard}", answers(*best))])
     replies = search(fan_out(*parts))
     merged = merge([reply.value.top for reply in replies], k).located()
     corpus = itertools.chain.from_iterable(

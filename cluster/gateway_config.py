@@ -1,0 +1,63 @@
+"""What a gateway is told: where it listens, whom it lets in, what it holds back, what it keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.security.api_keys import KeyFile, Role
+from cluster.security.exposure import is_loopback
+from cluster.security.guard import Guard
+from cluster.security.tls import ServerTls
+from colbert_core.errors import InvalidInput
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """Where a gateway listens and what it admits.
+
+    Attributes:
+        port: 0 takes a free one.
+        default_timeout_s: for callers that set no deadline.
+        max_concurrent: calls at once; beyond it they are refused with RESOURCE_EXHAUSTED.
+        batch_parallel: queries of one batch that run at once.
+        encoder_threads: queries that are encoded or probed at once.
+        warm_timeout_s: for a generation to answer its warm-up query.
+        tls: certificate and key to show; in clear text if None.
+        api_keys: file of the keys that are let in; everybody who can connect if None.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 50051
+    default_timeout_s: float = 30.0
+    max_concurrent: int = 512
+    batch_parallel: int = 8
+    encoder_threads: int = 2
+    warm_timeout_s: float = 120.0
+    tls: ServerTls | None = None
+    api_keys: Path | None = None
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether it is known who asks: by a key, or by a certificate."""
+        certificates = self.tls is not None and self.tls.client_ca is not None
+        return certificates or self.api_keys is not None
+
+    def check(self) -> None:
+        """Raise InvalidInput where a value is not possible."""
+        if not 0 <= self.port <= 65_535:
+            raise InvalidInput(f"port is {self.port}; give 0 to 65535 (0: any free one)")
+        for name in ("max_concurrent", "batch_parallel", "encoder_threads"):
+            if getattr(self, name) < 1:
+                raise InvalidInput(f"{name} is {getattr(self, name)}; give 1 or more")
+        for name in ("default_timeout_s", "warm_timeout_s"):
+            if not getattr(self, name) > 0:
+                raise InvalidInput(f"{name} is {getattr(self, name)}; give more than 0 seconds")
+
+
+def guard_of(config: GatewayConfig) -> Guard:
+    """Who may call what: by keys; without a file of keys, everybody on loopback everything, and
+    everybody elsewhere search (who has a certificate, or who can connect: `--insecure`)."""
+    keys = None if config.api_keys is None else KeyFile(config.api_keys)
+    trusted = is_loopback(config.host) and not config.authenticates
+    return Guard(keys, Role.ADMIN if trusted else Role.SEARCH)

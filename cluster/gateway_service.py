@@ -1,0 +1,175 @@
+"""The handlers of the search service: convert, pin a generation, search, convert, tell."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+
+import grpc
+
+from cluster.gateway_config import GatewayConfig
+from cluster.gateway_follow import TableFollower
+from cluster.gateway_limits import check_batch
+from cluster.gateway_search import Clock
+from cluster.observer import Observer, QueryFinished
+from cluster.wire import public as convert
+from cluster.wire.handlers import (
+    AsyncContext,
+    abort_async,
+    answering_async,
+    begin_async,
+    deadline_after,
+    problem_of,
+)
+from cluster.wire.request_context import caller
+from cluster.wire.requests import checked
+from cluster.wire.status import code_from_number, to_problem
+from cluster.wire.tartan.v1 import search_pb2, search_pb2_grpc
+from cluster.wire.types import Limits, SearchAnswer
+from colbert_core.errors import TartanError
+
+QUEUE_WINDOW_S = 5.0
+
+
+class SearchServicer(search_pb2_grpc.SearchServiceServicer):
+    """The handlers."""
+
+    def __init__(
+        self,
+        follower: TableFollower,
+        config: GatewayConfig,
+        limits: Limits,
+        observer: Observer,
+    ) -> None:
+        self._follower = follower
+        self._config = config
+        self._limits = limits
+        self._observer = observer
+        self.queries = 0
+        self._waited: deque[tuple[float, float]] = deque(maxlen=4096)
+
+    @property
+    def queue_delay_ms(self) -> float:
+        """What queries of the last seconds waited before work on them began, on average."""
+        since = time.monotonic() - QUEUE_WINDOW_S
+        recent = [waited_ms for at, waited_ms in self._waited if at >= since]
+        return sum(recent) / len(recent) if recent else 0.0
+
+    @answering_async
+    async def Search(  # noqa: N802
+        self, request: search_pb2.SearchRequest, context: AsyncContext
+    ) -> search_pb2.SearchResponse:
+        return await self._answer(request, self._deadline(context), client_of(context))
+
+    async def SearchBatch(  # noqa: N802
+        self, request: search_pb2.SearchBatchRequest, context: AsyncContext
+    ) -> AsyncIterator[search_pb2.SearchBatchResponse]:
+        begin_async(context)
+        try:
+            check_batch(len(checked(request).requests), self._limits)
+        except TartanError as error:
+            await abort_async(context, error)
+        deadline, client = self._deadline(context), client_of(context)
+        permits = asyncio.Semaphore(self._config.batch_parallel)
+
+        async def one(index: int) -> search_pb2.SearchBatchResponse:
+            async with permits:
+                return await self._batch_answer(index, request.requests[index], deadline, client)
+
+        tasks = [asyncio.create_task(one(index)) for index in range(len(request.requests))]
+        try:
+            for ready in asyncio.as_completed(tasks):
+                yield await ready
+        finally:  # the caller may have gone
+            for task in tasks:
+                task.cancel()
+
+    @answering_async
+    async def GetIndexInfo(  # noqa: N802
+        self,
+        request: search_pb2.GetIndexInfoRequest,  # noqa: ARG002
+        context: AsyncContext,  # noqa: ARG002
+    ) -> search_pb2.GetIndexInfoResponse:
+        with self._follower.pinned() as generation:
+            return convert.info_to_proto(generation.info())
+
+    async def _answer(
+        self, request: search_pb2.SearchRequest, deadline: float, client: str
+    ) -> search_pb2.SearchResponse:
+        clock = Clock(deadline)
+        told = _Told(request, client, clock)
+        try:
+            with self._follower.pinned() as generation:
+                told.generation = generation.generation
+                call = convert.call_from_proto(request)
+                found = await generation.pipeline.search(call, deadline, clock)
+                told.answer = found.answer
+                return convert.answer_to_proto(found.answer, found.metadata_json, call.timings)
+        except asyncio.CancelledError:
+            told.status = grpc.StatusCode.CANCELLED.name
+            raise
+        except Exception as error:
+            problem = to_problem(error)
+            told.status, told.error = code_from_number(problem.code).name, problem.message
+            raise
+        finally:
+            self.queries += 1
+            self._waited.append((time.monotonic(), clock.ms.get("queue", 0.0)))
+            self._observer.query_finished(told.event())
+
+    async def _batch_answer(
+        self, index: int, request: search_pb2.SearchRequest, deadline: float, client: str
+    ) -> search_pb2.SearchBatchResponse:
+        try:
+            answer = await self._answer(request, deadline, client)
+        except Exception as error:
+            problem = problem_of(error)
+            return search_pb2.SearchBatchResponse(
+                index=index,
+                problem=search_pb2.Problem(
+                    code=problem.code, message=problem.message, error=problem.error
+                ),
+            )
+        return search_pb2.SearchBatchResponse(index=index, answer=answer)
+
+    def _deadline(self, context: AsyncContext) -> float:
+        return deadline_after(context.time_remaining(), self._config.default_timeout_s)
+
+
+def client_of(context: AsyncContext) -> str:
+    """Who asks: the name of the API key, else the peer's address without its port."""
+    return caller() or context.peer().rpartition(":")[0]
+
+
+class _Told:
+    """What is known of a query so far, for the observer."""
+
+    def __init__(self, request: search_pb2.SearchRequest, client: str, clock: Clock) -> None:
+        self._request = request
+        self._client = client
+        self._clock = clock
+        self.generation = ""
+        self.status = grpc.StatusCode.OK.name
+        self.error = ""
+        self.answer: SearchAnswer | None = None
+
+    def event(self) -> QueryFinished:
+        answer, request = self.answer, self._request
+        shards = () if answer is None else answer.shard_timings
+        return QueryFinished(
+            client=self._client,
+            generation=self.generation,
+            started=self._clock.started,
+            total_ms=(time.monotonic() - self._clock.started) * 1e3,
+            stages_ms={k: v for k, v in self._clock.ms.items() if k != "total"},
+            status=self.status,
+            error=self.error,
+            coverage=None if answer is None else answer.coverage,
+            k=request.k,
+            query_tokens=request.vectors.rows,
+            text_chars=len(request.text),
+            candidates=sum(shard.touched for shard in shards),
+            scored=sum(shard.scored for shard in shards),
+        )
