@@ -5,20 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import random
 import time
-from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
 import hypothesis.strategies as st
-import numpy as np
 import pytest
+from fake_shards import (
+    FETCH,
+    QUERY,
+    FakeShard,
+    answers,
+    fails,
+    fan_out,
+    generation,
+    hangs,
+    top,
+    until,
+)
 from hypothesis import given
 
-from cluster.fan_out import FanOut, TailPolicy, all_or_first_error
-from cluster.topology import ReplicaPlace, ServedGeneration, ShardPlace
-from cluster.wire.types import FetchQuery, ShardAnswer, ShardQuery, StoredPassage
+from cluster.fan_out import FanOut, all_or_first_error
+from cluster.wire.types import ShardAnswer
 from colbert_core.errors import (
     DeadlineExceeded,
     IndexMissing,
@@ -29,94 +37,6 @@ from colbert_core.errors import (
     Unavailable,
 )
 from colbert_core.search import merge
-from colbert_core.types import ShardTopK
-
-QUERY = ShardQuery("g", np.ones((1, 8), np.float32), None, None, 10, 10, 10, exact=True)
-FETCH = FetchQuery("g", np.array([1, 0], np.int64), True, True)
-Behaviour = Callable[[], Coroutine[Any, Any, ShardAnswer]]
-
-
-def top(*found: tuple[int, float]) -> ShardTopK:
-    pids, scores = zip(*found, strict=True) if found else ((), ())
-    return ShardTopK(np.array(pids, np.int64), np.array(scores, np.float32), len(pids), len(pids))
-
-
-def answers(*found: tuple[int, float]) -> Behaviour:
-    async def behave() -> ShardAnswer:
-        return ShardAnswer(top(*found), 0.5)
-
-    return behave
-
-
-def fails(error: Exception) -> Behaviour:
-    async def behave() -> ShardAnswer:
-        raise error
-
-    return behave
-
-
-async def hangs() -> ShardAnswer:
-    await asyncio.Event().wait()
-    raise AssertionError("unreachable")
-
-
-class FakeShard:
-    """A replica that behaves as its list says, the last behaviour repeating."""
-
-    def __init__(self, address: str, *behaviours: Behaviour) -> None:
-        self.address = address
-        self._behaviours = list(behaviours)
-        self.calls = 0
-        self.timeouts_s: list[float] = []
-        self.closed = False
-        self.up = True
-
-    async def search(self, query: ShardQuery, timeout_s: float) -> ShardAnswer:
-        self.timeouts_s.append(timeout_s)
-        behaviour = self._behaviours[min(self.calls, len(self._behaviours) - 1)]
-        self.calls += 1
-        return await behaviour()
-
-    async def fetch(self, query: FetchQuery, timeout_s: float) -> list[StoredPassage]:
-        await self.search(QUERY, timeout_s)
-        return [StoredPassage(f"{self.address}/{pid}", None, "") for pid in query.pids_M]
-
-    async def probe(self, generation: str, timeout_s: float) -> None:
-        await self.search(QUERY, timeout_s)
-
-    def connected(self) -> bool:
-        return self.up
-
-    async def close(self) -> None:
-        self.closed = True
-
-
-def places(*replicas: FakeShard) -> tuple[ReplicaPlace, ...]:
-    return tuple(ReplicaPlace(replica.address, replica.address) for replica in replicas)
-
-
-def generation(*shards: list[FakeShard]) -> ServedGeneration:
-    named = (
-        ShardPlace(f"s{number}", 100, 1000, places(*shard)) for number, shard in enumerate(shards)
-    )
-    return ServedGeneration("index", "g", tuple(named))
-
-
-def fan_out(*shards: list[FakeShard], observer: Any = None, **options: Any) -> FanOut:
-    known = {replica.address: replica for shard in shards for replica in shard}
-    return FanOut(
-        generation(*shards),
-        lambda address, _: known[address],
-        policy=TailPolicy(**options),
-        observer=observer,
-        draw=random.Random(0).randrange,
-    )
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30.0):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 def search(fan: FanOut, timeout_s: float = 5.0) -> Any:
