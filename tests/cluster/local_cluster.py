@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from cluster.fan_out import ShardRoute, TailPolicy
+from cluster.fan_out import Connect, ShardRoute, TailPolicy
 from cluster.gateway import Gateway, GatewayConfig
 from cluster.gateway_encoder import Encoders, LazyEncoder
 from cluster.gateway_follow import FixedTable
@@ -58,6 +58,7 @@ class LocalCluster:
         gateway: GatewayConfig | None = None,
         tail: TailPolicy | None = None,
         observer: Observer | None = None,
+        connect: Connect = ShardChannel,
     ) -> None:
         self.index = index
         self.generation = open_generation(index, shards=())
@@ -71,6 +72,7 @@ class LocalCluster:
         self.loop = LoopThread()
         self._encoders = None if encoder is None else Encoders(lambda _: encoder)
         self._tail = tail
+        self._connect = connect
         self._observer = observer
         try:
             self.loop.run(self._start(limits, gateway or GatewayConfig(port=0)))
@@ -85,7 +87,7 @@ class LocalCluster:
         self.gateway = Gateway(
             self.source,
             config,
-            ShardChannel,
+            self._connect,
             limits=limits,
             tail=self._tail,
             observer=self._observer,

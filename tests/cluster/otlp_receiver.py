@@ -34,5 +34,10 @@ class OtlpReceiver(trace_service_pb2_grpc.TraceServiceServicer):
         with self._lock:
             return list(self._spans)
 
+    def forget(self) -> None:
+        """Forget what came so far."""
+        with self._lock:
+            self._spans.clear()
+
     def stop(self) -> None:
         self._server.stop(0.0).wait()

@@ -131,7 +131,7 @@ def test_what_may_be_retried_is(gateway: Any, client_class: Any, error: TartanEr
 def test_retries_end_and_the_last_error_is_raised(gateway: Any, client_class: Any) -> None:
     servicer, address = gateway
     servicer.script = [Unavailable(f"try {n}") for n in range(1, 9)]
-    with pytest.raises(Unavailable, match=r"^try 4$"):
+    with pytest.raises(Unavailable, match=r"^try 4\b"):
         client_class(address, retry=QUICK).search("x")
     assert len(servicer.calls) == 4
 

@@ -85,21 +85,19 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[OtlpReceiver]:
 @pytest.fixture
 def cluster(receiver: OtlpReceiver, small_index: Path) -> Iterator[LocalCluster]:
     """A cluster whose shard servers and gateway trace, as `tartan serve` makes them."""
-    with LocalCluster(small_index) as cluster:
+    with LocalCluster(small_index, connect=traced(ShardChannel)) as cluster:
         generation = cluster.generation.manifest.generation
-
-        async def replace() -> None:
-            connect = traced(ShardChannel)
-            for servers, route in zip(cluster.servers, cluster.routes, strict=True):
-                servers[0].stop(0.0)
-                held = HeldShard.open(small_index, generation, route.shard_id)
-                servers[0] = ShardServer(held, interceptors=[ShardSpans(route.shard_id)])
-                servers[0].start()
-                transport = connect(servers[0].address, route.shard_id)
-                assert isinstance(transport, TracedTransport)
-                route.replace([transport])
-
-        cluster.loop.run(replace())
+        for number, (servers, route) in enumerate(
+            zip(cluster.servers, cluster.routes, strict=True)
+        ):
+            servers[0].stop(0.0)
+            held = HeldShard.open(small_index, generation, route.shard_id)
+            servers[0] = ShardServer(held, interceptors=[ShardSpans(route.shard_id)])
+            servers[0].start()
+            cluster.route_to(number, servers[0].address)
+            assert isinstance(route.replicas[0].transport, TracedTransport)
+        assert spans._provider.force_flush()
+        receiver.forget()  # the gateway's own first query
         yield cluster
 
 
