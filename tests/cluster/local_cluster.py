@@ -16,6 +16,7 @@ from cluster.gateway import Gateway, GatewayConfig
 from cluster.gateway_encoder import Encoders, LazyEncoder
 from cluster.gateway_follow import FixedTable
 from cluster.gateway_limits import DEFAULT_LIMITS
+from cluster.gateway_search import SearchPipeline
 from cluster.observer import Observer
 from cluster.topology import ReplicaPlace, RoutingTable, ServedGeneration, ShardPlace
 from cluster.wire.shard_channel import ShardChannel
@@ -104,9 +105,14 @@ class LocalCluster:
     @property
     def routes(self) -> tuple[ShardRoute, ...]:
         """Those of the live generation."""
+        return self.pipeline.fan_out.routes
+
+    @property
+    def pipeline(self) -> SearchPipeline:
+        """That of the live generation."""
         current = self.gateway._follower.current
         assert current is not None
-        return current.fan_out.routes
+        return current.pipeline
 
     def route_to(self, shard: int, *addresses: str) -> None:
         """Make the servers at these addresses the only ones of a shard, as a controller does."""
