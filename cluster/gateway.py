@@ -44,6 +44,7 @@ __all__ = ["Gateway", "GatewayConfig", "GatewayService", "guard_of"]
 
 SERVICE = "tartan.v1.SearchService"
 HEALTH = "grpc.health.v1.Health"
+WATCHERS = 256  # streams of health, which take up no query's place
 
 
 class GatewayService(Protocol):
@@ -102,7 +103,8 @@ class Gateway:
         self._server = grpc.aio.server(
             interceptors=[*gateway_interceptors(), guard_of(config)],
             options=server_options(limits.max_message_bytes),
-            maximum_concurrent_rpcs=config.max_concurrent,
+            # Beyond `Admission`, which says which limit: for when even refusing takes too long.
+            maximum_concurrent_rpcs=2 * config.max_concurrent + WATCHERS,
         )
         self._health = GatewayHealth(("", SERVICE), self._reachable)
         self._servicer = SearchServicer(self._follower, config, limits, observer)

@@ -20,6 +20,11 @@ class GatewayConfig:
         port: 0 takes a free one.
         default_timeout_s: for callers that set no deadline.
         max_concurrent: calls at once; beyond it they are refused with RESOURCE_EXHAUSTED.
+        max_bytes: of the requests of these calls, the same.
+        client_concurrent: calls of one client at once, the same; 0 for no such limit. A client is
+            an API key, and without keys an address.
+        client_qps: queries a second of one client, of which one second's may be saved up, the
+            same; 0 for no such limit.
         batch_parallel: queries of one batch that run at once.
         encoder_threads: queries that are encoded or probed at once.
         warm_timeout_s: for a generation to answer its warm-up query.
@@ -31,6 +36,9 @@ class GatewayConfig:
     port: int = 50051
     default_timeout_s: float = 30.0
     max_concurrent: int = 512
+    max_bytes: int = 256 * 2**20
+    client_concurrent: int = 0
+    client_qps: float = 0.0
     batch_parallel: int = 8
     encoder_threads: int = 2
     warm_timeout_s: float = 120.0
@@ -47,9 +55,14 @@ class GatewayConfig:
         """Raise InvalidInput where a value is not possible."""
         if not 0 <= self.port <= 65_535:
             raise InvalidInput(f"port is {self.port}; give 0 to 65535 (0: any free one)")
-        for name in ("max_concurrent", "batch_parallel", "encoder_threads"):
+        for name in ("max_concurrent", "max_bytes", "batch_parallel", "encoder_threads"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"{name} is {getattr(self, name)}; give 1 or more")
+        for name in ("client_concurrent", "client_qps"):
+            if not getattr(self, name) >= 0:
+                raise InvalidInput(
+                    f"{name} is {getattr(self, name)}; give 0 (no limit for each client) or more"
+                )
         for name in ("default_timeout_s", "warm_timeout_s"):
             if not getattr(self, name) > 0:
                 raise InvalidInput(f"{name} is {getattr(self, name)}; give more than 0 seconds")

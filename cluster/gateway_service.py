@@ -6,9 +6,11 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 
 import grpc
 
+from cluster.gateway_admission import Admission
 from cluster.gateway_config import GatewayConfig
 from cluster.gateway_follow import TableFollower
 from cluster.gateway_limits import check_batch
@@ -47,6 +49,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         self._config = config
         self._limits = limits
         self._observer = observer
+        self._admission = Admission(config, observer)
         self.queries = 0
         self._waited: deque[tuple[float, float]] = deque(maxlen=4096)
 
@@ -61,17 +64,30 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     async def Search(  # noqa: N802
         self, request: search_pb2.SearchRequest, context: AsyncContext
     ) -> search_pb2.SearchResponse:
-        return await self._answer(request, self._deadline(context), client_of(context))
+        client = client_of(context)
+        with self._admission.admitted(client, request.ByteSize()):
+            return await self._answer(request, self._deadline(context), client)
 
     async def SearchBatch(  # noqa: N802
         self, request: search_pb2.SearchBatchRequest, context: AsyncContext
     ) -> AsyncIterator[search_pb2.SearchBatchResponse]:
         begin_async(context)
-        try:
-            check_batch(len(checked(request).requests), self._limits)
-        except TartanError as error:
-            await abort_async(context, error)
-        deadline, client = self._deadline(context), client_of(context)
+        client = client_of(context)
+        with ExitStack() as held:
+            try:
+                queries = len(checked(request).requests)
+                check_batch(queries, self._limits)
+                permit = self._admission.admitted(client, request.ByteSize(), queries)
+                held.enter_context(permit)
+            except TartanError as error:
+                await abort_async(context, error)
+            async for response in self._batch(request, self._deadline(context), client):
+                yield response
+
+    async def _batch(
+        self, request: search_pb2.SearchBatchRequest, deadline: float, client: str
+    ) -> AsyncIterator[search_pb2.SearchBatchResponse]:
+        """The answers of a batch as they become ready."""
         permits = asyncio.Semaphore(self._config.batch_parallel)
 
         async def one(index: int) -> search_pb2.SearchBatchResponse:

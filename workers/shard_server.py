@@ -30,7 +30,13 @@ from cluster.wire.requests import parsing
 from cluster.wire.tartan.shard.v1 import shard_pb2, shard_pb2_grpc
 from cluster.wire.token import TokenGuard
 from cluster.wire.types import FetchQuery, ShardAnswer, ShardIdentity, ShardQuery, StoredPassage
-from colbert_core.errors import IndexCorrupt, IndexMissing, QueryError, Unavailable
+from colbert_core.errors import (
+    DeadlineExceeded,
+    IndexCorrupt,
+    IndexMissing,
+    QueryError,
+    Unavailable,
+)
 from colbert_core.hardware import searches_at_once
 from colbert_core.index import (
     Lease,
@@ -235,8 +241,8 @@ class _Servicer(shard_pb2_grpc.ShardServiceServicer):
     def Search(  # noqa: N802
         self, request: shard_pb2.SearchRequest, context: grpc.ServicerContext
     ) -> shard_pb2.SearchResponse:
+        deadline = _deadline(context)
         self._held.check_meant(request.generation, request.shard_id)
-        deadline = deadline_after(context.time_remaining(), DEFAULT_TIMEOUT_S)
         answer = self._held.search(convert.query_from_proto(request), deadline)
         return convert.answer_to_proto(answer)
 
@@ -244,8 +250,8 @@ class _Servicer(shard_pb2_grpc.ShardServiceServicer):
     def Fetch(  # noqa: N802
         self, request: shard_pb2.FetchRequest, context: grpc.ServicerContext
     ) -> shard_pb2.FetchResponse:
+        deadline = _deadline(context)
         self._held.check_meant(request.generation, request.shard_id)
-        deadline = deadline_after(context.time_remaining(), DEFAULT_TIMEOUT_S)
         passages = self._held.fetch(convert.fetch_from_proto(request), deadline)
         return shard_pb2.FetchResponse(
             passages=[convert.passage_to_proto(passage) for passage in passages]
@@ -258,6 +264,22 @@ class _Servicer(shard_pb2_grpc.ShardServiceServicer):
         context: grpc.ServicerContext,  # noqa: ARG002
     ) -> shard_pb2.GetShardInfoResponse:
         return convert.identity_to_proto(self._held.identity)
+
+
+def _deadline(context: grpc.ServicerContext) -> float:
+    """When the caller stops waiting, on time.monotonic().
+
+    Raises:
+        DeadlineExceeded: it stopped already, while the call waited for a thread; or the call was
+            cancelled, because another replica was faster or the caller's caller went away.
+    """
+    remaining_s = context.time_remaining()
+    if not context.is_active() or (remaining_s is not None and remaining_s <= 0):
+        raise DeadlineExceeded(
+            "the caller stopped waiting before the call got a thread: nothing was done; this "
+            "server has more to do than it can, add replicas"
+        )
+    return deadline_after(remaining_s, DEFAULT_TIMEOUT_S)
 
 
 class ShardServer:

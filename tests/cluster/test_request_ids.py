@@ -132,9 +132,9 @@ def test_who_is_refused_is_told_the_id_and_who_is_let_in_is_known(
         assert raised.value.__notes__[0].startswith("request ")
         original = cluster.pipeline.fan_out.search
 
-        async def noting(*arguments: object) -> object:
+        async def noting(*arguments: object, **options: object) -> object:
             callers.append(request_context.caller())
-            return await original(*arguments)  # type: ignore[arg-type]
+            return await original(*arguments, **options)  # type: ignore[arg-type]
 
         monkeypatch.setattr(cluster.pipeline.fan_out, "search", noting)
         with Client(cluster.address, api_key=key) as client:
