@@ -216,11 +216,12 @@ def trained_codec(
     if job.done.trained is None:
         shutil.rmtree(folder, ignore_errors=True)
         codec, projection = train_it()
-        release_freed_memory()  # for the hours of encoding that follow
         write_codec(job.place.index, job.generation, codec, projection)
         job.commit(Trained({path.name: entry_of(path) for path in sorted(folder.iterdir())}))
+    codec = Codec.load(folder)
+    release_freed_memory()  # for the hours of encoding that follow
     matrix = folder / "projection.npy"
-    return Codec.load(folder), np.load(matrix) if matrix.exists() else None
+    return codec, np.load(matrix) if matrix.exists() else None
 
 
 def encode(
@@ -277,6 +278,7 @@ def calibrated(job: Job, codec: Codec, entries: Sequence[ShardEntry]) -> tuple[P
     """Measure what each recall target takes on these shards."""
     if job.done.calibrated is None:
         with job.stage("calibrate", 1, "indexes"):
+            release_freed_memory()
             shards = [ShardReader(job.place.index, entry, codec) for entry in entries]
             job.commit(Calibrated(calibrate(shards, codec, job.settings.seed)))
             job.progress.advance(1)

@@ -55,6 +55,8 @@ class Shard:
         probe_ids_LP: I32,
         probe_scores_LP: F32,
         allowed_N: U8 | None = None,
+        first: int = 0,
+        last: int | None = None,
     ) -> tuple[I64, F32]: ...
     def exhaustive(
         self, Q_LD: F32, k: int, allowed_N: U8 | None = None, deadline_s: float = 0.0

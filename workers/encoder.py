@@ -162,7 +162,9 @@ class EncoderWorker(SampleWorker):
 
     def build_shard(self, index: str, task: ShardTask, codec: CodecRef) -> BuiltShard:
         """Write one shard from the chunks of its passages."""
-        return build_shard(index, self._staging, task, self._codec(codec).codec)
+        built = build_shard(index, self._staging, task, self._codec(codec).codec)
+        release_freed_memory()
+        return built
 
     @property
     def _computes_on_device(self) -> bool:

@@ -33,7 +33,8 @@ from colbert_core.types import F16, F32, F64, I32, I64
 from workers.memory import release_freed_memory
 from workers.units import Staging
 
-BLOCK_BYTES = 32 * 2**20  # of rows that are assigned at once: enough for each group of centroids
+BLOCK_BYTES = 4 * 2**20, 32 * 2**20  # at least, at most, of rows that are assigned at once
+BLOCK_PER_CENTROIDS = 4  # so many times the table between them: enough for each group of centroids
 SUMS_TIMEOUT_S = 120.0
 
 Units = tuple[int, ...]
@@ -105,7 +106,7 @@ class SampleWorker:
         files = _Files(self._staging, folder)
         assigner = Assigner(task.centroids_CD)
         sums_CD = no_sums(task.centroids_CD)
-        for block, rows, lengths in _blocks(files, units):
+        for block, rows, lengths in _blocks(files, units, _block_bytes(task.centroids_CD)):
             last_S = None
             if task.rank_C is not None:
                 last_S = np.concatenate([files.codes(unit, task.number - 1) for unit in block])
@@ -196,14 +197,19 @@ def _rename_into(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     temporary.replace(path)
 
 
-def _blocks(files: _Files, units: Units) -> Iterator[tuple[list[int], Rows, list[int]]]:
-    """Units that together have `BLOCK_BYTES` of rows, their rows, and how many each has."""
+def _block_bytes(centroids_CD: F32) -> int:
+    least, most = BLOCK_BYTES
+    return min(max(least, BLOCK_PER_CENTROIDS * centroids_CD.size), most)
+
+
+def _blocks(files: _Files, units: Units, size: int) -> Iterator[tuple[list[int], Rows, list[int]]]:
+    """Units that together have `size` bytes of rows, their rows, and how many each has."""
     block: list[int] = []
     parts: list[Rows] = []
     for unit in units:
         block.append(unit)
         parts.append(files.rows(unit))
-        if unit == units[-1] or sum(part.values_TD.nbytes for part in parts) >= BLOCK_BYTES:
+        if unit == units[-1] or sum(part.values_TD.nbytes for part in parts) >= size:
             lengths = [len(part) for part in parts]
             yield block, Rows.gather(parts), lengths  # which empties `parts`
             block = []

@@ -18,6 +18,8 @@ from colbert_core.types import F32, I8, I32, I64
 
 NEAR_RUNS = 16
 """Runs of `kernels.RUN` centroids that `again` and `roughly` look at."""
+AT_ONCE = 4096
+"""Centroids of which temporaries are made together."""
 _GROUPS_AT_ONCE = 1024
 _GPU_ROWS = 1 << 20
 """Vectors that are copied to a GPU at a time."""
@@ -80,10 +82,11 @@ class Assigner:
         near_GM = np.empty((len(means_GD), NEAR_RUNS), np.int32)
         for start in range(0, len(means_GD), _GROUPS_AT_ONCE):
             rows = slice(start, start + _GROUPS_AT_ONCE)
-            distance_GG = -(means_GD[rows] @ means_GD.T)
-            found_GM = np.argpartition(distance_GG, NEAR_RUNS - 1, axis=1)[:, :NEAR_RUNS]
-            by_distance_GM = np.take_along_axis(distance_GG, found_GM, axis=1).argsort(axis=1)
-            near_GM[rows] = np.take_along_axis(found_GM, by_distance_GM, axis=1)
+            likeness_GG = means_GD[rows] @ means_GD.T
+            for row, likeness_G in enumerate(likeness_GG, start):
+                distance_G = -likeness_G
+                found_M = np.argpartition(distance_G, NEAR_RUNS - 1)[:NEAR_RUNS]
+                near_GM[row] = found_M[distance_G[found_M].argsort()]
         return near_GM
 
     @cached_property
@@ -105,8 +108,11 @@ class Assigner:
 
 def one_scale(centroids_CD: F32) -> I8:
     """Int8 [C, D] of one scale, so that integer products of different centroids compare."""
-    peak = np.maximum(np.abs(centroids_CD).max(), np.float32(1e-30))
-    codes_CD: I8 = np.rint(centroids_CD * (np.float32(127) / peak)).astype(np.int8)
+    peak = max(centroids_CD.max(), -centroids_CD.min(), np.float32(1e-30))
+    codes_CD: I8 = np.empty(centroids_CD.shape, np.int8)
+    for start in range(0, len(centroids_CD), AT_ONCE):
+        part_CD = centroids_CD[start : start + AT_ONCE]
+        codes_CD[start : start + AT_ONCE] = np.rint(part_CD * (np.float32(127) / peak))
     return codes_CD
 
 

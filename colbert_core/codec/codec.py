@@ -193,7 +193,7 @@ class Codec:
                     raise ValueError("its rotation is not orthonormal")
             if not (np.abs(centroids) <= _LARGEST).all():
                 raise ValueError(f"its centroids hold values beyond {_LARGEST:g}, or not finite")
-            return cls(name, bits, rotation, centroids.astype(np.float32), tables)
+            return cls(name, bits, rotation, centroids.astype(np.float32, copy=False), tables)
         except (OSError, ValueError, KeyError, TypeError, RecursionError, InvalidInput) as error:
             raise IndexCorrupt(f"{folder}: the codec cannot be read: {error}") from error
 
@@ -272,8 +272,9 @@ def train_codec_on(
     if not len(sample):
         raise InvalidInput("there are no token vectors to train centroids on; give at least one")
     count = min(centroids or default_centroids(total_tokens), len(sample))
-    means_CD = spherical_kmeans(sample, count, seed=seed, on_iteration=on_iteration)
-    exact_CD = CODECS[name].storable(means_CD)
+    exact_CD = CODECS[name].storable(
+        spherical_kmeans(sample, count, seed=seed, on_iteration=on_iteration)
+    )
     rng = np.random.default_rng(seed)
     chosen = rng.choice(len(sample), min(_TABLE_TOKENS, len(sample)), replace=False)
     rows = sample.rows(np.sort(chosen))

@@ -18,7 +18,7 @@ import numpy as np
 from colbert_core.codec.order import by_likeness
 from colbert_core.codec.rows import SUM_UNIT
 from colbert_core.codec.sample import Sample
-from colbert_core.types import F32
+from colbert_core.types import F32, I32, I64
 
 SAMPLE_PER_CENTROID = 48
 """Vectors and rounds trade training time for residuals: docs/decisions/building.md."""
@@ -52,18 +52,23 @@ def spherical_kmeans(
     start_C = rng.choice(len(sample), count, replace=False)
     centroids_CD = _unit(sample.rows(start_C).floats(), sample, rng)
     centroids_CD = centroids_CD[by_likeness(centroids_CD, rng)]
-    sums_CD = sample.assign(centroids_CD, None)
+    rank_C: I32 | None = None
     for done in range(1, ITERATIONS + 1):
-        centroids_CD = _unit(sums_CD.astype(np.float32) * SUM_UNIT, sample, rng)
+        # The sums are twice as large as what comes of them, and go at once.
+        centroids_CD = _unit(_as_floats(sample.assign(centroids_CD, rank_C)), sample, rng)
         order_C = by_likeness(centroids_CD, rng)
         centroids_CD = centroids_CD[order_C]
-        if done < ITERATIONS:
-            rank_C = np.empty(count, np.int32)
-            rank_C[order_C] = np.arange(count, dtype=np.int32)
-            sums_CD = sample.assign(centroids_CD, rank_C)
+        rank_C = np.empty(count, np.int32)
+        rank_C[order_C] = np.arange(count, dtype=np.int32)
         if on_iteration:
             on_iteration(done, ITERATIONS)
     return centroids_CD
+
+
+def _as_floats(sums_CD: I64) -> F32:
+    floats_CD: F32 = sums_CD.astype(np.float32)
+    floats_CD *= SUM_UNIT
+    return floats_CD
 
 
 def _unit(means_CD: F32, sample: Sample, rng: np.random.Generator) -> F32:

@@ -20,6 +20,7 @@ from statistics import NormalDist
 import numpy as np
 
 from colbert_core import hardware, kernels
+from colbert_core.codec.assign import AT_ONCE
 from colbert_core.codec.tables import Tables
 from colbert_core.reference.residuals import fit_ratios, fit_tartan
 from colbert_core.reference.trellis import WINDOW, WINDOWS, windows_of
@@ -49,9 +50,15 @@ def rotation(dim: int, seed: int) -> F32:
 
 def quantise_centroids(centroids_CD: F32) -> tuple[I8, F32]:
     """Int8 [C, D] and the float32 [C] that each row is multiplied by."""
-    scales_C = np.maximum(np.abs(centroids_CD).max(axis=1), 1e-12) / np.float32(127)
-    codes_CD = np.rint(centroids_CD / scales_C[:, None]).astype(np.int8)
-    return codes_CD, scales_C.astype(np.float32)
+    codes_CD: I8 = np.empty(centroids_CD.shape, np.int8)
+    scales_C: F32 = np.empty(len(centroids_CD), np.float32)
+    for start in range(0, len(centroids_CD), AT_ONCE):
+        part_CD = centroids_CD[start : start + AT_ONCE]
+        peaks = np.maximum(part_CD.max(axis=1), -part_CD.min(axis=1))
+        scales = np.maximum(peaks, 1e-12) / np.float32(127)
+        codes_CD[start : start + AT_ONCE] = np.rint(part_CD / scales[:, None])
+        scales_C[start : start + AT_ONCE] = scales
+    return codes_CD, scales_C
 
 
 def storable(centroids_CD: F32) -> F32:

@@ -24,7 +24,6 @@ from colbert_core.index.files import ArrayWriter, map_array
 from colbert_core.index.manifest import Manifest
 from colbert_core.index.postings import write_postings
 from colbert_core.packed_ints import PackedInts
-from colbert_core.types import I64
 
 _BLOCK = 1 << 16
 _CODEC = ("codec.json", "centroids.npy", "levels.npy", "alpha.npy", "beta.npy", "cutoffs.npy")
@@ -74,13 +73,12 @@ def derive(index: Path, manifest: Manifest, name: str, folder: Path) -> Path:
     return folder / file
 
 
-def _tokens(manifest: Manifest, shard: Path) -> tuple[PackedInts, I64]:
+def _tokens(manifest: Manifest, shard: Path) -> tuple[PackedInts, PackedInts]:
     entry = next(entry for entry in manifest.shards if entry.id == shard.name)
     largest = int(manifest.codec["centroids"]) - 1
     codes_T = PackedInts("codes", map_array(shard / "codes.npy"), entry.tokens, largest)
     packed = map_array(shard / "offsets.npy")
-    offsets = PackedInts("offsets", packed, entry.passages + 1, entry.tokens)
-    return codes_T, offsets.read(0, entry.passages + 1)
+    return codes_T, PackedInts("offsets", packed, entry.passages + 1, entry.tokens)
 
 
 def _write_scales(index: Path, manifest: Manifest, shard: Path, folder: Path) -> None:

@@ -5,7 +5,9 @@ Shapes: N passages, T tokens, C centroids, E postings.
 Passages are taken in runs. A run's (centroid, passage) pairs are sorted, and each centroid's are
 put behind those of the runs before, into as much room as the centroid has tokens: so lists are
 sorted without sorting them. Where the tokens are many, this is done for some of the centroids at a
-time, so that memory is 2 or 4 bytes for `TOKENS_AT_ONCE` tokens beside what one run takes.
+time, so that memory is 2 or 4 bytes for `TOKENS_AT_ONCE` tokens beside what one run takes; of a
+shard that is larger than `MOST_PARTS` times that, for a part of its tokens, since each part reads
+all codes.
 """
 
 from __future__ import annotations
@@ -20,18 +22,19 @@ from colbert_core.packed_ints import SLACK, PackedInts
 from colbert_core.posting_lists import encode_lists
 from colbert_core.types import I64, U8, AnyArray
 
-RUN_TOKENS = 1 << 20
-TOKENS_AT_ONCE = 1 << 25
+RUN_TOKENS = 1 << 17
+TOKENS_AT_ONCE = 1 << 22
+MOST_PARTS = 16
 
 
 def build_postings(
-    codes_T: PackedInts, offsets_N1: I64, centroids: int
+    codes_T: PackedInts, offsets_N1: PackedInts, centroids: int
 ) -> Iterator[tuple[I64, I64, U8]]:
     """Codes and token offsets → the lists of all centroids, encoded, run by run of centroids.
 
     Args:
         codes_T: the centroid of each token, below `centroids`.
-        offsets_N1: the first token of each passage, then T; int64.
+        offsets_N1: the first token of each passage, then T.
         centroids: how many lists there are.
 
     Yields:
@@ -42,7 +45,8 @@ def build_postings(
         codes = codes_T.read(start, min(start + RUN_TOKENS, len(codes_T)))
         room_C += np.bincount(codes, minlength=centroids)
     starts_C1 = np.concatenate([[0], np.cumsum(room_C)])
-    for low, high in _runs(starts_C1, TOKENS_AT_ONCE):
+    at_once = max(TOKENS_AT_ONCE, len(codes_T) // MOST_PARTS)
+    for low, high in _runs(starts_C1, at_once):
         starts_P1 = starts_C1[low : high + 1] - starts_C1[low]  # P: centroids of this part
         pids_T, counts_P = _invert(codes_T, offsets_N1, low, starts_P1)
         for first, last in _runs(starts_P1, RUN_TOKENS):
@@ -54,7 +58,9 @@ def build_postings(
             yield counts, *encode_lists(counts, pids_E, len(offsets_N1) - 1)
 
 
-def write_postings(folder: Path, codes_T: PackedInts, offsets_N1: I64, centroids: int) -> int:
+def write_postings(
+    folder: Path, codes_T: PackedInts, offsets_N1: PackedInts, centroids: int
+) -> int:
     """Write `postings.npy` and `posting_offsets.npy` of a shard into a folder; how many postings.
 
     The same codes and offsets give the same bytes.
@@ -71,14 +77,16 @@ def write_postings(folder: Path, codes_T: PackedInts, offsets_N1: I64, centroids
     return postings
 
 
-def _invert(codes_T: PackedInts, offsets_N1: I64, low: int, starts_P1: I64) -> tuple[AnyArray, I64]:
+def _invert(
+    codes_T: PackedInts, offsets_N1: PackedInts, low: int, starts_P1: I64
+) -> tuple[AnyArray, I64]:
     """(passages at starts_P1[p] … of each centroid low + p, how many they are)."""
     passages = len(offsets_N1) - 1
     pids_T = np.empty(int(starts_P1[-1]), narrowest(max(passages - 1, 0)))
     ends_P = starts_P1[:-1].copy()
-    for first, last in _runs(offsets_N1, RUN_TOKENS):
-        codes = codes_T.read(int(offsets_N1[first]), int(offsets_N1[last]))
-        pids = np.repeat(np.arange(first, last), np.diff(offsets_N1[first : last + 1]))
+    for first, offsets in _passage_runs(offsets_N1):
+        codes = codes_T.read(int(offsets[0]), int(offsets[-1]))
+        pids = np.repeat(np.arange(first, first + len(offsets) - 1), np.diff(offsets))
         if len(pids_T) < len(codes_T):
             codes -= low
             here = (codes >= 0) & (codes < len(ends_P))
@@ -92,6 +100,15 @@ def _invert(codes_T: PackedInts, offsets_N1: I64, low: int, starts_P1: I64) -> t
         pids_T[at_E] = pairs_E & 0xFFFFFFFF
         ends_P[codes_E[first_E]] += lengths
     return pids_T, ends_P - starts_P1[:-1]
+
+
+def _passage_runs(offsets_N1: PackedInts) -> Iterator[tuple[int, I64]]:
+    """Runs of passages that have `RUN_TOKENS` tokens at most: the first, and the offsets of all."""
+    passages = len(offsets_N1) - 1
+    for first in range(0, passages, RUN_TOKENS):
+        offsets = offsets_N1.read(first, min(first + RUN_TOKENS, passages) + 1)
+        for start, stop in _runs(offsets, RUN_TOKENS):
+            yield first + start, offsets[start : stop + 1]
 
 
 def _runs(offsets: I64, longest: int) -> Iterator[tuple[int, int]]:

@@ -34,7 +34,6 @@ from colbert_core.index.postings import build_postings
 from colbert_core.index.reader import ShardReader, check_size
 from colbert_core.index.verify_deep import check_contents
 from colbert_core.packed_ints import SLACK, PackedInts, packed_array
-from colbert_core.types import I64
 
 _BLOCK = 1 << 22
 _MEANS = {
@@ -294,16 +293,14 @@ def _check_tokens(shard: ShardReader) -> Iterator[tuple[str, str]]:
         if largest >= centroids:
             yield "codes.npy", f"code {largest} is past the {centroids} centroids"
             return
-    yield from _check_postings(shard, codes_T, offsets_N1)
+    yield from _check_postings(shard, codes_T)
 
 
-def _check_postings(
-    shard: ShardReader, codes_T: PackedInts, offsets_N1: I64
-) -> Iterator[tuple[str, str]]:
+def _check_postings(shard: ShardReader, codes_T: PackedInts) -> Iterator[tuple[str, str]]:
     """Compare the lists with those that the codes give; a list has one encoding."""
     stored, stored_offsets = shard.arrays.postings, shard.arrays.posting_offsets
     postings, end, same, lengths = 0, 0, True, [np.zeros(1, np.int64)]
-    for counts, sizes, lists in build_postings(codes_T, offsets_N1, shard.codec.centroid_count):
+    for counts, sizes, lists in build_postings(codes_T, shard.offsets, shard.codec.centroid_count):
         same &= np.array_equal(stored[end : end + len(lists)], lists)
         postings, end = postings + int(counts.sum()), end + len(lists)
         lengths.append(sizes)

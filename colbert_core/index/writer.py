@@ -33,7 +33,6 @@ from colbert_core.index.files import (
     map_array,
     sync_folder,
     write_file,
-    write_packed,
 )
 from colbert_core.index.manifest import (
     CURRENT,
@@ -50,7 +49,10 @@ from colbert_core.index.postings import write_postings
 from colbert_core.index.presets import Preset
 from colbert_core.index.windows import Windows, WindowsWriter
 from colbert_core.packed_ints import PackedInts
-from colbert_core.types import F32, I32, I64, AnyArray
+from colbert_core.types import F32, I32
+
+_DOCLENS = "doclens.npy"  # until the shard is whole
+_LENGTHS_AT_ONCE = 1 << 16
 
 
 def new_generation_id(index: Path) -> str:
@@ -118,8 +120,8 @@ class ShardWriter:
         self._codes = PackedWriter(path / "codes.npy", codec.centroid_count - 1)
         self._residuals = ArrayWriter(path / "residuals.npy", np.uint8, (codec.token_bytes,))
         self._scales = ArrayWriter(path / "scales.npy", np.uint8)
-        self._arrays = (self._codes, self._residuals, self._scales)
-        self._doclens: list[I32] = []
+        self._doclens = ArrayWriter(path / _DOCLENS, np.int32)
+        self._arrays = (self._codes, self._residuals, self._scales, self._doclens)
         self._passages = PassageWriter(path)
         self._windows = WindowsWriter(path)
 
@@ -170,24 +172,41 @@ class ShardWriter:
         self._passages.close()
         self._windows.close()
         fields = write_metadata(self._folder.temporary)
-        offsets_N1 = _offsets(self._doclens)
-        write_packed(self._folder.temporary / "offsets.npy", offsets_N1, int(offsets_N1[-1]))
-        postings = self._write_postings(offsets_N1)
+        self._write_offsets()
+        postings = self._write_postings()
         self._folder.commit()
-        name = self._folder.final.name
         return ShardEntry(
-            name,
-            len(offsets_N1) - 1,
-            int(offsets_N1[-1]),
+            self._folder.final.name,
+            self._doclens.rows,
+            self._codes.count,
             postings,
             continued=self._windows.continued,
             fields=fields,
         )
 
-    def _write_postings(self, offsets_N1: I64) -> int:
-        path, centroids = self._folder.temporary, self._codec.centroid_count
-        data = map_array(path / "codes.npy")
-        codes_T = PackedInts("codes", data, int(offsets_N1[-1]), centroids - 1)
+    def _write_offsets(self) -> None:
+        """From the lengths, which were kept in a file: a shard of short passages has tens of
+        millions."""
+        path, end = self._folder.temporary, 0
+        lengths_N = map_array(path / _DOCLENS)
+        offsets = PackedWriter(path / "offsets.npy", self._codes.count)
+        try:
+            offsets.append(np.zeros(1, np.int64))
+            for start in range(0, len(lengths_N), _LENGTHS_AT_ONCE):
+                part = lengths_N[start : start + _LENGTHS_AT_ONCE]
+                offsets.append(end + np.cumsum(part, dtype=np.int64))
+                end += int(part.sum(dtype=np.int64))
+            offsets.close()
+        finally:
+            offsets.abandon()
+        (path / _DOCLENS).unlink()
+
+    def _write_postings(self) -> int:
+        path, tokens = self._folder.temporary, self._codes.count
+        centroids = self._codec.centroid_count
+        codes_T = PackedInts("codes", map_array(path / "codes.npy"), tokens, centroids - 1)
+        offsets = map_array(path / "offsets.npy")
+        offsets_N1 = PackedInts("offsets", offsets, self._doclens.rows + 1, tokens)
         return write_postings(path, codes_T, offsets_N1, centroids)
 
     def __enter__(self) -> ShardWriter:
@@ -213,17 +232,6 @@ def _as_json(metadata: Mapping[str, Any], identity: str) -> str | None:
             f"passage {identity!r}: its metadata cannot be kept as JSON ({error}); use strings, "
             "finite numbers, booleans, lists and objects with string keys"
         ) from error
-
-
-def _offsets(lengths: Sequence[AnyArray]) -> I64:
-    """Where each begins, and where the last ends."""
-    # In place: a shard of short passages has tens of millions.
-    offsets = np.zeros(1 + sum(map(len, lengths)), np.int64)
-    at = 1
-    for part in lengths:
-        offsets[at : at + len(part)] = part
-        at += len(part)
-    return np.cumsum(offsets, out=offsets)
 
 
 def publish(

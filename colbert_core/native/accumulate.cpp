@@ -78,12 +78,11 @@ void Shard::prefetch_lists(const Probes& probes, size_t probe) const {
   arrays_.postings.prefetch_list(centroid(2));
 }
 
-// Counts `addend` for every passage of a list that the query token of `stamp` has not met before.
-// Without branches: whether a passage was met is not to be foreseen.
-void Shard::walk_list(size_t centroid, uint32_t addend, uint32_t first_stamp, uint32_t stamp,
+// Counts `addend` for every passage of a list, `count` of them in scratch.postings, that the query
+// token of `stamp` has not met before. Without branches: whether one was met is not to be foreseen.
+void Shard::walk_list(size_t count, uint32_t addend, uint32_t first_stamp, uint32_t stamp,
                       Allowed allowed, Scratch& scratch) const {
   uint32_t* const pids = scratch.postings.data();
-  size_t count = arrays_.postings.decode(centroid, pids);
   if (allowed) {
     const auto excluded = [&](uint32_t pid) { return (*allowed)[pid] == 0; };
     count = static_cast<size_t>(std::remove_if(pids, pids + count, excluded) - pids);
@@ -104,13 +103,18 @@ void Shard::walk_list(size_t centroid, uint32_t addend, uint32_t first_stamp, ui
   scratch.touched_count = touched_count;
 }
 
-void Shard::accumulate(const Probes& probes, Allowed allowed, Scratch& scratch) const {
-  const size_t per_token = probes.per_token;
+// Passages are counted from the window's first.
+void Shard::accumulate(const Probes& probes, Allowed allowed, Range window,
+                       Scratch& scratch) const {
+  const PostingLists& lists = arrays_.postings;
+  const size_t passages_met = window.end - window.begin, per_token = probes.per_token;
+  const bool whole = passages_met == passages();
   const uint32_t tokens = static_cast<uint32_t>(probes.ids_LP.size() / per_token);
-  const uint32_t first_stamp = scratch.totals.begin(passages(), tokens);
+  const uint32_t first_stamp = scratch.totals.begin(passages_met, tokens);
   const float factor = addend_factor(probes);
-  scratch.postings.grow(passages() + PostingLists::kRoom + kAhead);
-  scratch.touched.grow(passages() + 1);
+  const size_t room = whole ? passages() + PostingLists::kRoom : lists.room_within(passages_met);
+  uint32_t* const postings = scratch.postings.grow(room + kAhead);
+  scratch.touched.grow(passages_met + 1);
   scratch.touched_count = 0;
   for (uint32_t token = 0; token < tokens; ++token) {
     const float last = probes.scores_LP[(token + 1) * per_token - 1];
@@ -119,8 +123,10 @@ void Shard::accumulate(const Probes& probes, Allowed allowed, Scratch& scratch) 
       const float gain = std::nearbyint((probes.scores_LP[probe] - last) * factor);
       const uint32_t addend =
           1 + static_cast<uint32_t>(std::min(gain, static_cast<float>(kFinestAddend)));
-      walk_list(static_cast<size_t>(probes.ids_LP[probe]), addend, first_stamp, first_stamp + token,
-                allowed, scratch);
+      const size_t centroid = static_cast<size_t>(probes.ids_LP[probe]);
+      const size_t count = whole ? lists.decode(centroid, postings)
+                                 : lists.decode_within(centroid, window.begin, window.end, postings);
+      walk_list(count, addend, first_stamp, first_stamp + token, allowed, scratch);
     }
   }
 }
@@ -147,7 +153,7 @@ size_t Shard::find_candidates(const Probes& given, size_t wanted, const Budget& 
   Probes probes = given;
   for (;;) {
     deadline.check("candidates");
-    accumulate(probes, allowed, scratch);
+    accumulate(probes, allowed, {0, passages()}, scratch);
     if (scratch.touched_count >= wanted || probes.per_token >= table_.centroids()) break;
     const size_t wider = std::min(4 * probes.per_token, table_.centroids());
     const size_t entries = scratch.query.tokens() * wider;
@@ -168,18 +174,25 @@ size_t Shard::find_candidates(const Probes& given, size_t wanted, const Budget& 
   return scratch.touched_count;
 }
 
-Hits Shard::approximate(std::span<const float> Q_LD, const Probes& probes, Allowed allowed) const {
-  check_allowed(allowed);
+Hits Shard::approximate(std::span<const float> Q_LD, const Probes& probes, Allowed allowed,
+                        Range window) const {
+  require(window.begin <= window.end && window.end <= passages(),
+          "passages " + std::to_string(window.begin) + " to " + std::to_string(window.end) +
+              " are not a window of " + std::to_string(passages()));
+  if (allowed) require_length("allowed_N", allowed->size(), window.end - window.begin);
   auto scratch = table_.scratches().borrow();
   scratch->query.pack(Q_LD, dim());
   check_probes(probes, scratch->query.tokens(), table_.centroids());
-  accumulate(probes, allowed, *scratch);
+  accumulate(probes, allowed, window, *scratch);
   scratch->pids.assign(scratch->touched.data(), scratch->touched.data() + scratch->touched_count);
   std::sort(scratch->pids.begin(), scratch->pids.end());
   estimate_scores(probes, *scratch);
   Hits hits;
   hits.touched = scratch->touched_count;
-  hits.pids.assign(scratch->pids.begin(), scratch->pids.end());
+  hits.pids.reserve(scratch->pids.size());
+  for (const uint32_t pid : scratch->pids) {
+    hits.pids.push_back(static_cast<int64_t>(window.begin + pid));
+  }
   hits.scores = scratch->scores;
   return hits;
 }

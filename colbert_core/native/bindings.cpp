@@ -168,12 +168,13 @@ class PyShard {
 
   std::tuple<Vector<int64_t>, Vector<float>> approximate(
       const Array& Q_LD, const Array& probe_ids_LP, const Array& probe_scores_LP,
-      const std::optional<Array>& allowed_N) const {
+      const std::optional<Array>& allowed_N, size_t first, std::optional<size_t> last) const {
     const auto query = view_query(Q_LD, shard_.dim());
     const auto probes = view_probes(probe_ids_LP, probe_scores_LP, Q_LD.shape(0));
     const auto allowed = view_allowed(allowed_N);
+    const tartan::Range window{first, last.value_or(shard_.passages())};
     const auto found =
-        to_arrays(without_gil([&] { return shard_.approximate(query, probes, allowed); }));
+        to_arrays(without_gil([&] { return shard_.approximate(query, probes, allowed, window); }));
     return {std::get<0>(found), std::get<1>(found)};
   }
 
@@ -262,7 +263,8 @@ NB_MODULE(_native, module) {
            "scored"_a = std::numeric_limits<int64_t>::max(),
            "interaction_margin"_a = std::numeric_limits<float>::infinity())
       .def("approximate", &PyShard::approximate, "Q_LD"_a.noconvert(), "probe_ids_LP"_a.noconvert(),
-           "probe_scores_LP"_a.noconvert(), "allowed_N"_a.noconvert().none() = nb::none())
+           "probe_scores_LP"_a.noconvert(), "allowed_N"_a.noconvert().none() = nb::none(),
+           "first"_a = 0, "last"_a.none() = nb::none())
       .def("exhaustive", &PyShard::exhaustive, "Q_LD"_a.noconvert(), "k"_a,
            "allowed_N"_a.noconvert().none() = nb::none(), "deadline_s"_a = 0.0)
       .def("interaction", &PyShard::interaction, "Q_LD"_a.noconvert(), "pids"_a.noconvert())

@@ -44,6 +44,11 @@ inline void require(bool condition, const std::string& message) {
   if (!condition) throw std::invalid_argument(message);
 }
 
+inline void require_length(const char* name, size_t size, size_t expected) {
+  require(size == expected, std::string(name) + " has " + std::to_string(size) +
+                                " entries, expected " + std::to_string(expected));
+}
+
 // Memory on a cache line that only ever grows; what it holds survives growing.
 template <class T>
 class AlignedBuffer {

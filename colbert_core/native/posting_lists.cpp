@@ -61,15 +61,26 @@ size_t spread_high_bits(std::span<const uint8_t> high, size_t width, size_t coun
   return i;
 }
 
-// out[i] |= the i-th low bits, `kTogether` of them from one load: kTogether · width + 7 ≤ 64.
+// out[i] |= the (from + i)-th low bits, `kTogether` of them from one load: kTogether · width + 7 ≤ 64.
 template <size_t kTogether>
-void add_low_bits(const uint8_t* low, size_t width, size_t count, uint32_t* out) {
+void add_low_bits(const uint8_t* low, size_t width, size_t from, size_t count, uint32_t* out) {
   const uint32_t mask = (uint32_t{1} << width) - 1;
   for (size_t i = 0; i < count; i += kTogether) {
-    uint64_t word = load_word(low + i * width / 8) >> (i * width % 8);
+    const size_t bit = (from + i) * width;
+    uint64_t word = load_word(low + bit / 8) >> (bit % 8);
     for (size_t j = 0; j < kTogether; ++j, word >>= width) {
       out[i + j] |= static_cast<uint32_t>(word) & mask;
     }
+  }
+}
+
+void add_low_bits(const uint8_t* low, size_t width, size_t from, size_t count, uint32_t* out) {
+  if (width <= 7) {
+    add_low_bits<8>(low, width, from, count, out);
+  } else if (width <= 14) {
+    add_low_bits<4>(low, width, from, count, out);
+  } else {
+    add_low_bits<1>(low, width, from, count, out);
   }
 }
 
@@ -100,38 +111,41 @@ void PostingLists::prefetch_list(size_t centroid) const {
   __builtin_prefetch(reinterpret_cast<const void*>(begin + 64));
 }
 
-size_t PostingLists::decode(size_t centroid, uint32_t* out) const {
+PostingLists::List PostingLists::open(size_t centroid) const {
   const uint64_t begin = offsets_[centroid], end = offsets_[centroid + 1];
   if (begin > end || end > end_) {
     refuse(centroid, "span bytes " + std::to_string(begin) + " to " + std::to_string(end) + " of " +
                          std::to_string(end_));
   }
-  if (begin == end) return 0;
-  const uint8_t* low = bytes_.data() + begin;
+  List list;
+  if (begin == end) return list;
+  list.low = bytes_.data() + begin;
   const uint8_t* const stop = bytes_.data() + end;
-  const size_t count = read_count(centroid, low, stop);
-  if (count == 0 || count > passages_) {
-    refuse(centroid,
-           "count " + std::to_string(count) + " of " + std::to_string(passages_) + " passages");
+  list.count = read_count(centroid, list.low, stop);
+  if (list.count == 0 || list.count > passages_) {
+    refuse(centroid, "count " + std::to_string(list.count) + " of " + std::to_string(passages_) +
+                         " passages");
   }
-  const size_t width = static_cast<size_t>(std::bit_width(passages_ / count)) - 1;
-  const size_t low_bytes = (count * width + 7) / 8;
-  if (low_bytes > static_cast<size_t>(stop - low)) refuse(centroid, "are cut short");
-  const std::span high(low + low_bytes, stop);
-  if (high.size() > (count + (passages_ >> width) + 7) / 8) refuse(centroid, "are too long");
+  list.width = static_cast<size_t>(std::bit_width(passages_ / list.count)) - 1;
+  const size_t low_bytes = (list.count * list.width + 7) / 8;
+  if (low_bytes > static_cast<size_t>(stop - list.low)) refuse(centroid, "are cut short");
+  list.high = {list.low + low_bytes, stop};
+  if (list.high.size() > (list.count + (passages_ >> list.width) + 7) / 8) {
+    refuse(centroid, "are too long");
+  }
+  return list;
+}
 
-  const size_t found = spread_high_bits(high, width, count, out);
+size_t PostingLists::decode(size_t centroid, uint32_t* out) const {
+  const List list = open(centroid);
+  const size_t count = list.count, width = list.width;
+  if (count == 0) return 0;
+  const size_t found = spread_high_bits(list.high, width, count, out);
   if (found != count) {
     refuse(centroid,
            "are " + std::to_string(found) + " and not the " + std::to_string(count) + " counted");
   }
-  if (width <= 7) {
-    add_low_bits<8>(low, width, count, out);
-  } else if (width <= 14) {
-    add_low_bits<4>(low, width, count, out);
-  } else {
-    add_low_bits<1>(low, width, count, out);
-  }
+  add_low_bits(list.low, width, 0, count, out);
   // High bits never fall: a passage that is too large shares the last one's.
   const uint32_t top = out[count - 1] >> width;
   for (size_t i = count; i-- > 0 && out[i] >> width == top;) {
@@ -141,6 +155,49 @@ size_t PostingLists::decode(size_t centroid, uint32_t* out) const {
     }
   }
   return count;
+}
+
+// Those of the window; up to 2^width of a list of N / 2^width or less, at either end, that share
+// their high bits with one of them; and what stands in the same 64 bits.
+size_t PostingLists::room_within(size_t passages) const {
+  const size_t root = size_t{1} << (std::bit_width(passages_) + 1) / 2;
+  return passages + 2 * root + 64 + kRoom;
+}
+
+size_t PostingLists::decode_within(size_t centroid, size_t first, size_t last,
+                                   uint32_t* out) const {
+  const List list = open(centroid);
+  if (list.count == 0 || first >= last) return 0;
+  const size_t lowest = first >> list.width, highest = (last - 1) >> list.width;
+  const auto zeros_before = [](size_t byte, size_t ones) { return 8 * byte - ones; };
+  size_t byte = 0, skipped = 0;  // ones
+  for (; byte + 8 <= list.high.size(); byte += 8) {
+    const auto ones =
+        static_cast<size_t>(std::popcount(load_word(list.high.data() + byte)));
+    if (zeros_before(byte + 8, skipped + ones) >= lowest) break;
+    skipped += ones;
+  }
+  const size_t most = room_within(last - first) - kRoom;
+  size_t found = 0;
+  for (; byte < list.high.size(); ++byte) {
+    const size_t base = zeros_before(byte, skipped + found);
+    if (base > highest) break;
+    if (found > most || skipped + found > list.count) refuse(centroid, "are more than counted");
+    const uint16_t* const zeros = kOnes.zeros_before[list.high[byte]];
+    for (size_t j = 0; j < 8; ++j) {
+      out[found + j] = static_cast<uint32_t>(base + zeros[j]) << list.width;
+    }
+    found += kOnes.count[list.high[byte]];
+  }
+  if (skipped + found > list.count) refuse(centroid, "are more than counted");
+  add_low_bits(list.low, list.width, skipped, found, out);
+  size_t kept = 0;
+  for (size_t i = 0; i < found; ++i) {
+    const uint32_t within = out[i] - static_cast<uint32_t>(first);
+    out[kept] = within;
+    kept += within < last - first;
+  }
+  return kept;
 }
 
 }  // namespace tartan

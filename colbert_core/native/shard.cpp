@@ -11,11 +11,6 @@ namespace tartan {
 
 namespace {
 
-void require_length(const char* name, size_t size, size_t expected) {
-  require(size == expected, std::string(name) + " has " + std::to_string(size) +
-                                " entries, expected " + std::to_string(expected));
-}
-
 void require_magnitudes(const char* name, std::span<const float> values) {
   for (const float value : values) {
     require(std::fabs(value) <= kMaxMagnitude, std::string(name) + " must lie within ±1e6");

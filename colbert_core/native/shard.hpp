@@ -82,8 +82,10 @@ class Shard {
   using Allowed = std::optional<std::span<const uint8_t>>;
   Hits search(std::span<const float> Q_LD, const Probes& probes, size_t k, const Budget& budget,
               Allowed allowed, Deadline deadline) const;
-  // pids and estimated scores of every passage that the probes touch, the pids ascending
-  Hits approximate(std::span<const float> Q_LD, const Probes& probes, Allowed allowed) const;
+  // pids and estimated scores of every passage in a window that the probes touch, the pids
+  // ascending; `allowed` is the window's
+  Hits approximate(std::span<const float> Q_LD, const Probes& probes, Allowed allowed,
+                   Range window) const;
   Hits exhaustive(std::span<const float> Q_LD, size_t k, Allowed allowed, Deadline deadline) const;
   // scores[i] of pids[i], by centroid interaction and precisely
   void interaction(std::span<const float> Q_LD, std::span<const int64_t> pids, float* scores) const;
@@ -103,8 +105,8 @@ class Shard {
   // accumulate.cpp
   size_t find_candidates(const Probes& probes, size_t wanted, const Budget& budget, Allowed allowed,
                          Deadline deadline, Scratch& scratch) const;
-  void accumulate(const Probes& probes, Allowed allowed, Scratch& scratch) const;
-  void walk_list(size_t centroid, uint32_t addend, uint32_t first_stamp, uint32_t stamp,
+  void accumulate(const Probes& probes, Allowed allowed, Range window, Scratch& scratch) const;
+  void walk_list(size_t count, uint32_t addend, uint32_t first_stamp, uint32_t stamp,
                  Allowed allowed, Scratch& scratch) const;
   void prefetch_lists(const Probes& probes, size_t probe) const;
   void estimate_scores(const Probes& probes, Scratch& scratch) const;

@@ -114,13 +114,24 @@ class Shard(ShardArrays):
         probe_ids_LP: I32,
         probe_scores_LP: F32,
         allowed_N: U8 | None = None,
+        first: int = 0,
+        last: int | None = None,
     ) -> tuple[I64, F32]:
         """What candidates are chosen by: every passage that the probes touch, int64 [M] ascending,
         and its estimated score, float32 [M]: a token that meets none of the passage's centroids
-        counts as much as the last centroid that it probed."""
+        counts as much as the last centroid that it probed.
+
+        Of a window of the passages, `first` to `last` − 1, alone; `allowed_N` is the window's."""
         check_query(Q_LD, self.dim)
         check_probes(probe_ids_LP, probe_scores_LP, len(Q_LD), self.table.centroids)
-        pids, totals = self._accumulate(probe_ids_LP, probe_scores_LP, self._allowed(allowed_N))
+        last = self.passages if last is None else last
+        if not 0 <= first <= last <= self.passages:
+            raise ValueError(f"passages {first} to {last} are not a window of {self.passages}")
+        if allowed_N is not None and len(allowed_N) != last - first:
+            raise ValueError(f"allowed_N has {len(allowed_N)} entries, expected {last - first}")
+        inside_N = np.zeros(self.passages, np.uint8)
+        inside_N[first:last] = 1 if allowed_N is None else allowed_N
+        pids, totals = self._accumulate(probe_ids_LP, probe_scores_LP, self._allowed(inside_N))
         return pids, estimates_of(totals, probe_scores_LP)
 
     def interaction(self, Q_LD: F32, pids: I64) -> F32:

@@ -10,7 +10,10 @@ passages there are, or on how the queries were made. So the two margins that tog
 missed by the first, the cheapest combination decides. docs/decisions/recall-presets.md has the
 measurements.
 
-Shapes: L query tokens, D dimensions, N passages of a shard, Q queries, O options, S shards.
+A shard is looked at in windows of its passages, so that memory does not grow with them.
+
+Shapes: L query tokens, D dimensions, N passages of a shard, W of a window, Q queries, O options,
+S shards.
 """
 
 from __future__ import annotations
@@ -25,8 +28,14 @@ import numpy as np
 from colbert_core import kernels
 from colbert_core.codec import Codec
 from colbert_core.index import Preset, ShardReader
-from colbert_core.search.pseudo_queries import PseudoQuery, Sample, draw_sample, pseudo_queries
-from colbert_core.types import F32, AnyArray
+from colbert_core.search.pseudo_queries import (
+    WINDOW,
+    PseudoQuery,
+    Sample,
+    draw_sample,
+    pseudo_queries,
+)
+from colbert_core.types import F32, I32, AnyArray
 
 RECALLS = (0.80, 0.90, 0.95, 0.98, 0.99)
 # What pseudo-queries must get for real ones to get that: real ones differ more among themselves.
@@ -40,7 +49,7 @@ FEWEST_PASSAGES = 512  # below, searching is cheap and measuring is noise
 SAMPLE_TOKENS = 1 << 22  # most that queries are compared with; of more, a sample of the passages
 PASSAGES_PER_HIT = 8  # for the top k to be a part of the index
 THREADS_BYTES = 1 << 30
-PASSAGE_BYTES = 40  # of a thread, for each passage of a shard: scores, stamps, candidates
+CANDIDATE_BYTES = 16  # of a thread: two scores, and those that an option leaves
 SIFTED_PER_HIT, SIFTED_BESIDE = 4, 256  # scored precisely of a shard, to find the exact top k
 
 WIDEST_MARGIN = 10.0  # where probes do not lead to enough hits: leaves nothing out
@@ -91,9 +100,10 @@ def calibrate(shards: Sequence[ShardReader], codec: Codec, seed: int = 0) -> tup
 
 
 def _threads(shards: Sequence[ShardReader]) -> int:
-    """As many as there are processors, and memory for what each keeps of a shard's passages."""
+    """As many as there are processors, and memory for the candidates of each, if all passages of a
+    shard were some."""
     passages = max(shard.passages for shard in shards)
-    return max(1, min(os.cpu_count() or 1, THREADS_BYTES // (PASSAGE_BYTES * passages)))
+    return max(1, min(os.cpu_count() or 1, THREADS_BYTES // (CANDIDATE_BYTES * passages)))
 
 
 def _over(
@@ -119,53 +129,85 @@ def _gaps(
     The passage that the query was made from does not count, and k shrinks with the sample: the best
     of many passages lie closer together.
     """
-    sample, Q_LD = sample.without(query.shard, query.pid), query.Q_LD
-    ranks = [max(1, round(k * sample.share)) for k in ks]
-    compared = []
-    for shard, allowed_N in zip(sample.shards, sample.allowed, strict=True):
-        pids = np.flatnonzero(allowed_N)
-        compared.append((pids, shard.kernel.interaction(Q_LD, pids)))
-    hits = _exact_hits(sample, Q_LD, compared, ranks[-1])
-    by_interaction = _behind(hits, compared, ranks)
+    Q_LD, shards = query.Q_LD, sample.shards
+    ranks = [max(1, round(k * sample.share_beside(1))) for k in ks]
+    compared = [
+        _sifted(sample, index, query, SIFTED_PER_HIT * ranks[-1] + SIFTED_BESIDE)
+        for index in range(len(shards))
+    ]
+    hits, scores = _exact_hits(sample, Q_LD, compared, ranks[-1])
+    by_interaction = _behind(hits, scores, [best for _, best in compared], ranks)
     gaps: dict[Key, AnyArray] = {}
     for nprobe in NPROBES:
         probes = codec.centroid_table.probe(Q_LD, nprobe)
-        estimated = [
-            shard.kernel.approximate(Q_LD, *probes, allowed_N)
-            for shard, allowed_N in zip(sample.shards, sample.allowed, strict=True)
-        ]
-        by_estimate = _behind(hits, estimated, ranks)
+        scores, bests = np.empty(len(hits), np.float32), []
+        for index in range(len(shards)):
+            here = hits[:, 0] == index
+            found = _estimates(sample, index, query, probes, hits[here, 1], ranks[-1])
+            scores[here] = found[0]
+            bests.append(found[1])
+        by_estimate = _behind(hits, scores, bests, ranks)
         for k, both in zip(ks, zip(by_estimate, by_interaction, strict=True), strict=True):
             gaps[nprobe, k] = np.stack(both) / np.float32(len(Q_LD) ** 0.5)
     return gaps
 
 
+def _sifted(sample: Sample, index: int, query: PseudoQuery, most: int) -> tuple[AnyArray, F32]:
+    """The best `most` of a shard by interaction, and their scores; of equal ones the first."""
+    pids, scores = np.zeros(0, np.int64), np.zeros(0, np.float32)
+    for first, allowed_W in sample.windows(index, query):
+        of_window = first + np.flatnonzero(allowed_W)
+        scores_of = sample.shards[index].kernel.interaction(query.Q_LD, of_window)
+        good = scores_of >= _kth_best(scores_of, most)
+        pids = np.concatenate([pids, of_window[good]])
+        scores = np.concatenate([scores, scores_of[good]])
+        best = np.argsort(-scores, kind="stable")[:most]
+        pids, scores = pids[best], scores[best]
+    return pids, scores
+
+
 def _exact_hits(
     sample: Sample, Q_LD: F32, compared: Sequence[tuple[AnyArray, F32]], count: int
-) -> AnyArray:
-    """The best `count` by precise score, int64 [count, 2] of (shard, passage): looked for among
-    those that centroid interaction puts within several times as many."""
-    most = SIFTED_PER_HIT * count + SIFTED_BESIDE
-    found: list[tuple[float, int, int]] = []
+) -> tuple[AnyArray, F32]:
+    """The best `count` by precise score, int64 [count, 2] of (shard, passage), and their scores by
+    interaction: looked for among those that it puts within several times as many."""
+    found: list[tuple[float, int, int, float]] = []
     for index, (pids, scores) in enumerate(compared):
-        best = pids[np.argsort(-scores, kind="stable")[:most]]
-        precise = sample.shards[index].kernel.score(Q_LD, best)
-        found += zip((-precise).tolist(), [index] * len(best), best.tolist(), strict=True)
-    hits: AnyArray = np.array([(index, pid) for _, index, pid in sorted(found)[:count]], np.int64)
-    return hits
+        precise = sample.shards[index].kernel.score(Q_LD, pids)
+        shard = [index] * len(pids)
+        found += zip((-precise).tolist(), shard, pids.tolist(), scores.tolist(), strict=True)
+    best = sorted(found)[:count]
+    hits: AnyArray = np.array([(index, pid) for _, index, pid, _ in best], np.int64)
+    return hits, np.array([score for *_, score in best], np.float32)
 
 
-def _behind(
-    hits: AnyArray, found: Sequence[tuple[AnyArray, F32]], ks: Sequence[int]
-) -> list[AnyArray]:
+def _estimates(
+    sample: Sample,
+    index: int,
+    query: PseudoQuery,
+    probes: tuple[I32, F32],
+    wanted: AnyArray,
+    most: int,
+) -> tuple[F32, F32]:
+    """What postings say of some passages of a shard, minus infinity of those that no probe leads
+    to; and the best `most` of the shard."""
+    scores, best = np.full(len(wanted), -np.inf, np.float32), np.zeros(0, np.float32)
+    for first, allowed_W in sample.windows(index, query):
+        last = first + len(allowed_W)
+        kernel = sample.shards[index].kernel
+        pids, estimates = kernel.approximate(query.Q_LD, *probes, allowed_W, first, last)
+        here = (wanted >= first) & (wanted < last)
+        scores[here] = _look_up(wanted[here], pids, estimates)
+        best = _best(best, estimates, most)
+    return scores, best
+
+
+def _behind(hits: AnyArray, scores: F32, bests: Sequence[F32], ks: Sequence[int]) -> list[AnyArray]:
     """For each k, how far the scores of the first k hits, as (shard, passage), lie below the k-th
-    best of their shard; `found` has ascending passages and scores of every shard."""
-    scores = np.full(len(hits), -np.inf, np.float32)
+    best of their shard."""
     kth = np.full((len(ks), len(hits)), np.inf, np.float32)
-    for shard, (pids, of_shard) in enumerate(found):
-        here = hits[:, 0] == shard
-        scores[here] = _look_up(hits[here, 1], pids, of_shard)
-        kth[:, here] = [[_kth_best(of_shard, k)] for k in ks]
+    for shard, of_shard in enumerate(bests):
+        kth[:, hits[:, 0] == shard] = [[_kth_best(of_shard, k)] for k in ks]
     return [(best - scores)[:k] for k, best in zip(ks, kth, strict=True)]
 
 
@@ -176,6 +218,12 @@ def _look_up(wanted: AnyArray, pids: AnyArray, scores: F32) -> F32:
     places = np.minimum(np.searchsorted(pids, wanted), len(pids) - 1)
     found: F32 = np.where(pids[places] == wanted, scores[places], np.float32(-np.inf))
     return found
+
+
+def _best(scores: F32, more: F32, most: int) -> F32:
+    """The best `most` of both, in no order."""
+    scores = np.concatenate([scores, more])
+    return np.partition(scores, len(scores) - most)[-most:] if len(scores) > most else scores
 
 
 def _kth_best(scores: F32, k: int) -> np.float32:
@@ -242,21 +290,47 @@ def _counts(
         probes = codec.centroid_table.probe(Q_LD, nprobe)
         mine = {key: of for key, of in options.items() if key[0] == nprobe}
         for index, shard in enumerate(shards):
-            pids, estimates = shard.kernel.approximate(Q_LD, *probes)
-            least = {
-                (key, at): _kth_best(estimates, key[1]) - option.margin * root
-                for key, of in mine.items()
-                for at, option in enumerate(of)
-            }
-            looked_at = estimates >= min(least.values())
-            estimates = estimates[looked_at]
-            scores = shard.kernel.interaction(Q_LD, pids[looked_at])
-            for (key, at), floor in least.items():
+            best, estimates, scores = _candidates(shard, Q_LD, probes, mine)
+            for (key, at), floor in _floors(best, mine, root).items():
                 compared = scores[estimates >= floor]
                 slack = options[key][at].interaction_margin * root
                 within = compared >= _kth_best(compared, key[1]) - slack
                 counts[key][:, at, index] = len(compared), np.count_nonzero(within)
     return counts
+
+
+def _candidates(
+    shard: ShardReader,
+    Q_LD: F32,
+    probes: tuple[I32, F32],
+    options: Mapping[Key, Sequence[_Option]],
+) -> tuple[F32, F32, F32]:
+    """The best estimates of a shard; and the estimates, and the scores by interaction, of all that
+    an option compares, and of some more: those that looked as if, while windows were to come."""
+    most = max(k for _, k in options)
+    best, kept = np.zeros(0, np.float32), [(np.zeros(0, np.float32),) * 2]
+    for first in range(0, shard.passages, WINDOW):
+        last = min(first + WINDOW, shard.passages)
+        pids, estimates = shard.kernel.approximate(Q_LD, *probes, None, first, last)
+        best = _best(best, estimates, most)
+        # Of fewer than k, the least may be better than the k-th of more.
+        ends = last == shard.passages or len(best) >= most
+        floor = min(_floors(best, options, float(len(Q_LD) ** 0.5)).values()) if ends else -np.inf
+        looked_at = estimates >= floor
+        kept.append((estimates[looked_at], shard.kernel.interaction(Q_LD, pids[looked_at])))
+    estimates, scores = (np.concatenate(part) for part in zip(*kept, strict=True))
+    return best, estimates, scores
+
+
+def _floors(
+    best: F32, options: Mapping[Key, Sequence[_Option]], root: float
+) -> dict[tuple[Key, int], np.float32]:
+    """The estimate below which each option, by key and place, leaves a passage out."""
+    return {
+        (key, at): _kth_best(best, key[1]) - option.margin * root
+        for key, of in options.items()
+        for at, option in enumerate(of)
+    }
 
 
 # ---------------------------------------------------------------- choosing

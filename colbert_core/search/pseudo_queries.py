@@ -4,19 +4,21 @@ A passage's first and last token, which are what models put around a text, and s
 between, each moved by noise until it matches its passage about as well as a word of a real query
 does. Large indexes are represented by a sample of their passages.
 
-Shapes: L query tokens, T tokens of a passage, D dimensions, N passages of a shard.
+Shapes: L query tokens, T tokens of a passage, D dimensions, N passages of a shard, W of a window.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from colbert_core.index import ShardReader
 from colbert_core.types import F32, U8
 
+WINDOW = 1 << 17  # passages of a shard that are looked at together: what bounds memory
 LENGTHS = (4, 32)  # tokens of a query: evenly spread by their logarithm
 NOISE = 0.3  # its length beside that of a token, 1: leaves a cosine of .96
 
@@ -28,18 +30,24 @@ class Sample:
     shards: Sequence[ShardReader]
     allowed: Sequence[U8]
 
-    @property
-    def share(self) -> float:
-        """Of all passages of the index."""
-        drawn = sum(int(allowed_N.sum()) for allowed_N in self.allowed)
-        return drawn / sum(shard.passages for shard in self.shards)
+    @cached_property
+    def drawn(self) -> int:
+        """How many there are."""
+        return sum(int(allowed_N.sum()) for allowed_N in self.allowed)
 
-    def without(self, index: int, pid: int) -> Sample:
-        """All but one passage of one shard."""
-        allowed = list(self.allowed)
-        allowed[index] = allowed[index].copy()
-        allowed[index][pid] = 0
-        return Sample(self.shards, allowed)
+    def share_beside(self, passages: int) -> float:
+        """Of all passages of the index, but for so many of the sample."""
+        return (self.drawn - passages) / sum(shard.passages for shard in self.shards)
+
+    def windows(self, index: int, query: PseudoQuery) -> Iterator[tuple[int, U8]]:
+        """The first passage of each window of a shard, and what of the window a query may find: all
+        of the sample but the passage that it was made from."""
+        for first in range(0, self.shards[index].passages, WINDOW):
+            allowed_W = self.allowed[index][first : first + WINDOW]
+            if index == query.shard and first <= query.pid < first + len(allowed_W):
+                allowed_W = allowed_W.copy()
+                allowed_W[query.pid - first] = 0
+            yield first, allowed_W
 
 
 @dataclass(frozen=True)
@@ -54,8 +62,16 @@ class PseudoQuery:
 def draw_sample(shards: Sequence[ShardReader], tokens: int, rng: np.random.Generator) -> Sample:
     """Passages of about `tokens` tokens in all, or every passage of an index that has fewer."""
     share = tokens / sum(shard.tokens for shard in shards)
-    drawn = [(rng.random(shard.passages) < share).astype(np.uint8) for shard in shards]
-    return Sample(shards, drawn)
+    return Sample(shards, [_drawn(shard.passages, share, rng) for shard in shards])
+
+
+def _drawn(passages: int, share: float, rng: np.random.Generator) -> U8:
+    """Uint8 [N], 1 with the probability `share`."""
+    allowed_N = np.empty(passages, np.uint8)
+    for first in range(0, passages, WINDOW):
+        window = allowed_N[first : first + WINDOW]
+        window[:] = rng.random(len(window)) < share
+    return allowed_N
 
 
 def pseudo_queries(sample: Sample, count: int, rng: np.random.Generator) -> list[PseudoQuery]:

@@ -113,9 +113,11 @@ class TorchShard:
         probe_ids_LP: I32,
         probe_scores_LP: F32,
         allowed_N: U8 | None = None,
+        first: int = 0,
+        last: int | None = None,
     ) -> tuple[I64, F32]:
         """As the native `Shard.approximate`; the calibration's, and so the host's."""
-        return self.host.approximate(Q_LD, probe_ids_LP, probe_scores_LP, allowed_N)
+        return self.host.approximate(Q_LD, probe_ids_LP, probe_scores_LP, allowed_N, first, last)
 
     def interaction(self, Q_LD: F32, pids: I64) -> F32:
         """Scores by centroid interaction, float32 [M], of the passages `pids`, int64 [M]."""

@@ -162,7 +162,7 @@ def test_any_number_of_workers_gives_the_bytes_of_one_process(
     kept, store, alone, workers, monkeypatch
 ):
     monkeypatch.setattr(workers_sample, "_UNITS_AT_ONCE", workers)
-    monkeypatch.setattr(sample_worker, "BLOCK_BYTES", 50_000 * workers)
+    monkeypatch.setattr(sample_worker, "BLOCK_BYTES", (50_000 * workers,) * 2)
     pool = Pool(workers, kept, store, seed=workers)
     assert bytes_of(train(kept, pool)) == bytes_of(alone)
     assert ("add" in pool.calls) == (workers == 7)

@@ -212,13 +212,13 @@ def test_postings_hold_each_passage_once_in_order(monkeypatch: pytest.MonkeyPatc
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     codes = rng.integers(0, 17, int(offsets[-1]))
     packed = PackedInts("codes", packed_array(codes, 19), len(codes), 19)
-    whole = [
-        np.concatenate(part) for part in zip(*build_postings(packed, offsets, 20), strict=True)
-    ]
+    starts = PackedInts("offsets", packed_array(offsets, len(codes)), len(offsets), len(codes))
+    whole = [np.concatenate(part) for part in zip(*build_postings(packed, starts, 20), strict=True)]
     monkeypatch.setattr("colbert_core.index.postings.RUN_TOKENS", 50)  # many runs
+    monkeypatch.setattr("colbert_core.index.postings.MOST_PARTS", 1000)
     for room in (1 << 25, 300, 1):  # for all centroids, for some, for one at a time
         monkeypatch.setattr("colbert_core.index.postings.TOKENS_AT_ONCE", room)
-        parts = list(build_postings(packed, offsets, 20))
+        parts = list(build_postings(packed, starts, 20))
         assert len(parts) > 5
         counts, sizes, lists = (np.concatenate(part) for part in zip(*parts, strict=True))
         for in_runs, at_once in zip((counts, sizes, lists), whole, strict=True):

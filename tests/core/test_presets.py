@@ -14,7 +14,7 @@ from colbert_core import Index
 from colbert_core.errors import IndexCorrupt
 from colbert_core.index import Manifest, Preset, describe, verify
 from colbert_core.index.manifest import manifest_path
-from colbert_core.search import COMMON_PRESETS, derive_params
+from colbert_core.search import COMMON_PRESETS, derive_params, pseudo_queries
 from colbert_core.search import calibrate as calibration
 from colbert_core.search.calibrate import RECALLS, TARGETS, calibrate
 from colbert_core.types import SearchParams
@@ -140,6 +140,14 @@ def test_the_same_shards_and_seed_give_the_same_presets(index: Index) -> None:
 def test_processors_do_not_matter(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     assert calibrate(index.generation.shards, index.generation.codec) == index.manifest.presets
+
+
+def test_windows_do_not_matter(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a shard that is looked at in parts, the same comes out."""
+    for window in (7, 200):
+        monkeypatch.setattr(calibration, "WINDOW", window)
+        monkeypatch.setattr(pseudo_queries, "WINDOW", window)
+        assert calibrate(index.generation.shards, index.generation.codec) == index.manifest.presets
 
 
 def test_a_sample_of_the_passages_says_nearly_the_same(

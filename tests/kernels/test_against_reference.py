@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,12 @@ def assert_equal_on_everything(
         assert_same(shard.search(*coarse), ref_shard.search(*coarse))
     touched = ref_shard.approximate(Q_LD, ids_LP, scores_LP, allowed_N)
     assert_same(shard.approximate(Q_LD, ids_LP, scores_LP, allowed_N), touched)
+    cut = world.passages // 3
+    for first, last in ((0, cut), (cut, world.passages), (cut, cut)):  # windows of the shard
+        window = Q_LD, ids_LP, scores_LP, None if allowed_N is None else allowed_N[first:last]
+        assert_same(
+            shard.approximate(*window, first, last), ref_shard.approximate(*window, first, last)
+        )
     exact = ref_shard.exhaustive(Q_LD, k, allowed_N)
     assert_same(shard.exhaustive(Q_LD, k, allowed_N), exact)
     pids = np.arange(world.passages - 1, -1, -1)[:5]
@@ -229,6 +236,21 @@ def test_hits_without_precise_scores(isa: str) -> None:
     order = np.lexsort((candidates, -scores))[:10]
     found = shard.search(Q_LD, *probes, 10, 40, None, 0.0, np.inf, 0)
     assert_same(found[:2], (candidates[order], scores[order]))
+
+
+@pytest.mark.parametrize("centroids", [2, 40, 3000])
+def test_windows_of_a_shard_join_to_the_whole(isa: str, centroids: int) -> None:
+    """Lists of any density, from most of the passages to none of a window's."""
+    world, Q_LD = make_world(centroids=centroids, passages=2000, longest=4), make_query(5, 128)
+    table, shard = world.native()
+    for nprobe in (1, 2):
+        probes = table.probe(Q_LD, nprobe)
+        whole = shard.approximate(Q_LD, *probes)
+        for size in (1, 63, 64, 700, 1999):
+            cuts = [*range(0, 2000, size), 2000]
+            parts = [shard.approximate(Q_LD, *probes, None, *cut) for cut in pairwise(cuts)]
+            joined = tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+            assert_same(joined, whole)
 
 
 def test_one_probe_a_token_says_nothing_of_scores(isa: str) -> None:

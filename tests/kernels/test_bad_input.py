@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -161,6 +162,8 @@ def test_other_arguments(twin: str) -> None:
         (lambda: shard.approximate(Q_LD, ids_LP[:3], scores_LP[:3]), "probe"),
         (lambda: shard.approximate(Q_LD, ids_LP + np.int32(20), scores_LP), "probe_ids_LP"),
         (lambda: shard.approximate(Q_LD, ids_LP, scores_LP, np.ones(59, np.uint8)), "allowed_N"),
+        (lambda: shard.approximate(Q_LD, ids_LP, scores_LP, None, 3, 99), "window"),
+        (lambda: shard.approximate(Q_LD, ids_LP, scores_LP, None, 9, 3), "window"),
         (lambda: shard.search(Q_LD, ids_LP[:3], scores_LP[:3], 3, 10), "probe"),
         (lambda: shard.search(Q_LD, ids_LP[:, :0], scores_LP[:, :0], 3, 10), "probe"),
         (lambda: shard.search(Q_LD, ids_LP, scores_LP[:, :1].copy(), 3, 10), "probe"),
@@ -252,6 +255,12 @@ def test_flipped_bits_are_refused_or_searched_by_both_alike() -> None:
         for at in rng.integers(0, len(postings) - SLACK, rng.integers(1, 4)):
             postings[at] ^= 1 << int(rng.integers(8))
         broken = world.but(postings=np.frombuffer(postings, np.uint8))
+        for first in range(0, 300, 50):  # a window does not see all of a list, nor all damage to it
+            with suppress(RuntimeError):
+                pids, _ = broken.native()[1].approximate(Q, *probes, None, first, first + 50)
+                assert (
+                    (pids >= first) & (pids < first + 50) & (np.diff(pids, prepend=-1) > 0)
+                ).all()
         try:
             found = broken.reference()[1].search(Q, *probes, 3, 10)
         except RuntimeError as error:
