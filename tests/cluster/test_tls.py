@@ -39,7 +39,7 @@ def pki(tmp_path: Path) -> Pki:
 
 
 def ask(address: str, tls: Tls | bool) -> int:
-    with Client(address, tls=tls, retry=ONCE, timeout_s=5.0) as client:
+    with Client(address, tls=tls, retry=ONCE, timeout_s=30.0) as client:
         return len(client.search(QUERY, k=2).hits)
 
 

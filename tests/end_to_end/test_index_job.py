@@ -59,6 +59,11 @@ class Recorder(SilentProgress):
         return self.advances.get(stage, 0)
 
 
+def trouble(notes):
+    """Notes, but for those that say that one has to wait: what else a machine does decides them."""
+    return [n for n in notes if "no worker is ready" not in n and "takes long" not in n]
+
+
 class Pids:
     """The processes of the workers, in the order they became ready."""
 
@@ -179,7 +184,7 @@ def test_the_report_adds_up(built):
     assert sum(report.seconds[s] for s in stages) <= report.seconds["total"] * 1.01
     assert progress.stages["read"] == progress.stages["encode"] == 60
     assert progress.stages["write"] == 2
-    assert progress.notes == []
+    assert trouble(progress.notes) == []
     orjson.dumps(report.to_dict())
 
 
@@ -215,7 +220,7 @@ def test_a_unit_that_fails_for_good_ends_the_job_and_nothing_else(built, corpus,
     progress = Recorder(spoil)
     with pytest.raises(JobFailed, match=r"unit 2 \(passages .* ids 'p\d\d' to 'p\d\d'\) failed 3"):
         build_index(corpus, out, workers=1, progress=progress, **SETTINGS)
-    assert len(progress.notes) == 3
+    assert len(trouble(progress.notes)) == 3
     assert "run the same command again" in progress.notes[-1]
     assert not (out / "CURRENT").exists()
 

@@ -70,7 +70,7 @@ def test_a_killed_shard_server_is_named_shown_by_health_and_comes_back(serving: 
     query = np.ones((2, DIM), np.float32)
     with (
         grpc.insecure_channel(address) as channel,
-        Client(address, retry=RetryPolicy(attempts=1), timeout_s=10.0) as client,
+        Client(address, retry=RetryPolicy(attempts=1), timeout_s=60.0) as client,
     ):
         request = health_pb2.HealthCheckRequest(service="")
         watched = health_pb2_grpc.HealthStub(channel).Watch(request, timeout=RECOVERY_TIMEOUT_S)
