@@ -30,7 +30,7 @@ _LLOYD_ROUNDS = 60
 _RATIOS, _GAINS = 8, 32
 _LEVEL_ROUNDS = 20
 _LEVEL_TOKENS = 4096
-"""Sample tokens that the 64 levels are trained on."""
+"""Sample tokens that the 64 levels are trained on, and of which temporaries are made together."""
 
 _START: dict[int, tuple[float, tuple[int, ...]]] = {
     1: (1.0, (29, 7, 10, 22, 18, 53)),
@@ -71,12 +71,17 @@ def storable(centroids_CD: F32) -> F32:
 def train_tables(vectors_SD: F32, centroids_SD: F32, *, bits: int) -> Tables:
     """Levels from the residuals of a sample (its vectors, the centroid of each), then the two scale
     tables from its scales."""
-    residuals_SD = vectors_SD - centroids_SD
-    lengths_S1 = np.sqrt(np.mean(residuals_SD * residuals_SD, axis=1, keepdims=True))
-    levels = train_levels((residuals_SD / np.maximum(lengths_S1, 1e-6))[:_LEVEL_TOKENS], bits)
-    ratios = _lloyd_steps(fit_ratios(levels, bits, residuals_SD, _best_bits), _RATIOS)
-    _, _, gain_S = fit_tartan(levels, bits, vectors_SD, centroids_SD, ratios, _best_bits)
-    alpha = np.repeat(_lloyd_steps(gain_S, _GAINS), _RATIOS)
+    first_SD = vectors_SD[:_LEVEL_TOKENS] - centroids_SD[:_LEVEL_TOKENS]
+    lengths_S1 = np.sqrt(np.mean(first_SD * first_SD, axis=1, keepdims=True))
+    levels = train_levels(first_SD / np.maximum(lengths_S1, 1e-6), bits)
+    parts = [
+        (vectors_SD[start : start + _LEVEL_TOKENS], centroids_SD[start : start + _LEVEL_TOKENS])
+        for start in range(0, len(vectors_SD), _LEVEL_TOKENS)
+    ]
+    found = [fit_ratios(levels, bits, part - nearest, _best_bits) for part, nearest in parts]
+    ratios = _lloyd_steps(np.concatenate(found), _RATIOS)
+    fitted = [fit_tartan(levels, bits, *part, ratios, _best_bits)[2] for part in parts]
+    alpha = np.repeat(_lloyd_steps(np.concatenate(fitted), _GAINS), _RATIOS)
     return Tables(levels, cutoffs=None, alpha=alpha, beta=alpha * np.tile(ratios, _GAINS))
 
 

@@ -112,9 +112,14 @@ def _over(
     threads: int,
 ) -> dict[Key, AnyArray]:
     """What is measured of every query, stacked."""
+    stacked: dict[Key, AnyArray] = {}
     with ThreadPoolExecutor(threads) as pool:
-        measured = list(pool.map(measure, queries))
-    return {key: np.stack([one[key] for one in measured]) for key in measured[0]}
+        for at, measured in enumerate(pool.map(measure, queries)):
+            for key, values in measured.items():
+                if key not in stacked:
+                    stacked[key] = np.empty((len(queries), *values.shape), values.dtype)
+                stacked[key][at] = values
+    return stacked
 
 
 # ---------------------------------------------------------------- what one query shows

@@ -18,7 +18,7 @@ import numpy as np
 from colbert_core.index import ShardReader
 from colbert_core.types import F32, U8
 
-WINDOW = 1 << 17  # passages of a shard that are looked at together: what bounds memory
+WINDOW = 1 << 15  # passages of a shard that are looked at together: what bounds memory
 LENGTHS = (4, 32)  # tokens of a query: evenly spread by their logarithm
 NOISE = 0.3  # its length beside that of a token, 1: leaves a cosine of .96
 
