@@ -28,6 +28,7 @@ from cluster.gateway_encoder import Encoders
 from cluster.gateway_follow import TableFollower
 from cluster.gateway_generation import Equipment
 from cluster.gateway_health import GatewayHealth
+from cluster.gateway_intake import Intake
 from cluster.gateway_limits import DEFAULT_LIMITS
 from cluster.gateway_service import SearchServicer
 from cluster.observer import NullObserver, Observer
@@ -44,7 +45,6 @@ __all__ = ["Gateway", "GatewayConfig", "GatewayService", "guard_of"]
 
 SERVICE = "tartan.v1.SearchService"
 HEALTH = "grpc.health.v1.Health"
-WATCHERS = 256  # streams of health, which take up no query's place
 
 
 class GatewayService(Protocol):
@@ -101,10 +101,13 @@ class Gateway:
         self._following: asyncio.Task[None] | None = None
         self._credentials = None if config.tls is None else server_credentials(config.tls)
         self._server = grpc.aio.server(
-            interceptors=[*gateway_interceptors(), guard_of(config)],
-            options=server_options(limits.max_message_bytes),
             # Beyond `Admission`, which says which limit: for when even refusing takes too long.
-            maximum_concurrent_rpcs=2 * config.max_concurrent + WATCHERS,
+            interceptors=[
+                Intake(2 * config.max_concurrent),
+                *gateway_interceptors(),
+                guard_of(config),
+            ],
+            options=server_options(limits.max_message_bytes),
         )
         self._health = GatewayHealth(("", SERVICE), self._reachable)
         self._servicer = SearchServicer(self._follower, config, limits, observer)

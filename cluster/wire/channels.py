@@ -22,6 +22,8 @@ def server_options(max_message_bytes: int) -> Options:
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", MAX_ANSWER_BYTES),
         ("grpc.so_reuseport", 0),
+        # Calls at once on one connection; more of them wait in the client.
+        ("grpc.max_concurrent_streams", 1_000),
         # Who connects and then says nothing, or one byte now and then, is hung up on.
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
         # Let clients ping every 10 s, busy or not, instead of closing on them for doing so.
