@@ -31,9 +31,9 @@ from cluster.gateway_health import GatewayHealth
 from cluster.gateway_intake import Intake
 from cluster.gateway_limits import DEFAULT_LIMITS
 from cluster.gateway_service import SearchServicer
-from cluster.observer import NullObserver, Observer
+from cluster.observer import GatewaySnapshot, NullObserver, Observer
 from cluster.security.tls import server_credentials
-from cluster.telemetry.call_spans import gateway_interceptors
+from cluster.telemetry.call_spans import gateway_interceptors, traced
 from cluster.topology import GatewayReport, TableSource
 from cluster.wire.channels import server_options
 from cluster.wire.requests import parsing
@@ -95,7 +95,7 @@ class Gateway:
         tail = tail or TailPolicy()
         tail.check()
         equipment = Equipment(
-            connect, self._executor, limits, tail, observer, encoders or Encoders()
+            traced(connect), self._executor, limits, tail, observer, encoders or Encoders()
         )
         self._follower = TableFollower(source, equipment, self._completed, config.warm_timeout_s)
         self._following: asyncio.Task[None] | None = None
@@ -155,6 +155,16 @@ class Gateway:
     def report(self) -> GatewayReport:
         """What it is doing."""
         return self._follower.report()
+
+    def snapshot(self) -> GatewaySnapshot:
+        """How it is now, for metrics."""
+        report, current = self.report(), self._follower.current
+        return GatewaySnapshot(
+            in_flight=report.in_flight,
+            queue_delay_ms=report.queue_delay_ms,
+            table_version=report.version,
+            replicas={} if current is None else current.fan_out.replica_states(),
+        )
 
     async def drain(self) -> None:
         """Say NOT_SERVING and that it is about to end, and go on answering: who sends queries has

@@ -25,7 +25,7 @@ from cluster.wire.handlers import (
     deadline_after,
     problem_of,
 )
-from cluster.wire.request_context import caller
+from cluster.wire.request_context import begin_part, caller, note_query_text
 from cluster.wire.requests import checked
 from cluster.wire.status import code_from_number, to_problem
 from cluster.wire.tartan.v1 import search_pb2, search_pb2_grpc
@@ -91,6 +91,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         permits = asyncio.Semaphore(self._config.batch_parallel)
 
         async def one(index: int) -> search_pb2.SearchBatchResponse:
+            begin_part(index)
             async with permits:
                 return await self._batch_answer(index, request.requests[index], deadline, client)
 
@@ -114,6 +115,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     async def _answer(
         self, request: search_pb2.SearchRequest, deadline: float, client: str
     ) -> search_pb2.SearchResponse:
+        note_query_text(request.text)
         clock = Clock(deadline)
         told = _Told(request, client, clock)
         try:
@@ -183,6 +185,7 @@ class _Told:
             status=self.status,
             error=self.error,
             coverage=None if answer is None else answer.coverage,
+            params=None if answer is None else answer.params,
             k=request.k,
             query_tokens=request.vectors.rows,
             text_chars=len(request.text),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from cluster.wire.types import Coverage
+from colbert_core.types import SearchParams
 
 CallKind = Literal["search", "fetch"]
 CacheKind = Literal["embedding", "answer"]
@@ -33,6 +34,7 @@ class QueryFinished:
         coverage: of the answer, or None.
         cached: whether the answer came from the cache.
         k, query_tokens, text_chars: what was asked, for the slow-query log (never the text).
+        params: what was done, of an answer.
         candidates: passages that probed centroids led to, of all shards.
         scored: passages scored precisely, of all shards.
     """
@@ -51,6 +53,7 @@ class QueryFinished:
     text_chars: int = 0
     candidates: int = 0
     scored: int = 0
+    params: SearchParams | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,26 @@ class ReplicaEvent:
     address: str
     reason: str
     for_s: float = field(default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySnapshot:
+    """A gateway now.
+
+    Attributes:
+        in_flight: queries that wait or are worked on.
+        queue_delay_ms: what queries of the last seconds waited before work on them began.
+        table_version: of the routing table that it acts by.
+        replicas: by shard of the live generation, how many are "up", "away", "ejected",
+            "draining".
+        cache_bytes: what the entries of each cache take.
+    """
+
+    in_flight: int
+    queue_delay_ms: float
+    table_version: int
+    replicas: Mapping[str, Mapping[str, int]]
+    cache_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 class Observer(Protocol):

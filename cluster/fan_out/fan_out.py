@@ -160,6 +160,10 @@ class FanOut:
         """Whether each shard has a connected replica that may be asked; others begin to connect."""
         return {route.shard_id: route.reachable() for route in self.routes}
 
+    def replica_states(self) -> dict[str, dict[str, int]]:
+        """By shard, how many replicas are in each state."""
+        return {route.shard_id: route.replica_states() for route in self.routes}
+
     async def probe(self) -> None:
         """Ask ejected replicas whose time is over how they are, from now on, until cancelled."""
         while True:

@@ -16,6 +16,7 @@ from cluster.topology import ReplicaPlace
 from cluster.wire.types import FetchQuery, ShardAnswer, ShardQuery, StoredPassage
 
 LEAVING_S = 60.0
+STATES = ("draining", "ejected", "up", "away")
 
 
 class ShardTransport(Protocol):
@@ -70,6 +71,15 @@ class Replica:
             if not self.outstanding:
                 self._idle.set()
 
+    @property
+    def state(self) -> str:
+        """One of STATES, the first that holds."""
+        if not self.admitting:
+            return "draining"
+        if self.sickness.ejected:
+            return "ejected"
+        return "up" if self.transport.connected() else "away"
+
     async def leave(self) -> None:
         """Let go of the connection once nothing is under way on it."""
         with contextlib.suppress(TimeoutError):
@@ -115,6 +125,11 @@ class ShardRoute:
         """Whether any replica that may be asked is connected; others begin to connect."""
         connected = [one.transport.connected() for one in self.replicas if one.admitting]
         return any(connected)
+
+    def replica_states(self) -> dict[str, int]:
+        """How many replicas are in each state, also in those that none is in."""
+        states = [one.state for one in self.replicas]
+        return {state: states.count(state) for state in STATES}
 
     def choose(self, tried: Collection[Replica], draw: Callable[[int], int]) -> Replica | None:
         """The replica to ask next, or None when all were tried.

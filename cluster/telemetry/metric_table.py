@@ -130,3 +130,4 @@ PROCESS = (
 )
 
 METRICS = (*GATEWAY, *SHARD_SERVER, *PROCESS)
+TABLE = {metric.name: metric for metric in METRICS}

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import grpc
 
-from cluster.observer import QueryFinished, ShardCallFinished
+from cluster.observer import GatewaySnapshot, QueryFinished, ShardCallFinished
 from cluster.telemetry.call_spans import ShardSpans
 from cluster.telemetry.endpoint import MetricsAddress, MetricsEndpoint
 from cluster.telemetry.gateway_metrics import GatewayMetrics
+from cluster.telemetry.gateway_state import GatewayState, show_certificate_end
 from cluster.telemetry.logs import check_format, configure_logging
 from cluster.telemetry.query_log import DEFAULT_SLOW_MS, QueryLog
 from cluster.telemetry.ray_bridge import RayBridge
@@ -91,11 +94,34 @@ class Telemetry:
 
 
 class GatewayTelemetry(GatewayMetrics):
-    """A gateway's events as metrics and as lines of the query log."""
+    """A gateway's events as metrics and as lines of the query log; `stop` ends all of it.
 
-    def __init__(self, registry: Registry, query_log: QueryLog) -> None:
-        super().__init__(registry)
-        self._log = query_log
+    Make it before the gateway, which looks whether traces are on, and `watch` the gateway then.
+    """
+
+    def __init__(self, config: TelemetryConfig) -> None:
+        """Errors as `Telemetry` raises them."""
+        self._running = Telemetry(config, "tartan-gateway")
+        super().__init__(self._running.registry)
+        self._log = QueryLog(config.slow_query_ms, every=config.log_queries)
+
+    def watch(self, look: Callable[[], GatewaySnapshot], certificate: Path | None = None) -> None:
+        """Show what the gateway is at the moment, too. Call on its event loop.
+
+        Args:
+            certificate: that it shows, if any.
+        """
+        registry = self._running.registry
+        registry.collectors.register(GatewayState(look, asyncio.get_running_loop()))
+        if certificate is not None:
+            ends = registry.gauge("tartan_certificate_not_after_seconds")
+            show_certificate_end(ends, certificate)
+
+    @property
+    def metrics_address(self) -> str:
+        """Where `/metrics` is; "" for nowhere."""
+        endpoint = self._running.endpoint
+        return "" if endpoint is None else endpoint.address
 
     def query_finished(self, event: QueryFinished) -> None:
         """Count it, and log it if it was slow."""
@@ -106,6 +132,10 @@ class GatewayTelemetry(GatewayMetrics):
         """Count it, and remember it for the line of its query."""
         super().shard_call_finished(event)
         self._log.shard_call_finished(event)
+
+    def stop(self) -> None:
+        """End what was started, and hand over the last spans."""
+        self._running.stop()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
+from dataclasses import asdict
 from typing import Any
 
 from cluster.observer import QueryFinished, ShardCallFinished
@@ -84,6 +85,8 @@ def _about(event: QueryFinished, attempts: list[ShardCallFinished]) -> dict[str,
         "cached": event.cached,
         "shards": [_attempt(one, event.started) for one in attempts],
     }
+    if event.params is not None:
+        about["params"] = asdict(event.params)
     if (coverage := event.coverage) is not None:
         about["coverage"] = {
             "shards": f"{coverage.shards_ok}/{coverage.shards_asked}",

@@ -19,13 +19,12 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from cluster.telemetry.metric_table import METRICS, Metric
+from cluster.telemetry.metric_table import TABLE, Metric
 from cluster.version import own_version
 from colbert_core.kernels import IMPLEMENTATION
 
 M = TypeVar("M", Counter, Gauge, Histogram)
 
-_TABLE = {metric.name: metric for metric in METRICS}
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nothing reads
 
 
@@ -60,7 +59,7 @@ class Registry:
     def forget(self, label: str, value: str) -> None:
         """Drop every series with this label: of a shard or a generation that is no longer here."""
         for name, made in self._made.items():
-            if label in (labels := _TABLE[name].labels):
+            if label in (labels := TABLE[name].labels):
                 place = labels.index(label)
                 for series in [key for key in made._metrics if key[place] == value]:
                     made.remove(*series)
@@ -70,7 +69,7 @@ class Registry:
         if made is None:
             with self._lock:
                 if name not in self._made:
-                    self._made[name] = _made_of(_TABLE[name], self.collectors)
+                    self._made[name] = _made_of(TABLE[name], self.collectors)
                 made = self._made[name]
         assert isinstance(made, kind), name
         return made
@@ -109,4 +108,4 @@ def _memory(lines: Iterable[str]) -> Iterator[GaugeMetricFamily]:
         ("tartan_resident_anonymous_bytes", "RssAnon"),
     ):
         if key in kib:
-            yield GaugeMetricFamily(name, _TABLE[name].help, kib[key] * 1024)
+            yield GaugeMetricFamily(name, TABLE[name].help, kib[key] * 1024)
