@@ -23,8 +23,10 @@ import grpc
 from grpc_reflection.v1alpha import reflection
 
 from cluster.fan_out import Connect, TailPolicy
+from cluster.gateway_cache import ByteLru
 from cluster.gateway_config import GatewayConfig, guard_of
 from cluster.gateway_encoder import Encoders
+from cluster.gateway_encoding import EncodeQueue
 from cluster.gateway_follow import TableFollower
 from cluster.gateway_generation import Equipment
 from cluster.gateway_health import GatewayHealth
@@ -94,8 +96,15 @@ class Gateway:
         self._executor = ThreadPoolExecutor(config.encoder_threads, thread_name_prefix="encode")
         tail = tail or TailPolicy()
         tail.check()
+        encoding = EncodeQueue(
+            self._executor,
+            threads=config.encoder_threads,
+            max_batch=config.encode_batch,
+            cache=ByteLru(config.embedding_cache_bytes),
+            observer=observer,
+        )
         equipment = Equipment(
-            traced(connect), self._executor, limits, tail, observer, encoders or Encoders()
+            traced(connect), self._executor, encoding, limits, tail, observer, encoders or Encoders()
         )
         self._follower = TableFollower(source, equipment, self._completed, config.warm_timeout_s)
         self._following: asyncio.Task[None] | None = None

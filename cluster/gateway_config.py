@@ -26,7 +26,10 @@ class GatewayConfig:
         client_qps: queries a second of one client, of which one second's may be saved up, the
             same; 0 for no such limit.
         batch_parallel: queries of one batch that run at once.
-        encoder_threads: queries that are encoded or probed at once.
+        encoder_threads: threads that encode, or probe centroids, at once.
+        encode_batch: texts that wait and are encoded together at most; 1 is one by one.
+        embedding_cache_bytes: for vectors of texts that were encoded; 0 keeps none.
+        answer_cache_bytes: for answers; 0 keeps none.
         warm_timeout_s: for a generation to answer its warm-up query.
         tls: certificate and key to show; in clear text if None.
         api_keys: file of the keys that are let in; everybody who can connect if None.
@@ -41,6 +44,9 @@ class GatewayConfig:
     client_qps: float = 0.0
     batch_parallel: int = 8
     encoder_threads: int = 2
+    encode_batch: int = 8
+    embedding_cache_bytes: int = 32 * 2**20
+    answer_cache_bytes: int = 0
     warm_timeout_s: float = 120.0
     tls: ServerTls | None = None
     api_keys: Path | None = None
@@ -55,9 +61,19 @@ class GatewayConfig:
         """Raise InvalidInput where a value is not possible."""
         if not 0 <= self.port <= 65_535:
             raise InvalidInput(f"port is {self.port}; give 0 to 65535 (0: any free one)")
-        for name in ("max_concurrent", "max_bytes", "batch_parallel", "encoder_threads"):
+        at_least_1 = (
+            "max_concurrent",
+            "max_bytes",
+            "batch_parallel",
+            "encoder_threads",
+            "encode_batch",
+        )
+        for name in at_least_1:
             if getattr(self, name) < 1:
                 raise InvalidInput(f"{name} is {getattr(self, name)}; give 1 or more")
+        for name in ("embedding_cache_bytes", "answer_cache_bytes"):
+            if getattr(self, name) < 0:
+                raise InvalidInput(f"{name} is {getattr(self, name)}; give 0 (none) or more")
         for name in ("client_concurrent", "client_qps"):
             if not getattr(self, name) >= 0:
                 raise InvalidInput(

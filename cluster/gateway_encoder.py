@@ -33,9 +33,17 @@ class QueryEncoder(Protocol):
 class LazyEncoder:
     """Loads the encoder once, at the first use; safe to share between threads."""
 
-    def __init__(self, source: str, load: Callable[[], QueryEncoder] | None) -> None:
-        """`load` is None where the index was built from vectors; `source` is the model's name."""
+    def __init__(
+        self, source: str, load: Callable[[], QueryEncoder] | None, identity: str = ""
+    ) -> None:
+        """
+        Args:
+            source: the model's name.
+            load: None where the index was built from vectors.
+            identity: the same for encoders that give the same vectors, and no others.
+        """
         self.source = source
+        self.identity = identity
         self._load = load
         self._lock = threading.Lock()
         self._encoder: QueryEncoder | None = None
@@ -73,12 +81,17 @@ class Encoders:
 
     def of(self, generation: Generation) -> LazyEncoder:
         """The encoder of an open generation."""
-        # The identity holds checksums of the weights and of the projection.
-        key = json.dumps(generation.model, sort_keys=True)
-        encoder = self._by_model.get(key)
+        identity = identity_of(generation)
+        encoder = self._by_model.get(identity)
         if encoder is None:
-            encoder = self._by_model[key] = self._make(generation)
+            encoder = self._by_model[identity] = self._make(generation)
         return encoder
+
+
+def identity_of(generation: Generation) -> str:
+    """The identity of a generation's model as one string: source, lengths, and checksums of the
+    weights and of the projection."""
+    return json.dumps(generation.model, sort_keys=True)
 
 
 def encoder_of(generation: Generation, *, threads: int | None = None) -> LazyEncoder:
@@ -92,4 +105,4 @@ def encoder_of(generation: Generation, *, threads: int | None = None) -> LazyEnc
 
         return Encoder.for_index(stored, generation.projection, threads=threads)
 
-    return LazyEncoder(str(stored.get("source", "unknown")), load)
+    return LazyEncoder(str(stored.get("source", "unknown")), load, identity_of(generation))

@@ -18,6 +18,7 @@ import numpy as np
 
 from cluster.fan_out import Connect, FanOut, TailPolicy
 from cluster.gateway_encoder import Encoders
+from cluster.gateway_encoding import EncodeQueue
 from cluster.gateway_limits import DEFAULT_LIMITS
 from cluster.gateway_search import SearchPipeline
 from cluster.observer import NullObserver, Observer
@@ -50,10 +51,12 @@ class Equipment:
 
     Attributes:
         executor: threads for what blocks: the model, and the centroid table.
+        encoding: the queue of texts, over the same threads.
     """
 
     connect: Connect
     executor: Executor
+    encoding: EncodeQueue
     limits: Limits = DEFAULT_LIMITS
     tail: TailPolicy = field(default_factory=TailPolicy)
     observer: Observer = field(default_factory=NullObserver)
@@ -98,6 +101,7 @@ class OpenGeneration:
             generation=manifest.generation,
             codec=opened.codec,
             encoder=equipment.encoders.of(opened),
+            encoding=equipment.encoding,
             fan_out=self.fan_out,
             limits=equipment.limits,
             executor=equipment.executor,

@@ -19,6 +19,7 @@ import numpy as np
 
 from cluster.fan_out import FanOut, Reply
 from cluster.gateway_encoder import LazyEncoder
+from cluster.gateway_encoding import EncodeQueue
 from cluster.gateway_limits import check_call, check_filter_size, check_probes, check_vectors
 from cluster.telemetry.spans import span
 from cluster.wire.types import (
@@ -115,6 +116,7 @@ class SearchPipeline:
     generation: str
     codec: Codec
     encoder: LazyEncoder
+    encoding: EncodeQueue
     fan_out: FanOut
     limits: Limits
     executor: Executor = field(repr=False)
@@ -142,9 +144,15 @@ class SearchPipeline:
         if call.filter is not None:
             check_filter_size(call.filter, self.limits)
             check_filter(call.filter, self.fields)
+        with clock.stage("encode"):
+            query_LD, waited_s = await self._encoded(call, clock)
+        clock.ms["encode"] -= waited_s * 1e3
+        clock.ms["queue"] = waited_s * 1e3
         submitted = time.monotonic()
         prepared = await self._in_thread(
-            clock, "the query was encoded", lambda: self._prepare(call, params, clock, submitted)
+            clock,
+            "the centroids were probed",
+            lambda: self._prepare(call, query_LD, params, clock, submitted),
         )
         with clock.stage("fan_out"):
             query = self._shard_query(prepared, params, call.filter)
@@ -169,25 +177,30 @@ class SearchPipeline:
         )
         return Found(answer, tuple(passage.metadata_json for passage in found.passages))
 
+    async def _encoded(self, call: SearchCall, clock: Clock) -> tuple[F32, float]:
+        """The query's vectors, float32 [L, D], and the seconds that it waited for them."""
+        if call.query_LD is not None:
+            return call.query_LD, 0.0
+        assert call.text is not None
+        clock.left_s("the query was encoded")
+        return await self.encoding.encode(self.encoder, call.text, clock.deadline)
+
     def _prepare(
-        self, call: SearchCall, params: SearchParams, clock: Clock, submitted: float
+        self,
+        call: SearchCall,
+        query_LD: F32,
+        params: SearchParams,
+        clock: Clock,
+        submitted: float,
     ) -> Prepared:
-        """Encode, rotate, probe. Runs in a thread."""
+        """Rotate, probe. Runs in a thread."""
         clock.add("queue", submitted)
         tokens: tuple[str, ...] = ()
-        with clock.stage("encode"):
-            clock.left_s("the query was encoded")  # it may have waited for a thread
-            if call.text is not None:
-                encoder = self.encoder.get()
-                (query_LD,) = encoder.encode_queries([call.text])
-                if call.explain:
-                    tokens = tuple(encoder.query_tokens(call.text))
-            else:
-                assert call.query_LD is not None
-                query_LD = call.query_LD
-            query_LD = self.codec.rotate(check_vectors(query_LD, self.codec.dim, self.limits))
+        if call.text is not None and call.explain:
+            tokens = tuple(self.encoder.get().query_tokens(call.text))
         with clock.stage("probe"):
-            clock.left_s("the centroids were probed")
+            clock.left_s("the centroids were probed")  # it may have waited for a thread
+            query_LD = self.codec.rotate(check_vectors(query_LD, self.codec.dim, self.limits))
             probes = None
             if not params.exact:
                 check_probes(len(query_LD), params.nprobe, self.codec.centroid_count)

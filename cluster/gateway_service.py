@@ -11,8 +11,10 @@ from contextlib import ExitStack
 import grpc
 
 from cluster.gateway_admission import Admission
+from cluster.gateway_cache import ByteLru, SingleFlight, answer_key
 from cluster.gateway_config import GatewayConfig
 from cluster.gateway_follow import TableFollower
+from cluster.gateway_generation import OpenGeneration
 from cluster.gateway_limits import check_batch
 from cluster.gateway_search import Clock
 from cluster.observer import Observer, QueryFinished
@@ -29,7 +31,7 @@ from cluster.wire.request_context import begin_part, caller, note_query_text
 from cluster.wire.requests import checked
 from cluster.wire.status import code_from_number, to_problem
 from cluster.wire.tartan.v1 import search_pb2, search_pb2_grpc
-from cluster.wire.types import Limits, SearchAnswer
+from cluster.wire.types import Coverage, Limits, SearchAnswer
 from colbert_core.errors import TartanError
 
 QUEUE_WINDOW_S = 5.0
@@ -50,6 +52,8 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         self._limits = limits
         self._observer = observer
         self._admission = Admission(config, observer)
+        self._answers: ByteLru[bytes, bytes] = ByteLru(config.answer_cache_bytes)
+        self._flights: SingleFlight[bytes, bytes] = SingleFlight()
         self.queries = 0
         self._waited: deque[tuple[float, float]] = deque(maxlen=4096)
 
@@ -121,10 +125,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         try:
             with self._follower.pinned() as generation:
                 told.generation = generation.generation
-                call = convert.call_from_proto(request)
-                found = await generation.pipeline.search(call, deadline, clock)
-                told.answer = found.answer
-                return convert.answer_to_proto(found.answer, found.metadata_json, call.timings)
+                return await self._remembered(generation, request, told)
         except asyncio.CancelledError:
             told.status = grpc.StatusCode.CANCELLED.name
             raise
@@ -136,6 +137,51 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
             self.queries += 1
             self._waited.append((time.monotonic(), clock.ms.get("queue", 0.0)))
             self._observer.query_finished(told.event())
+
+    async def _remembered(
+        self, generation: OpenGeneration, request: search_pb2.SearchRequest, told: _Told
+    ) -> search_pb2.SearchResponse:
+        """The answer from the cache, or from another caller who asks the same now; or a new one."""
+        if not self._answers.enabled:
+            return await self._search(generation, request, told)
+        key = answer_key(*generation.key, request)
+        known = self._answers.get(key)
+        self._observer.cache_asked("answer", known is not None)
+        if known is None:
+            mine: list[search_pb2.SearchResponse] = []
+
+            async def work() -> bytes:
+                mine.append(await self._search(generation, request, told))
+                return self._remember(key, mine[0])
+
+            known = await self._flights.run(key, told.clock.deadline, work)
+            if mine:
+                return mine[0]
+        told.cached = True
+        response = search_pb2.SearchResponse.FromString(known)
+        told.coverage = convert.coverage_from_proto(response.coverage)
+        if request.timings:
+            elapsed_ms = (time.monotonic() - told.clock.started) * 1e3
+            response.timings.CopyFrom(search_pb2.Timings(cached=True, total_ms=elapsed_ms))
+        return response
+
+    def _remember(self, key: bytes, response: search_pb2.SearchResponse) -> bytes:
+        """Keep an answer that misses nothing, without its timings; returns it as bytes."""
+        untimed = search_pb2.SearchResponse()
+        untimed.CopyFrom(response)
+        untimed.ClearField("timings")
+        stored = untimed.SerializeToString()
+        if response.coverage.shards_ok == response.coverage.shards_asked:
+            self._answers.put(key, stored, len(stored))
+        return stored
+
+    async def _search(
+        self, generation: OpenGeneration, request: search_pb2.SearchRequest, told: _Told
+    ) -> search_pb2.SearchResponse:
+        call = convert.call_from_proto(request)
+        found = await generation.pipeline.search(call, told.clock.deadline, told.clock)
+        told.answer, told.coverage = found.answer, found.answer.coverage
+        return convert.answer_to_proto(found.answer, found.metadata_json, call.timings)
 
     async def _batch_answer(
         self, index: int, request: search_pb2.SearchRequest, deadline: float, client: str
@@ -167,11 +213,13 @@ class _Told:
     def __init__(self, request: search_pb2.SearchRequest, client: str, clock: Clock) -> None:
         self._request = request
         self._client = client
-        self._clock = clock
+        self.clock = clock
         self.generation = ""
         self.status = grpc.StatusCode.OK.name
         self.error = ""
         self.answer: SearchAnswer | None = None
+        self.coverage: Coverage | None = None
+        self.cached = False
 
     def event(self) -> QueryFinished:
         answer, request = self.answer, self._request
@@ -179,12 +227,13 @@ class _Told:
         return QueryFinished(
             client=self._client,
             generation=self.generation,
-            started=self._clock.started,
-            total_ms=(time.monotonic() - self._clock.started) * 1e3,
-            stages_ms={k: v for k, v in self._clock.ms.items() if k != "total"},
+            started=self.clock.started,
+            total_ms=(time.monotonic() - self.clock.started) * 1e3,
+            stages_ms={k: v for k, v in self.clock.ms.items() if k != "total"},
             status=self.status,
             error=self.error,
-            coverage=None if answer is None else answer.coverage,
+            coverage=self.coverage,
+            cached=self.cached,
             params=None if answer is None else answer.params,
             k=request.k,
             query_tokens=request.vectors.rows,

@@ -145,7 +145,7 @@ def answer_from_proto(message: pb.SearchResponse) -> SearchAnswer:
     Raises:
         TartanError: the server sent metadata that is not a JSON object.
     """
-    params, coverage = message.params, message.coverage
+    params = message.params
     timings = message.timings if message.HasField("timings") else None
     return SearchAnswer(
         hits=tuple(_hit_from_proto(hit) for hit in message.hits),
@@ -158,24 +158,29 @@ def answer_from_proto(message: pb.SearchResponse) -> SearchAnswer:
             params.margin if params.HasField("margin") else None,
             params.interaction_margin if params.HasField("interaction_margin") else None,
         ),
-        coverage=Coverage(
-            coverage.shards_asked,
-            coverage.shards_ok,
-            coverage.shards_failed,
-            coverage.shards_timed_out,
-            coverage.passages_searched,
-            coverage.passages_total,
-            tuple(
-                MissingShard(one.shard_id, one.passages, one.timed_out, one.reason)
-                for one in coverage.missing
-            ),
-        ),
+        coverage=coverage_from_proto(message.coverage),
         generation=message.generation,
         timings_ms=(
             {} if timings is None else {name: getattr(timings, f"{name}_ms") for name in STAGES}
         ),
         shard_timings=() if timings is None else tuple(map(_shard_timing, timings.shards)),
         cached=timings is not None and timings.cached,
+    )
+
+
+def coverage_from_proto(message: pb.Coverage) -> Coverage:
+    """A message as how complete an answer is."""
+    return Coverage(
+        message.shards_asked,
+        message.shards_ok,
+        message.shards_failed,
+        message.shards_timed_out,
+        message.passages_searched,
+        message.passages_total,
+        tuple(
+            MissingShard(one.shard_id, one.passages, one.timed_out, one.reason)
+            for one in message.missing
+        ),
     )
 
 

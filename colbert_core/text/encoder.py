@@ -20,6 +20,7 @@ from colbert_core.text.checkpoint import Checkpoint, read_checkpoint
 from colbert_core.text.identity import ModelIdentity
 from colbert_core.text.network import Network
 from colbert_core.text.projection import matrix_sha256
+from colbert_core.text.together import Together
 from colbert_core.text.tokens import NO_SPAN, TextTokenizer, Tokens
 from colbert_core.types import F32, I32, Bool
 
@@ -82,6 +83,7 @@ class Encoder:
         self._tokenizer = tokenizer
         self._network = network
         self._matrix = None if projection is None else torch.from_numpy(projection)
+        self._together = Together()
         self.identity = identity
 
     @classmethod
@@ -188,11 +190,11 @@ class Encoder:
             InvalidInput: a text is not a string of characters.
             ModelError: the model gave a vector that is not finite.
         """
-        # One by one, and on one thread: a batch's shape and the number of threads change the last
-        # bits, and the same query must score the same alone, in a batch, and on another replica.
+        # On one thread, and together only where it gives the same: a batch's shape and the number
+        # of threads change the last bits, and the same query must score the same everywhere.
         queries = self._tokenizer.queries(_checked(texts))
         with _one_thread():
-            return [self._encode([tokens]) for tokens in queries]
+            return self._together.encode(queries, self._encode)
 
     def encode_passages(self, texts: Sequence[str]) -> EncodedPassages:
         """The vectors of passages, in the order given.

@@ -19,6 +19,7 @@ from local_cluster import LocalCluster, served, unit_vectors
 from cluster.client import Client
 from cluster.client_retry import RetryPolicy
 from cluster.fan_out import Reply
+from cluster.gateway_encoding import EncodeQueue
 from cluster.gateway_generation import Equipment, OpenGeneration
 from cluster.wire.types import (
     FetchQuery,
@@ -170,7 +171,8 @@ def test_a_partial_answer_is_the_truth_of_the_shards_that_it_names(
         addresses = [[shard.id] for shard in whole.manifest.shards]
         opened = open_generation(whole.path, shards=())
         with ThreadPoolExecutor(1) as executor:
-            equipment = Equipment(lambda address, _: whole.shards[address], executor)
+            encoding = EncodeQueue(executor, threads=1)
+            equipment = Equipment(lambda address, _: whole.shards[address], executor, encoding)
             generation = OpenGeneration(
                 served(whole.path, whole.manifest, addresses), opened, equipment
             )
