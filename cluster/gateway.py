@@ -104,7 +104,13 @@ class Gateway:
             observer=observer,
         )
         equipment = Equipment(
-            traced(connect), self._executor, encoding, limits, tail, observer, encoders or Encoders()
+            traced(connect),
+            self._executor,
+            encoding,
+            limits,
+            tail,
+            observer,
+            encoders or Encoders(),
         )
         self._follower = TableFollower(source, equipment, self._completed, config.warm_timeout_s)
         self._following: asyncio.Task[None] | None = None
