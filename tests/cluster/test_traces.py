@@ -17,10 +17,9 @@ from local_cluster import DIM, LocalCluster
 from otlp_receiver import OtlpReceiver
 
 from cluster.telemetry import spans
-from cluster.telemetry.call_spans import ShardSpans, TracedTransport, gateway_interceptors, traced
+from cluster.telemetry.call_spans import ShardSpans, TracedTransport, gateway_interceptors
 from cluster.telemetry.spans import span, start_tracing, stop_tracing, wants_traces
 from cluster.wire.request_context import REQUEST_ID_KEY, begin_request
-from cluster.wire.shard_channel import ShardChannel
 from cluster.wire.tartan.v1 import search_pb2, search_pb2_grpc
 from colbert_core.errors import InvalidInput
 from workers.shard_server import HeldShard, ShardServer
@@ -85,7 +84,7 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[OtlpReceiver]:
 @pytest.fixture
 def cluster(receiver: OtlpReceiver, small_index: Path) -> Iterator[LocalCluster]:
     """A cluster whose shard servers and gateway trace, as `tartan serve` makes them."""
-    with LocalCluster(small_index, connect=traced(ShardChannel)) as cluster:
+    with LocalCluster(small_index) as cluster:
         generation = cluster.generation.manifest.generation
         for number, (servers, route) in enumerate(
             zip(cluster.servers, cluster.routes, strict=True)
