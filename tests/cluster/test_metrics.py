@@ -44,6 +44,15 @@ def test_names_and_labels_keep_the_conventions(metric: Any) -> None:
     assert set(metric.labels) <= bounded | {"reason", "generation", "version", "python", "kernels"}
 
 
+def test_the_documentation_has_every_metric_as_it_is() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "observability.md").read_text()
+    rows = re.findall(r"^\| `((?:tartan|process)_\w+)` \| (\w+) \| ([^|]*) \| (.+) \|$", text, re.M)
+    labels = {metric.name: ", ".join(metric.labels) for metric in METRICS}
+    assert [(name, kind, given.strip(), help) for name, kind, given, help in rows] == [
+        (metric.name, metric.kind, labels[metric.name], metric.help) for metric in METRICS
+    ]
+
+
 def test_names_are_unique() -> None:
     assert len({metric.name for metric in METRICS}) == len(METRICS)
 
