@@ -26,7 +26,7 @@ from cluster.fan_out import Connect, TailPolicy
 from cluster.gateway_cache import ByteLru
 from cluster.gateway_config import GatewayConfig, guard_of
 from cluster.gateway_encoder import Encoders
-from cluster.gateway_encoding import EncodeQueue
+from cluster.gateway_encoding import EncodeQueue, Key
 from cluster.gateway_follow import TableFollower
 from cluster.gateway_generation import Equipment
 from cluster.gateway_health import GatewayHealth
@@ -42,6 +42,7 @@ from cluster.wire.requests import parsing
 from cluster.wire.tartan.v1 import search_pb2_grpc
 from cluster.wire.types import Limits
 from colbert_core.errors import AddressInUse
+from colbert_core.types import F32
 
 __all__ = ["Gateway", "GatewayConfig", "GatewayService", "guard_of"]
 
@@ -96,11 +97,12 @@ class Gateway:
         self._executor = ThreadPoolExecutor(config.encoder_threads, thread_name_prefix="encode")
         tail = tail or TailPolicy()
         tail.check()
+        self._vectors: ByteLru[Key, F32] = ByteLru(config.embedding_cache_bytes)
         encoding = EncodeQueue(
             self._executor,
             threads=config.encoder_threads,
             max_batch=config.encode_batch,
-            cache=ByteLru(config.embedding_cache_bytes),
+            cache=self._vectors,
             observer=observer,
         )
         equipment = Equipment(
@@ -179,6 +181,10 @@ class Gateway:
             queue_delay_ms=report.queue_delay_ms,
             table_version=report.version,
             replicas={} if current is None else current.fan_out.replica_states(),
+            cache_bytes={
+                "embedding": self._vectors.bytes,
+                "answer": self._servicer.answer_cache_bytes,
+            },
         )
 
     async def drain(self) -> None:

@@ -64,6 +64,11 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         recent = [waited_ms for at, waited_ms in self._waited if at >= since]
         return sum(recent) / len(recent) if recent else 0.0
 
+    @property
+    def answer_cache_bytes(self) -> int:
+        """What the cached answers take."""
+        return self._answers.bytes
+
     @answering_async
     async def Search(  # noqa: N802
         self, request: search_pb2.SearchRequest, context: AsyncContext

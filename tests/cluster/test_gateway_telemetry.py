@@ -113,6 +113,19 @@ def test_metrics_of_real_queries(small_index: Path) -> None:
         assert after["tartan_live_generation_info", answers[0].generation] == 1
 
 
+def test_what_the_caches_hold_and_how_often_they_help(small_index: Path) -> None:
+    config = GatewayConfig(port=0, answer_cache_bytes=2**20)
+    with Watched(small_index, config) as watched, Client(watched.cluster.address) as client:
+        assert watched.samples()["tartan_cache_bytes", "answer"] == 0
+        for _ in range(3):
+            client.search(QUERY, k=3)
+        after = watched.samples()
+    assert after["tartan_cache_bytes", "answer"] > 0
+    assert after["tartan_cache_lookups_total", "answer", "hit"] == 2
+    assert after["tartan_cache_lookups_total", "answer", "miss"] == 1
+    assert after["tartan_queries_total", "OK"] == 3
+
+
 def test_a_shard_that_is_away_is_seen(small_index: Path) -> None:
     with (
         Watched(small_index, GatewayConfig(port=0)) as watched,
