@@ -14,16 +14,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any, Self, Unpack
 
 import grpc
 
 from cluster.client_calls import BatchProgress, Query, SearchOptions, batches, make_request
 from cluster.client_retry import Attempts, RetryPolicy
+from cluster.client_targets import Rotation, open_aio_channel, open_channel, targets_of
 from cluster.security.client import Access, channel_credentials, checked_key
 from cluster.security.tls import Tls
-from cluster.wire.channels import channel_options, may_use_proxy
 from cluster.wire.public import answer_from_proto, info_from_proto
 from cluster.wire.status import from_status
 from cluster.wire.tartan.v1 import search_pb2, search_pb2_grpc
@@ -50,7 +50,7 @@ class ClientSettings:
 
     def __init__(
         self,
-        target: str,
+        target: str | Sequence[str],
         *,
         timeout_s: float = 10.0,
         retry: RetryPolicy | None = None,
@@ -61,7 +61,8 @@ class ClientSettings:
         """Connects at the first call.
 
         Args:
-            target: HOST:PORT of a gateway, or any gRPC target.
+            target: HOST:PORT of a gateway, or any gRPC target; or several of them, as a list or
+                with commas in between: where one is away, another is asked within the same time.
             timeout_s: time for one call, retries included, where the call itself sets none.
             retry: when to ask again.
             api_key: sent with every call; over TLS, or to this machine.
@@ -73,24 +74,24 @@ class ClientSettings:
             InvalidInput: the target is empty, the time not above 0, a file of `tls` not usable, or
                 the key would travel in clear text.
         """
-        if not target:
-            raise InvalidInput("the target is empty: give HOST:PORT of a gateway")
-        self.target = target
+        self.targets = targets_of(target)
         self._timeout_s = _checked_timeout(timeout_s)
         self._retry = retry or RetryPolicy()
         key = checked_key(api_key)
         self._metadata = bearer(key)
-        self._credentials = channel_credentials(target, key, tls, insecure)
-        self._channel_options = channel_options(proxy=may_use_proxy(target))
+        self._credentials = [channel_credentials(one, key, tls, insecure) for one in self.targets]
+        self._rotation = Rotation(self.targets)
 
     def _attempts(self, timeout_s: float | None) -> Attempts:
         given = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
         return Attempts(self._retry, given)
 
-    def _error(self, error: Any) -> TartanError:
-        return from_status(
-            error.code(), error.details(), error.trailing_metadata(), f"gateway {self.target}"
-        )
+    def _error(self, error: Any, place: int = 0) -> TartanError:
+        server = f"gateway {self.targets[place]}"
+        return from_status(error.code(), error.details(), error.trailing_metadata(), server)
+
+    def _pause_s(self, attempts: Attempts, error: TartanError, place: int) -> float:
+        return self._rotation.pause_after(attempts, error, place)
 
 
 class Client(ClientSettings):
@@ -98,19 +99,18 @@ class Client(ClientSettings):
 
     def __init__(
         self,
-        target: str,
+        target: str | Sequence[str],
         *,
         timeout_s: float = 10.0,
         retry: RetryPolicy | None = None,
         **access: Unpack[Access],
     ) -> None:
         super().__init__(target, timeout_s=timeout_s, retry=retry, **access)
-        options = self._channel_options
-        if self._credentials is None:
-            self._channel = grpc.insecure_channel(target, options=options)
-        else:
-            self._channel = grpc.secure_channel(target, self._credentials, options=options)
-        self._stub = search_pb2_grpc.SearchServiceStub(self._channel)
+        self._channels = [
+            open_channel(one, credentials)
+            for one, credentials in zip(self.targets, self._credentials, strict=True)
+        ]
+        self._stubs = [search_pb2_grpc.SearchServiceStub(channel) for channel in self._channels]
 
     def search(
         self,
@@ -139,13 +139,14 @@ class Client(ClientSettings):
         request = make_request(query, k, recall, options)
         attempts = self._attempts(timeout_s)
         while True:
+            place = self._rotation.place
             try:
-                answer = self._stub.Search(
+                answer = self._stubs[place].Search(
                     request, timeout=attempts.left_s(), metadata=self._metadata
                 )
                 return answer_from_proto(answer)
             except grpc.RpcError as error:
-                time.sleep(attempts.pause_after(self._error(error)))
+                time.sleep(self._pause_s(attempts, self._error(error, place), place))
 
     def search_batch(
         self,
@@ -166,10 +167,11 @@ class Client(ClientSettings):
             progress = BatchProgress(requests, first)
             attempts = self._attempts(timeout_s)
             while True:
-                self._ask(progress, attempts.left_s())
+                place = self._rotation.place
+                self._ask(progress, attempts.left_s(), place)
                 if (remaining := progress.remaining_error()) is None:
                     break
-                time.sleep(attempts.pause_after(remaining))
+                time.sleep(self._pause_s(attempts, remaining, place))
             yield from progress.answers()
             first += len(requests)
 
@@ -178,27 +180,29 @@ class Client(ClientSettings):
         attempts = self._attempts(timeout_s)
         request = search_pb2.GetIndexInfoRequest()
         while True:
+            place = self._rotation.place
             try:
-                answer = self._stub.GetIndexInfo(
+                answer = self._stubs[place].GetIndexInfo(
                     request, timeout=attempts.left_s(), metadata=self._metadata
                 )
                 return info_from_proto(answer)
             except grpc.RpcError as error:
-                time.sleep(attempts.pause_after(self._error(error)))
+                time.sleep(self._pause_s(attempts, self._error(error, place), place))
 
     def close(self) -> None:
-        """End the connection."""
-        self._channel.close()
+        """End the connections."""
+        for channel in self._channels:
+            channel.close()
 
-    def _ask(self, progress: BatchProgress, timeout_s: float) -> None:
-        stream = self._stub.SearchBatch(
+    def _ask(self, progress: BatchProgress, timeout_s: float, place: int) -> None:
+        stream = self._stubs[place].SearchBatch(
             progress.next_request(), timeout=timeout_s, metadata=self._metadata
         )
         try:
             for response in stream:
                 progress.take(response)
         except grpc.RpcError as error:
-            progress.fail(self._error(error))
+            progress.fail(self._error(error, place))
         finally:
             stream.cancel()  # type: ignore[no-untyped-call]  # an error of one query ended it
 
@@ -214,15 +218,15 @@ class AsyncClient(ClientSettings):
 
     def __init__(
         self,
-        target: str,
+        target: str | Sequence[str],
         *,
         timeout_s: float = 10.0,
         retry: RetryPolicy | None = None,
         **access: Unpack[Access],
     ) -> None:
         super().__init__(target, timeout_s=timeout_s, retry=retry, **access)
-        self._channel: grpc.aio.Channel | None = None
-        self._made_stub: search_pb2_grpc.SearchServiceAsyncStub | None = None
+        self._channels: list[grpc.aio.Channel] = []
+        self._made_stubs: list[search_pb2_grpc.SearchServiceAsyncStub] = []
 
     async def search(
         self,
@@ -237,13 +241,14 @@ class AsyncClient(ClientSettings):
         request = make_request(query, k, recall, options)
         attempts = self._attempts(timeout_s)
         while True:
+            place = self._rotation.place
             try:
-                answer = await self._stub.Search(
+                answer = await self._stubs[place].Search(
                     request, timeout=attempts.left_s(), metadata=self._metadata
                 )
                 return answer_from_proto(answer)
             except grpc.aio.AioRpcError as error:
-                await asyncio.sleep(attempts.pause_after(self._error(error)))
+                await asyncio.sleep(self._pause_s(attempts, self._error(error, place), place))
 
     async def search_batch(
         self,
@@ -260,10 +265,11 @@ class AsyncClient(ClientSettings):
             progress = BatchProgress(requests, first)
             attempts = self._attempts(timeout_s)
             while True:
-                await self._ask(progress, attempts.left_s())
+                place = self._rotation.place
+                await self._ask(progress, attempts.left_s(), place)
                 if (remaining := progress.remaining_error()) is None:
                     break
-                await asyncio.sleep(attempts.pause_after(remaining))
+                await asyncio.sleep(self._pause_s(attempts, remaining, place))
             for answer in progress.answers():
                 yield answer
             first += len(requests)
@@ -273,42 +279,44 @@ class AsyncClient(ClientSettings):
         attempts = self._attempts(timeout_s)
         request = search_pb2.GetIndexInfoRequest()
         while True:
+            place = self._rotation.place
             try:
-                answer = await self._stub.GetIndexInfo(
+                answer = await self._stubs[place].GetIndexInfo(
                     request, timeout=attempts.left_s(), metadata=self._metadata
                 )
                 return info_from_proto(answer)
             except grpc.aio.AioRpcError as error:
-                await asyncio.sleep(attempts.pause_after(self._error(error)))
+                await asyncio.sleep(self._pause_s(attempts, self._error(error, place), place))
 
     async def close(self) -> None:
-        """End the connection."""
-        if self._channel is not None:
-            await self._channel.close(None)
+        """End the connections."""
+        for channel in self._channels:
+            await channel.close(None)
 
-    async def _ask(self, progress: BatchProgress, timeout_s: float) -> None:
-        stream = self._stub.SearchBatch(
+    async def _ask(self, progress: BatchProgress, timeout_s: float, place: int) -> None:
+        stream = self._stubs[place].SearchBatch(
             progress.next_request(), timeout=timeout_s, metadata=self._metadata
         )
         try:
             async for response in stream:
                 progress.take(response)
         except grpc.aio.AioRpcError as error:
-            progress.fail(self._error(error))
+            progress.fail(self._error(error, place))
         finally:
             stream.cancel()  # an error of one query ended it
 
     @property
-    def _stub(self) -> search_pb2_grpc.SearchServiceAsyncStub:
+    def _stubs(self) -> list[search_pb2_grpc.SearchServiceAsyncStub]:
         # A grpc.aio channel belongs to the event loop that runs when it is made.
-        if self._made_stub is None:
-            target, options = self.target, self._channel_options
-            if self._credentials is None:
-                self._channel = grpc.aio.insecure_channel(target, options=options)
-            else:
-                self._channel = grpc.aio.secure_channel(target, self._credentials, options=options)
-            self._made_stub = search_pb2_grpc.SearchServiceStub(self._channel)
-        return self._made_stub
+        if not self._made_stubs:
+            self._channels = [
+                open_aio_channel(one, credentials)
+                for one, credentials in zip(self.targets, self._credentials, strict=True)
+            ]
+            self._made_stubs = [
+                search_pb2_grpc.SearchServiceStub(channel) for channel in self._channels
+            ]
+        return self._made_stubs
 
     async def __aenter__(self) -> Self:
         return self

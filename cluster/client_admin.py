@@ -16,6 +16,7 @@ from typing import Any, Self, Unpack
 import grpc
 
 from cluster.client import ClientSettings
+from cluster.client_targets import open_channel
 from cluster.security.client import Access
 from cluster.wire import admin
 from cluster.wire.admin import Drained, RolloutCall, RolloutState, ScaleChange, ScaleState
@@ -32,11 +33,7 @@ class AdminClient(ClientSettings):
     ) -> None:
         """As `Client` takes them; `timeout_s` is for one call, but for `roll_out`."""
         super().__init__(target, timeout_s=timeout_s, **access)
-        options = self._channel_options
-        if self._credentials is None:
-            self._channel = grpc.insecure_channel(target, options=options)
-        else:
-            self._channel = grpc.secure_channel(target, self._credentials, options=options)
+        self._channel = open_channel(self.targets[0], self._credentials[0])  # any gateway will do
         self._stub = admin_pb2_grpc.AdminServiceStub(self._channel)
 
     def list_shards(self) -> admin.Topology:

@@ -39,24 +39,28 @@ class Attempts:
     def __init__(self, policy: RetryPolicy, timeout_s: float) -> None:
         self._policy = policy
         self._deadline = time.monotonic() + timeout_s
-        self._made = 0
+        self.made = 0
 
     def left_s(self) -> float:
         """Seconds until the caller's deadline; counts one attempt. At least a millisecond, so that
         gRPC is asked and says DEADLINE_EXCEEDED itself."""
-        self._made += 1
+        self.made += 1
         return max(0.001, self._deadline - time.monotonic())
 
-    def pause_after(self, error: TartanError) -> float:
+    def pause_after(self, error: TartanError, *, at_once: bool = False) -> float:
         """Seconds to wait before the next attempt.
+
+        Args:
+            at_once: there need be no pause, because it asks somebody else.
 
         Raises:
             TartanError: `error` itself, where asking again is of no use or there is no time.
         """
-        if not isinstance(error, RETRYABLE) or self._made >= self._policy.attempts:
+        if not isinstance(error, RETRYABLE) or self.made >= self._policy.attempts:
             raise error
         # Full jitter: clients that failed together do not come back together.
-        pause_s = random.uniform(0.0, self._policy.longest(self._made - 1))
+        longest_s = 0.0 if at_once else self._policy.longest(self.made - 1)
+        pause_s = random.uniform(0.0, longest_s)
         if time.monotonic() + pause_s >= self._deadline:
             raise error
         return pause_s

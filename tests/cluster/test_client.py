@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import grpc
@@ -90,7 +92,7 @@ def gateway() -> Iterator[tuple[ScriptedGateway, str]]:
 class SyncFace:
     """AsyncClient behind Client's face, so that each test holds for both."""
 
-    def __init__(self, target: str, **options: Any) -> None:
+    def __init__(self, target: Any, **options: Any) -> None:
         self._make = lambda: AsyncClient(target, **options)
 
     def _run(self, use: Callable[[AsyncClient], Any]) -> Any:
@@ -304,3 +306,67 @@ def test_importing_the_client_pulls_in_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert run.stdout.strip() == "[]"
+
+
+@contextmanager
+def several(count: int) -> Iterator[list[tuple[ScriptedGateway, str]]]:
+    with ExitStack() as held:
+        made = []
+        for _ in range(count):
+            servicer, server = ScriptedGateway(), grpc.server(ThreadPoolExecutor(2))
+            search_pb2_grpc.add_SearchServiceServicer_to_server(servicer, server)
+            made.append((servicer, f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"))
+            server.start()
+            held.callback(lambda server=server: server.stop(0).wait())
+        yield made
+
+
+def closed_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("form", ["commas", "list"])
+def test_where_one_gateway_is_away_another_is_asked(client_class: Any, form: str) -> None:
+    slow = RetryPolicy(first_pause_s=3600.0, longest_pause_s=3600.0)  # no pause may be made
+    with several(1) as [(well, address)]:
+        targets = [closed_port(), address]
+        for _ in range(6):  # wherever it begins
+            client = client_class(targets if form == "list" else ",".join(targets), retry=slow)
+            assert client.search("x").generation == "g"
+            assert client.info().generation == "g"
+            assert [one.generation for one in client.search_batch(["a", "b"])] == ["a", "b"]
+        assert len(well.calls) == 18
+
+
+def test_a_client_stays_with_the_gateway_that_answers() -> None:
+    with several(2) as gateways:
+        targets = [address for _, address in gateways]
+        with Client(targets) as client:
+            for _ in range(8):
+                client.search("x")
+        assert sorted(len(servicer.calls) for servicer, _ in gateways) == [0, 8]
+
+
+def test_only_one_that_is_away_is_left_and_with_its_name(client_class: Any) -> None:
+    with several(2) as gateways:
+        for servicer, _ in gateways:
+            servicer.script = [QueryError("k is 0")]
+        with pytest.raises(QueryError):
+            client_class([address for _, address in gateways]).search("x")
+        assert sum(len(servicer.calls) for servicer, _ in gateways) == 1
+    down = [closed_port(), closed_port()]
+    with pytest.raises(Unavailable, match=r"gateway 127\.0\.0\.1:\d+"):
+        client_class(down, retry=RetryPolicy(attempts=2)).search("x")
+
+
+@pytest.mark.parametrize("target", ["", ",", "a:1,", [], ["a:1", ""]])
+def test_an_empty_target_is_refused(target: Any) -> None:
+    with pytest.raises(InvalidInput, match="target is empty"):
+        Client(target)
+
+
+def test_a_list_of_grpcs_own_is_one_target() -> None:
+    with Client("ipv4:127.0.0.1:1,127.0.0.1:2") as client:
+        assert client.targets == ("ipv4:127.0.0.1:1,127.0.0.1:2",)
