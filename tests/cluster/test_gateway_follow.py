@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from following import Following
 from local_cluster import LoopThread, replicas_at, served, unit_vectors
 
 from cluster.client import Client
@@ -21,7 +21,7 @@ from cluster.client_retry import RetryPolicy
 from cluster.gateway import Gateway, GatewayConfig
 from cluster.gateway_encoder import Encoders, LazyEncoder
 from cluster.gateway_follow import FixedTable
-from cluster.topology import GatewayReport, RoutingTable, ServedGeneration
+from cluster.topology import RoutingTable, ServedGeneration
 from cluster.wire.shard_channel import ShardChannel
 from colbert_core.api import Index
 from colbert_core.errors import Unavailable
@@ -64,64 +64,6 @@ class Serving:
     def stop(self) -> None:
         for server in self.servers:
             server.stop(0.0)
-
-
-class FlakyTable(FixedTable):
-    """A controller that can be away."""
-
-    away = False
-    asked_while_away = 0
-
-    async def watch(self, report: GatewayReport) -> RoutingTable:
-        if self.away:
-            self.asked_while_away += 1
-            raise Unavailable("the controller is restarting")
-        return await super().watch(report)
-
-
-class Following:
-    """A gateway whose table the test sets."""
-
-    def __init__(self, live: ServedGeneration, encoder: LazyEncoder | None = None) -> None:
-        self.loop = LoopThread()
-        self.source = FlakyTable(RoutingTable(1, live))
-        encoders = None if encoder is None else Encoders(lambda _: encoder)
-
-        async def start() -> str:
-            self.gateway = Gateway(
-                self.source, GatewayConfig(port=0), ShardChannel, encoders=encoders
-            )
-            address = await self.gateway.start()
-            await self.gateway.ready(60.0)
-            return address
-
-        self.address = self.loop.run(start())
-
-    def set(self, live: ServedGeneration, warming: ServedGeneration | None = None) -> None:
-        async def change() -> None:
-            self.source.set(RoutingTable(self.source.table.version + 1, live, warming))
-
-        self.loop.run(change())
-
-    def report(self) -> GatewayReport:
-        async def report() -> GatewayReport:
-            return self.gateway.report()
-
-        return self.loop.run(report())
-
-    def wait(self, until: Callable[[GatewayReport], bool]) -> None:
-        async def wait() -> None:
-            while not until(self.gateway.report()):
-                await asyncio.sleep(0.01)
-
-        self.loop.run(wait())
-
-    def __enter__(self) -> Following:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.loop.run(self.gateway.stop(1.0))
-        self.loop.close()
 
 
 @pytest.fixture
