@@ -22,7 +22,7 @@ from typing import Protocol
 import grpc
 from grpc_reflection.v1alpha import reflection
 
-from cluster.fan_out import Connect, TailPolicy
+from cluster.fan_out import Connect
 from cluster.gateway_cache import ByteLru
 from cluster.gateway_config import GatewayConfig, guard_of
 from cluster.gateway_encoder import Encoders
@@ -70,7 +70,6 @@ class Gateway:
         connect: Connect,
         *,
         limits: Limits = DEFAULT_LIMITS,
-        tail: TailPolicy | None = None,
         observer: Observer | None = None,
         services: Sequence[GatewayService] = (),
         encoders: Encoders | None = None,
@@ -79,7 +78,6 @@ class Gateway:
         Args:
             source: where the routing table comes from.
             connect: makes the transport to a shard server, such as `ShardChannel`.
-            tail: how it lives with slow and dead replicas.
             services: what it offers besides, such as the admin service.
             encoders: makes and shares the encoders of generations.
 
@@ -95,8 +93,6 @@ class Gateway:
         self._draining = False
         self._cpu = _CpuShare()
         self._executor = ThreadPoolExecutor(config.encoder_threads, thread_name_prefix="encode")
-        tail = tail or TailPolicy()
-        tail.check()
         self._vectors: ByteLru[Key, F32] = ByteLru(config.embedding_cache_bytes)
         encoding = EncodeQueue(
             self._executor,
@@ -110,7 +106,7 @@ class Gateway:
             self._executor,
             encoding,
             limits,
-            tail,
+            config.tail,
             observer,
             encoders or Encoders(),
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from cluster.fan_out.policy import TailPolicy
 from cluster.security.api_keys import KeyFile, Role
 from cluster.security.exposure import is_loopback
 from cluster.security.guard import Guard
@@ -31,6 +32,7 @@ class GatewayConfig:
         embedding_cache_bytes: for vectors of texts that were encoded; 0 keeps none.
         answer_cache_bytes: for answers; 0 keeps none.
         warm_timeout_s: for a generation to answer its warm-up query.
+        tail: how it lives with slow and dead shard servers.
         tls: certificate and key to show; in clear text if None.
         api_keys: file of the keys that are let in; everybody who can connect if None.
     """
@@ -48,6 +50,7 @@ class GatewayConfig:
     embedding_cache_bytes: int = 32 * 2**20
     answer_cache_bytes: int = 0
     warm_timeout_s: float = 120.0
+    tail: TailPolicy = field(default_factory=TailPolicy)
     tls: ServerTls | None = None
     api_keys: Path | None = None
 
@@ -59,6 +62,7 @@ class GatewayConfig:
 
     def check(self) -> None:
         """Raise InvalidInput where a value is not possible."""
+        self.tail.check()
         if not 0 <= self.port <= 65_535:
             raise InvalidInput(f"port is {self.port}; give 0 to 65535 (0: any free one)")
         at_least_1 = (

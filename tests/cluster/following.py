@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from local_cluster import LoopThread
 
-from cluster.fan_out import TailPolicy
 from cluster.gateway import Gateway, GatewayConfig
 from cluster.gateway_encoder import Encoders, LazyEncoder
 from cluster.gateway_follow import FixedTable
@@ -37,7 +36,7 @@ class Following:
         self,
         live: ServedGeneration,
         encoder: LazyEncoder | None = None,
-        tail: TailPolicy | None = None,
+        config: GatewayConfig | None = None,
         observer: Observer | None = None,
     ) -> None:
         self.loop = LoopThread()
@@ -47,9 +46,8 @@ class Following:
         async def start() -> str:
             self.gateway = Gateway(
                 self.source,
-                GatewayConfig(port=0),
+                config or GatewayConfig(port=0),
                 ShardChannel,
-                tail=tail,
                 observer=observer,
                 encoders=encoders,
             )

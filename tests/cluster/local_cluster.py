@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from cluster.fan_out import Connect, ShardRoute, TailPolicy
+from cluster.fan_out import Connect, ShardRoute
 from cluster.gateway import Gateway, GatewayConfig
 from cluster.gateway_encoder import Encoders, LazyEncoder
 from cluster.gateway_follow import FixedTable
@@ -57,7 +57,6 @@ class LocalCluster:
         limits: Limits = DEFAULT_LIMITS,
         encoder: LazyEncoder | None = None,
         gateway: GatewayConfig | None = None,
-        tail: TailPolicy | None = None,
         observer: Observer | None = None,
         connect: Connect = ShardChannel,
     ) -> None:
@@ -72,7 +71,6 @@ class LocalCluster:
                 server.start()
         self.loop = LoopThread()
         self._encoders = None if encoder is None else Encoders(lambda _: encoder)
-        self._tail = tail
         self._connect = connect
         self._observer = observer
         try:
@@ -90,7 +88,6 @@ class LocalCluster:
             config,
             self._connect,
             limits=limits,
-            tail=self._tail,
             observer=self._observer,
             encoders=self._encoders,
         )

@@ -20,6 +20,7 @@ from shard_processes import ShardProcesses
 from cluster.client import Client
 from cluster.client_retry import RetryPolicy
 from cluster.fan_out import TailPolicy
+from cluster.gateway_config import GatewayConfig
 from colbert_core.api import Index
 from colbert_core.errors import TartanError
 
@@ -92,8 +93,8 @@ def processes(small_index: Path) -> Iterator[ShardProcesses]:
 
 def test_killed_paused_and_back_again(small_index: Path, processes: ShardProcesses) -> None:
     seen = Seen()
-    tail = TailPolicy(eject_s=0.2)
-    with Following(processes.served, tail=tail, observer=seen) as gateway:
+    config = GatewayConfig(port=0, tail=TailPolicy(eject_s=0.2))
+    with Following(processes.served, config=config, observer=seen) as gateway:
         with under_load(gateway.address, small_index) as load:
             killed = processes.shards[0][0]
             killed.kill()
