@@ -53,6 +53,11 @@ from colbert_core.types import I32, I64, SearchParams
 SERVICE = "tartan.shard.v1.ShardService"
 DEFAULT_TIMEOUT_S = 60.0
 
+# gRPC reads a call's message when a thread takes it; until then so much of it may arrive, which
+# bounds what waiting calls take. Left to itself the window grows to megabytes.
+WAITING_BYTES = 256 * 1024
+WAITING_OPTIONS = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", WAITING_BYTES)]
+
 Interceptor: TypeAlias = "grpc.ServerInterceptor[Any, Any]"
 
 
@@ -314,7 +319,7 @@ class ShardServer:
         self._pool = ThreadPoolExecutor(threads or os.cpu_count(), thread_name_prefix="shard")
         self._server = grpc.server(
             self._pool,
-            options=server_options(max_message_bytes),
+            options=[*server_options(max_message_bytes), *WAITING_OPTIONS],
             maximum_concurrent_rpcs=max_concurrent,
             interceptors=[*interceptors, *([TokenGuard(token)] if token else [])],
         )
