@@ -94,17 +94,10 @@ class Gateway:
         self._cpu = _CpuShare()
         self._executor = ThreadPoolExecutor(config.encoder_threads, thread_name_prefix="encode")
         self._vectors: ByteLru[Key, F32] = ByteLru(config.embedding_cache_bytes)
-        encoding = EncodeQueue(
-            self._executor,
-            threads=config.encoder_threads,
-            max_batch=config.encode_batch,
-            cache=self._vectors,
-            observer=observer,
-        )
         equipment = Equipment(
             traced(connect),
             self._executor,
-            encoding,
+            _encode_queue(self._executor, config, observer),
             limits,
             config.tail,
             observer,
@@ -215,6 +208,18 @@ class Gateway:
             queries=self._servicer.queries,
             draining=self._draining,
         )
+
+
+def _encode_queue(
+    executor: ThreadPoolExecutor, config: GatewayConfig, observer: Observer
+) -> EncodeQueue:
+    return EncodeQueue(
+        executor,
+        threads=config.encoder_threads,
+        max_batch=config.encode_batch,
+        cache=ByteLru(config.embedding_cache_bytes),
+        observer=observer,
+    )
 
 
 class _CpuShare:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -18,10 +17,11 @@ from typing import TypeVar
 import numpy as np
 
 from cluster.fan_out import FanOut, Reply
+from cluster.gateway_clock import Clock
 from cluster.gateway_encoder import LazyEncoder
 from cluster.gateway_encoding import EncodeQueue
+from cluster.gateway_explain import token_matches
 from cluster.gateway_limits import check_call, check_filter_size, check_probes, check_vectors
-from cluster.telemetry.spans import span
 from cluster.wire.types import (
     FetchQuery,
     Limits,
@@ -37,50 +37,14 @@ from colbert_core.codec import Codec
 from colbert_core.errors import DeadlineExceeded
 from colbert_core.filters import Filter, check_filter
 from colbert_core.index import Preset
-from colbert_core.search import Located, merge, shifted
+from colbert_core.search import Located, merge
 from colbert_core.types import F32, I32, Hit, SearchParams, TokenMatch
 
 T = TypeVar("T")
-NO_SPAN = (-1, -1)
 
 # A partial answer must still be merged and fetched when a shard has used up its time.
 SEARCH_SHARE = 0.8
 FETCH_SHARE = 0.5
-MOST_RESERVED_S = 1.0
-
-
-class Clock:
-    """Milliseconds by stage, and the deadline that every stage is held to."""
-
-    def __init__(self, deadline: float) -> None:
-        """`deadline` is on time.monotonic()."""
-        self.deadline = deadline
-        self.started = time.monotonic()
-        self.ms: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time the block as stage `name`."""
-        started = time.monotonic()
-        with span(name):
-            yield
-        self.add(name, started)
-
-    def add(self, name: str, since: float) -> None:
-        """Count the time since `since` as stage `name`, too."""
-        self.ms[name] = self.ms.get(name, 0.0) + (time.monotonic() - since) * 1e3
-
-    def share(self, share: float) -> float:
-        """The end of a share of what is left, on time.monotonic(): the rest is for later stages."""
-        now = time.monotonic()
-        return max(self.deadline - MOST_RESERVED_S, now + share * (self.deadline - now))
-
-    def left_s(self, doing: str) -> float:
-        """Seconds left; raises DeadlineExceeded, saying before what, when there are none."""
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise DeadlineExceeded(f"the deadline passed before {doing}: give the query more time")
-        return left
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,8 +256,11 @@ class SearchPipeline:
         passages = found.passages
         matches: list[tuple[TokenMatch, ...]] = [()] * len(passages)
         if call.explain:
+            spans_of = self.encoder if self.encoder.available and not self.pooled else None
             matches = await self._in_thread(
-                clock, "the hits were explained", lambda: self._explain(prepared, passages)
+                clock,
+                "the hits were explained",
+                lambda: [token_matches(one, prepared.tokens, spans_of) for one in passages],
             )
         return tuple(
             Hit(
@@ -306,31 +273,6 @@ class SearchPipeline:
             for (_, _, score), passage, matched in zip(
                 found.located, passages, matches, strict=True
             )
-        )
-
-    def _explain(
-        self, prepared: Prepared, passages: Sequence[StoredPassage]
-    ) -> list[tuple[TokenMatch, ...]]:
-        """The token matches of each passage, with character spans. Runs in a thread."""
-        return [self._explain_one(prepared, passage) for passage in passages]
-
-    def _explain_one(self, prepared: Prepared, passage: StoredPassage) -> tuple[TokenMatch, ...]:
-        tokens_L, scores_L = passage.match_tokens_L, passage.match_scores_L
-        if tokens_L is None or scores_L is None:
-            return ()
-        spans: Sequence[tuple[int, int]] = ()
-        if passage.text and self.encoder.available and not self.pooled:
-            start, end = passage.window or (0, len(passage.text))
-            spans = shifted(self.encoder.get().passage_spans(passage.text[start:end]), start)
-        return tuple(
-            TokenMatch(
-                prepared.tokens[row] if prepared.tokens else str(row),
-                row,
-                int(token),
-                float(score),
-                *(spans[token] if token < len(spans) else NO_SPAN),
-            )
-            for row, (token, score) in enumerate(zip(tokens_L, scores_L, strict=True))
         )
 
     async def _in_thread(self, clock: Clock, doing: str, work: Callable[[], T]) -> T:

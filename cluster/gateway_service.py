@@ -12,11 +12,11 @@ import grpc
 
 from cluster.gateway_admission import Admission
 from cluster.gateway_cache import ByteLru, SingleFlight, answer_key
+from cluster.gateway_clock import Clock
 from cluster.gateway_config import GatewayConfig
 from cluster.gateway_follow import TableFollower
 from cluster.gateway_generation import OpenGeneration
 from cluster.gateway_limits import check_batch
-from cluster.gateway_search import Clock
 from cluster.observer import Observer, QueryFinished
 from cluster.wire import public as convert
 from cluster.wire.handlers import (

@@ -52,6 +52,7 @@ _CLASS_OF_CODE: dict[grpc.StatusCode, type[TartanError]] = {
 
 RETRYABLE = (errors.Unavailable, errors.Overloaded)
 
+_FULL = "Concurrent RPC limit exceeded!"
 _TOO_LARGE = ("message larger than max", "message length too large")
 
 
@@ -122,6 +123,8 @@ def _from_status(
             f"{details}: send fewer queries or vectors in one message, or raise the limit "
             f"(max_message_bytes of {server})"
         )
+    if details == _FULL:
+        details = "it has as many calls under way as it takes (max_concurrent): ask after a pause"
     return _error(code, f"{server}: {details}", "")
 
 
