@@ -88,3 +88,20 @@ Insecure = Annotated[
     bool,
     typer.Option("--insecure", help="Listen beyond loopback without TLS or authentication."),
 ]
+
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port",
+        help="Show Prometheus metrics at /metrics here; 0 takes a free one. By default nowhere, "
+        "but for Ray's own endpoint.",
+    ),
+]
+MetricsHost = Annotated[
+    str, typer.Option("--metrics-host", help="Where metrics are listened for, if at all.")
+]
+LogFormat = Annotated[str, typer.Option("--log-format", help="text, or json: one object a line.")]
+LogQueries = Annotated[bool, typer.Option("--log-queries", help="Log every query, with its text.")]
+SlowQueryMs = Annotated[
+    float, typer.Option("--slow-query-ms", help="Log queries that take longer, without texts.")
+]
