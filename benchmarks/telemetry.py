@@ -21,8 +21,7 @@ import grpc
 
 from cluster.observer import NullObserver, Observer, QueryFinished, ShardCallFinished
 from cluster.telemetry.logs import configure_logging
-from cluster.telemetry.process import GatewayTelemetry
-from cluster.telemetry.query_log import QueryLog
+from cluster.telemetry.process import GatewayTelemetry, TelemetryConfig
 from cluster.telemetry.ray_bridge import Copier
 from cluster.telemetry.registry import Registry
 from cluster.telemetry.shard_metrics import ShardMetrics
@@ -40,9 +39,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20_000)
     asked = parser.parse_args()
     registry = Registry()
+    telemetry = GatewayTelemetry(TelemetryConfig())
+    logging_all = GatewayTelemetry(TelemetryConfig(log_queries=True))
     configure_logging("json", io.StringIO())
-    telemetry = GatewayTelemetry(registry, QueryLog())
-    logging_all = GatewayTelemetry(Registry(), QueryLog(every=True))
     rows: list[tuple[str, Callable[[], Any]]] = [
         ("request id, made and passed on", _request),
         ("a stage's span, traces off", _stage),

@@ -24,6 +24,18 @@ IndexPath = Annotated[
 IndexPlace = Annotated[
     str, typer.Argument(metavar="INDEX", help="Folder of the index, or its URI (s3://, gs://).")
 ]
+MinReplicas = Annotated[
+    int | None,
+    typer.Option("--min-replicas", help="Of each shard, however idle; by default --replicas."),
+]
+MaxReplicas = Annotated[
+    int | None,
+    typer.Option("--max-replicas", help="Of each shard, however busy; by default --replicas."),
+]
+MaxGateways = Annotated[
+    int | None,
+    typer.Option("--max-gateways", help="However busy; by default --gateways."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 Target = Annotated[

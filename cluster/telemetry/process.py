@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import grpc
@@ -24,7 +24,7 @@ from cluster.telemetry.registry import Registry
 from cluster.telemetry.shard_metrics import ShardMetrics
 from cluster.telemetry.spans import start_tracing, stop_tracing, tracing
 from cluster.wire.types import ShardIdentity
-from colbert_core.errors import InvalidInput
+from colbert_core.errors import AddressInUse, InvalidInput
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Telemetry:
     """What runs in one process; `stop` ends it."""
 
     def __init__(self, config: TelemetryConfig, service: str) -> None:
-        """Logs, traces, the endpoint, and Ray's metrics where this process is one of Ray's.
+        """Begin logs, traces, and the endpoint.
 
         Args:
             service: the name in traces.
@@ -82,7 +82,12 @@ class Telemetry:
             None if config.metrics is None else MetricsEndpoint(config.metrics, collectors)
         )
         start_tracing(service)
-        self._bridge = RayBridge(collectors) if _in_ray() else None
+        self._bridge: RayBridge | None = None
+
+    def tell_ray(self) -> None:
+        """Hand the metrics to Ray from now on, where this process is one of Ray's."""
+        if self._bridge is None and _in_ray():
+            self._bridge = RayBridge(self.registry.collectors)
 
     def stop(self) -> None:
         """End what was started, and hand over the last spans."""
@@ -104,15 +109,20 @@ class GatewayTelemetry(GatewayMetrics):
         self._running = Telemetry(config, "tartan-gateway")
         super().__init__(self._running.registry)
         self._log = QueryLog(config.slow_query_ms, every=config.log_queries)
+        self._state: GatewayState | None = None
 
     def watch(self, look: Callable[[], GatewaySnapshot], certificate: Path | None = None) -> None:
-        """Show what the gateway is at the moment, too. Call on its event loop.
+        """Show what the gateway is at the moment, too, and tell Ray. Call on its event loop.
 
         Args:
             certificate: that it shows, if any.
         """
         registry = self._running.registry
-        registry.collectors.register(GatewayState(look, asyncio.get_running_loop()))
+        if self._state is not None:  # of a gateway that could not start
+            registry.collectors.unregister(self._state)
+        self._state = GatewayState(look, asyncio.get_running_loop())
+        registry.collectors.register(self._state)
+        self._running.tell_ray()
         if certificate is not None:
             ends = registry.gauge("tartan_certificate_not_after_seconds")
             show_certificate_end(ends, certificate)
@@ -146,11 +156,28 @@ class ShardTelemetry:
 
     def start(self, shard: ShardIdentity, mapped_bytes: int) -> Sequence[grpc.ServerInterceptor]:  # type: ignore[type-arg]  # generic in stubs only
         """Begin to tell; what the gRPC server must be made with."""
-        running = Telemetry(self.config, "tartan-shard")
-        if running.endpoint is not None:
-            log.info("metrics of shard %s are at %s", shard.shard_id, running.endpoint.address)
+        running = _running_at(self.config, shard.shard_id)
+        running.tell_ray()
         counting = ShardMetrics(running.registry, shard, mapped_bytes)
         return [counting, ShardSpans(shard.shard_id)] if tracing() else [counting]
+
+
+def _running_at(config: TelemetryConfig, shard_id: str) -> Telemetry:
+    """A shard server's telemetry, `/metrics` on any free port. Where that cannot be shown (no
+    certificate on this node), a shard is served all the same."""
+    if config.metrics is None:
+        return Telemetry(config, "tartan-shard")
+    try:
+        running = Telemetry(
+            replace(config, metrics=replace(config.metrics, port=0)), "tartan-shard"
+        )
+    except (AddressInUse, OSError) as error:
+        running = Telemetry(replace(config, metrics=None), "tartan-shard")
+        log.error("metrics of shard %s are not shown here: %s", shard_id, error)
+    else:
+        assert running.endpoint is not None
+        log.info("metrics of shard %s are at %s", shard_id, running.endpoint.address)
+    return running
 
 
 def _in_ray() -> bool:

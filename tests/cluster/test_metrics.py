@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import socket
 import ssl
@@ -13,7 +14,9 @@ from typing import Any
 
 import pytest
 from certificates import Authority
-from prometheus_client import CollectorRegistry
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 from telemetry_events import query, replica, shard_call
 
@@ -21,7 +24,7 @@ from cluster.observer import Observer
 from cluster.security.tls import ServerTls
 from cluster.telemetry.endpoint import MetricsAddress, MetricsEndpoint
 from cluster.telemetry.gateway_metrics import GatewayMetrics
-from cluster.telemetry.metric_table import METRICS
+from cluster.telemetry.metric_table import METRICS, SECONDS
 from cluster.telemetry.ray_bridge import Copier
 from cluster.telemetry.registry import Registry
 from cluster.wire.types import Coverage
@@ -68,6 +71,22 @@ def test_every_metric_of_the_table_can_be_made_as_it_says() -> None:
         assert family.type == metric.kind
         if metric.name.startswith("tartan_"):
             assert family.documentation == metric.help
+
+
+@given(st.lists(st.floats(0, 20) | st.sampled_from([*SECONDS, math.inf]), max_size=20))
+def test_histograms_count_as_prometheus_does(values: list[float]) -> None:
+    ours, theirs = Registry(), CollectorRegistry()
+    theirs_histogram = Histogram("tartan_query_seconds", "…", buckets=SECONDS, registry=theirs)
+    for one in values:
+        ours.histogram("tartan_query_seconds").observe(one)
+        theirs_histogram.observe(one)
+    ours.histogram("tartan_query_seconds")
+    for bound in ("0.0001", "0.01", "1.0", "10.0", "+Inf"):
+        name, labels = "tartan_query_seconds_bucket", {"le": bound}
+        expected = theirs.get_sample_value(name, labels)
+        assert ours.collectors.get_sample_value(name, labels) == expected
+    name = "tartan_query_seconds_sum"
+    assert ours.collectors.get_sample_value(name) == theirs.get_sample_value(name)
 
 
 def test_the_wrong_kind_of_metric_is_a_bug_that_shows() -> None:
