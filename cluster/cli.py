@@ -30,6 +30,7 @@ from cluster.cli_options import (
     TlsClientCa,
     TlsKey,
 )
+from cluster.cli_train import train_app
 from colbert_core.errors import TartanError
 from colbert_core.storage import location
 
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 app.add_typer(index_app, name="index")
 app.add_typer(key_app, name="key")
+app.add_typer(train_app, name="train")
 
 
 @app.command("serve")

@@ -90,10 +90,16 @@ def _average(gradients: list[Tensor]) -> None:
         start += gradient.numel()
 
 
-def mean_over_workers(value: float, device: torch.device) -> float:
-    """The mean of one number."""
-    if world_size() == 1:
-        return value
-    held = torch.tensor(value, dtype=torch.float64, device=device)
-    dist.all_reduce(held)
-    return float(held) / world_size()
+def mean_over_workers(values: Tensor) -> Tensor:
+    """The mean of all workers' values, which are changed in place."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+        values /= world_size()
+    return values
+
+
+def broadcast(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Give every worker the values of the first."""
+    if world_size() > 1:
+        for parameter in parameters:
+            dist.broadcast(parameter.data, 0)

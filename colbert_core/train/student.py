@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,9 @@ class Student(torch.nn.Module):
         from peft import LoraConfig, get_peft_model
 
         settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
-        self.backbone = get_peft_model(self.backbone, settings)
+        with warnings.catch_warnings():  # peft asks transformers by a name that is deprecated
+            warnings.simplefilter("ignore", FutureWarning)
+            self.backbone = get_peft_model(self.backbone, settings)
 
     def trained(self) -> dict[str, Tensor]:
         """The tensors that training changes, by name, for `resume`."""

@@ -27,7 +27,7 @@ def gradients(student, examples, objective, chunk=None):
     loss = add_gradients(student, collate(examples, student.tokenizer, CPU), objective, chunk=chunk)
     group.average_gradients(student.parameters())
     found = {n: p.grad.numpy().copy() for n, p in student.named_parameters() if p.grad is not None}
-    return group.mean_over_workers(loss.total.item(), CPU), found
+    return group.mean_over_workers(loss.total.detach()).item(), found
 
 
 def examples_of(tuples):

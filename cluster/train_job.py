@@ -1,0 +1,247 @@
+"""A distillation from tuples to a checkpoint, top to bottom.
+
+    lock ─ check and prepare tuples ─ start student ─ Ray Train ─ save the checkpoint ─ draw curves
+
+Everything lies under one folder:
+
+    OUT/tuples/       the tuples, checked and laid out
+    OUT/start/        the checkpoint that the run starts from
+    OUT/runs/NAME/    Ray Train's checkpoints; in NAME a hash of all that decides about the result
+    OUT/log.jsonl, OUT/tensorboard/, OUT/curves.png
+    OUT/checkpoint/   the trained model, put there as a whole
+
+The same command goes on where it was stopped: the name is the same, and Ray Train has its latest
+checkpoint. Other settings or data have another name, and begin anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray.train
+import torch
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from cluster.beir import read_judged
+from cluster.progress import Progress
+from cluster.ray_session import RaySession, ray_session
+from cluster.train_evaluation import evaluate_checkpoint
+from cluster.train_watch import watching
+from colbert_core.errors import InvalidInput, JobFailed
+from colbert_core.index.lock import write_lock
+from colbert_core.text.corpus import Corpus
+from colbert_core.train.preparing import prepare_tuples
+from colbert_core.train.run_log import draw_curves, read_log
+from colbert_core.train.starting import StudentSettings, start_student
+from colbert_core.train.trainer import Trainer, TrainSettings, check_settings
+from colbert_core.train.tuple_set import TupleSet
+from workers.train_loop import LoopSettings, load_state, train_loop
+
+COLLECTIVE_TIMEOUT_S = 1800  # the others wait while the first worker evaluates
+SAMPLE_TUPLES = 128
+KEPT_CHECKPOINTS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillJob:
+    """What is trained, on what, by how many.
+
+    Attributes:
+        tuples: tuple files.
+        corpus, queries: where their ids are looked up.
+        n_way: passages of a tuple; None: all.
+        model: what to start from: path, hub name or alias.
+        student: how the student reads.
+        settings: of the run; `steps` 0 stands for one epoch, `warmup` -1 for a tenth of the steps.
+        workers: how many; None: one for each GPU, or one.
+        chunk: texts that are encoded at a time, or None.
+        checkpoint_every, evaluate_every: in steps.
+        data, split: a collection in BEIR's layout to evaluate on, or None.
+        max_failures: how often the workers are started again after one was lost.
+    """
+
+    tuples: tuple[str, ...]
+    corpus: Corpus | None
+    queries: Corpus | None
+    n_way: int | None
+    model: str
+    student: StudentSettings
+    settings: TrainSettings
+    workers: int | None
+    chunk: int | None
+    checkpoint_every: int
+    evaluate_every: int
+    data: Path | None
+    split: str
+    max_failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class DistillReport:
+    """What a run has made.
+
+    Attributes:
+        checkpoint: the trained model.
+        name: of the run.
+        steps: that it took.
+        first, last: what was measured before and after, or nothing.
+    """
+
+    checkpoint: Path
+    name: str
+    steps: int
+    first: dict[str, float]
+    last: dict[str, float]
+
+    def to_dict(self) -> dict[str, object]:
+        """For `--json`."""
+        return {**dataclasses.asdict(self), "checkpoint": str(self.checkpoint)}
+
+
+def distill(job: DistillJob, out: Path, progress: Progress) -> DistillReport:
+    """Train a student, or go on with it.
+
+    Raises:
+        TrainingDataError, InvalidInput, ModelError: the tuples, a setting or the model cannot be
+            used; nothing was trained.
+        IndexExists: another run is writing there.
+        JobFailed: the workers failed for good.
+        Unavailable: Ray does not start, or cannot be joined.
+    """
+    _make_writable(out)
+    with write_lock(out):
+        if job.data is not None:
+            read_judged(job.data, job.split)  # refused now rather than after hours
+        tuples = prepare_tuples(
+            out / "tuples", job.tuples, corpus=job.corpus, queries=job.queries, n_way=job.n_way
+        )
+        settings = _resolved(job.settings, tuples)
+        check_settings(settings, tuples, job.workers or 1)
+        start = _start(job, out, tuples)
+        name = _run_name(start, tuples, settings)
+        with ray_session(purpose="train distill") as session:
+            workers = job.workers or max(1, session.gpus)
+            check_settings(settings, tuples, workers)
+            _check_room(workers, session)
+            loop = _loop(job, out, settings, session.cpus // workers)
+            with watching(out, progress, settings.steps):
+                checkpoint = _fit(loop, name, workers, session.gpus > 0, job.max_failures)
+        _save(checkpoint, out, tuples, settings)
+        draw_curves(out)
+    measured = [row for row in read_log(out) if "ndcg@10" in row]
+    for row in measured:
+        del row["step"]
+    ends = (measured[0], measured[-1]) if measured else ({}, {})
+    return DistillReport(out / "checkpoint", name, settings.steps, *ends)
+
+
+def _make_writable(out: Path) -> None:
+    """Refuse a place where checkpoints cannot be written, before anything is computed."""
+    probe = out / ".writable"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise InvalidInput(
+            f"{out}: checkpoints cannot be written there ({error.strerror}); choose another --out"
+        ) from error
+
+
+def _resolved(settings: TrainSettings, tuples: TupleSet) -> TrainSettings:
+    """With one epoch of steps, and a tenth of them of warm-up, where nothing was said."""
+    steps = settings.steps or max(1, len(tuples) // max(1, settings.batch))
+    warmup = steps // 10 if settings.warmup < 0 else settings.warmup
+    return dataclasses.replace(settings, steps=steps, warmup=warmup)
+
+
+def _start(job: DistillJob, out: Path, tuples: TupleSet) -> str:
+    """Write the checkpoint to start from; returns the hash of its weights and rules."""
+    folder = out / "start"
+    picked = [tuples.example(at) for at in range(min(SAMPLE_TUPLES, len(tuples)))]
+    sample = [text for example in picked for text in (example.query, *example.passages[:2])]
+    started = start_student(job.model, folder, job.student, sample)
+    return hashlib.sha256(f"{started.sha256()} {started.rules}".encode()).hexdigest()
+
+
+def _run_name(start: str, tuples: TupleSet, settings: TrainSettings) -> str:
+    """Names all that decides about the result; not the workers, nor how they share memory."""
+    decides = {"start": start, "tuples": tuples.sha256, **dataclasses.asdict(settings)}
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+    return f"distill-{digest[:12]}"
+
+
+def _check_room(workers: int, session: RaySession) -> None:
+    have, what = (session.gpus, "GPUs") if session.gpus else (session.cpus, "CPUs")
+    if workers > have:
+        raise InvalidInput(f"workers {workers}: Ray has {have} {what}; give --workers {have}")
+
+
+def _loop(job: DistillJob, out: Path, settings: TrainSettings, threads: int) -> LoopSettings:
+    evaluate = None
+    if job.data is not None:
+        evaluate = functools.partial(evaluate_checkpoint, data=job.data.resolve(), split=job.split)
+    return LoopSettings(
+        start=str((out / "start").resolve()),
+        tuples=str((out / "tuples").resolve()),
+        out=str(out.resolve()),
+        settings=settings,
+        chunk=job.chunk,
+        checkpoint_every=job.checkpoint_every,
+        evaluate_every=job.evaluate_every,
+        evaluate=evaluate,
+        threads=max(1, threads),
+    )
+
+
+def _fit(
+    loop: LoopSettings, name: str, workers: int, gpus: bool, max_failures: int
+) -> ray.train.Checkpoint:
+    """Run Ray Train to the last step; returns the last checkpoint."""
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config={"loop": loop},
+        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpus,
+            resources_per_worker={"CPU": loop.threads} | ({"GPU": 1} if gpus else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=str(Path(loop.out) / "runs"),
+            failure_config=ray.train.FailureConfig(max_failures=max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise JobFailed(
+            f"the training workers failed {max_failures + 1} times: {error}; the same command goes "
+            "on from the last checkpoint"
+        ) from error
+    if result.checkpoint is None:
+        raise JobFailed(f"run {name} ended without a checkpoint")
+    return result.checkpoint
+
+
+def _save(
+    checkpoint: ray.train.Checkpoint, out: Path, tuples: TupleSet, settings: TrainSettings
+) -> None:
+    """Write the trained model beside, then in place of, what `OUT/checkpoint` held."""
+    cpu = torch.device("cpu")
+    trainer = Trainer(out / "start", tuples, settings, cpu)
+    with checkpoint.as_directory() as folder:
+        trainer.resume(load_state(Path(folder), cpu))
+    new, final = out / ".checkpoint.new", out / "checkpoint"
+    shutil.rmtree(new, ignore_errors=True)
+    trainer.student.save(new)
+    shutil.rmtree(final, ignore_errors=True)
+    new.rename(final)

@@ -1,0 +1,194 @@
+"""One worker's part of a run: the student, its optimiser, and a step. Without Ray.
+
+    trainer = Trainer(start, tuples, settings, device)
+    while trainer.done < settings.steps:
+        metrics = trainer.step()
+
+All workers of the group call `step` together. Their parameters stay the same to the bit, because
+they start the same and take the same averaged gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from colbert_core.errors import InvalidInput, JobFailed
+from colbert_core.train import group
+from colbert_core.train.batches import collate
+from colbert_core.train.schedule import batch_ordinals, learning_rate, share
+from colbert_core.train.step import Objective, add_gradients
+from colbert_core.train.student import Student
+from colbert_core.train.tuple_set import TupleSet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """What decides about the result of a run.
+
+    Attributes:
+        steps: updates of the parameters.
+        batch: tuples of one update, over all workers.
+        accumulate: parts that a batch is cut into; only passages of one part are each other's
+            negatives.
+        rate: the highest learning rate, reached after `warmup` steps.
+        clip: largest norm of the gradient.
+        seed: of the order of tuples, and of low-rank weights.
+        objective: what is minimised.
+        lora: rank of low-rank additions to the backbone; None trains all of it.
+        bf16: run the backbone in bfloat16.
+    """
+
+    steps: int
+    batch: int
+    accumulate: int = 1
+    rate: float = 1e-5
+    warmup: int = 0
+    clip: float = 1.0
+    seed: int = 0
+    objective: Objective = field(default_factory=Objective)
+    lora: int | None = None
+    bf16: bool = False
+
+
+def check_settings(settings: TrainSettings, tuples: TupleSet, workers: int) -> None:
+    """Refuse what cannot be run.
+
+    Raises:
+        InvalidInput: a value is out of range, or does not fit the tuples or the workers.
+    """
+    for name, value in (
+        ("steps", settings.steps),
+        ("batch", settings.batch),
+        ("accumulate", settings.accumulate),
+        ("workers", workers),
+        ("lora", 1 if settings.lora is None else settings.lora),
+    ):
+        if value < 1:
+            raise InvalidInput(f"{name} {value}: at least 1 is needed")
+    if settings.batch % (settings.accumulate * workers):
+        raise InvalidInput(
+            f"batch {settings.batch} cannot be cut into {settings.accumulate} parts for {workers} "
+            f"workers each; give a multiple of {settings.accumulate * workers}"
+        )
+    for name, number in (("rate", settings.rate), ("clip", settings.clip)):
+        if not (math.isfinite(number) and number > 0):
+            raise InvalidInput(f"{name} {number}: a positive number is needed")
+    if not 0 <= settings.warmup <= settings.steps:
+        raise InvalidInput(f"warmup {settings.warmup}: between 0 and the {settings.steps} steps")
+    _check_objective(settings.objective, tuples)
+    batch_ordinals(0, tuples=len(tuples), batch=settings.batch, seed=settings.seed)
+
+
+def _check_objective(objective: Objective, tuples: TupleSet) -> None:
+    weights = (objective.weight, objective.in_batch_weight)
+    if min(weights) < 0 or not sum(weights) > 0 or not all(map(math.isfinite, weights)):
+        raise InvalidInput(
+            f"weights {weights[0]:g} and {weights[1]:g}: neither may be negative, and one positive"
+        )
+    if not (math.isfinite(objective.temperature) and objective.temperature > 0):
+        raise InvalidInput(f"temperature {objective.temperature}: a positive number is needed")
+    if objective.loss == "kl" and objective.weight and not tuples.scored:
+        raise InvalidInput(
+            "loss kl learns from a teacher's scores, and the tuples have none; score them with "
+            "`tartan train score`, or learn from the positive passages alone with --loss v1"
+        )
+
+
+class Trainer:
+    """A student under training.
+
+    Attributes:
+        done: steps that have been taken.
+        student: the model.
+    """
+
+    def __init__(
+        self,
+        start: Path,
+        tuples: TupleSet,
+        settings: TrainSettings,
+        device: torch.device,
+        *,
+        chunk: int | None = None,
+    ) -> None:
+        """Load the checkpoint that `start_student` wrote.
+
+        Args:
+            chunk: texts that are encoded at a time (GradCache); None: all at once. It changes
+                memory and time, not the result.
+        """
+        torch.manual_seed(settings.seed)
+        self.settings = settings
+        self.done = 0
+        self._tuples, self._device, self._chunk = tuples, device, chunk
+        self.student = Student.load(start, device, bf16=settings.bf16)
+        if settings.lora is not None:
+            self.student.use_lora(settings.lora)
+            self.student.to(device)
+        self._parameters = [p for p in self.student.parameters() if p.requires_grad]
+        group.broadcast(self._parameters)
+        self._optimizer = torch.optim.AdamW(self._parameters, settings.rate, weight_decay=0.0)
+
+    def step(self) -> dict[str, float]:
+        """Take one step; returns step, loss, its two parts, rate and gradient norm.
+
+        Raises:
+            JobFailed: the loss is not finite.
+        """
+        settings = self.settings
+        self._optimizer.zero_grad()
+        losses = torch.zeros(3, dtype=torch.float64, device=self._device)
+        ordinals = batch_ordinals(
+            self.done, tuples=len(self._tuples), batch=settings.batch, seed=settings.seed
+        )
+        for part in range(settings.accumulate):
+            own = share(ordinals, part, settings.accumulate, group.rank(), group.world_size())
+            examples = [self._tuples.example(int(ordinal)) for ordinal in own]
+            batch = collate(examples, self.student.tokenizer, self._device)
+            scale = 1 / settings.accumulate
+            loss = add_gradients(
+                self.student, batch, settings.objective, chunk=self._chunk, scale=scale
+            )
+            losses += scale * torch.stack([loss.total.detach(), loss.tuples, loss.in_batch])
+        group.average_gradients(self._parameters)
+        total, tuples, in_batch = group.mean_over_workers(losses).tolist()
+        if not math.isfinite(total):
+            raise JobFailed(
+                f"the loss is {total} at step {self.done + 1}: give a lower --rate, or leave out "
+                "--bf16"
+            )
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, settings.clip)
+        rate = learning_rate(
+            self.done, peak=settings.rate, steps=settings.steps, warmup=settings.warmup
+        )
+        for parameters in self._optimizer.param_groups:
+            parameters["lr"] = rate
+        self._optimizer.step()
+        self.done += 1
+        return {
+            "step": self.done,
+            "loss": total,
+            "tuples": tuples,
+            "in_batch": in_batch,
+            "rate": rate,
+            "gradient_norm": float(norm),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """What `resume` needs, as tensors and plain values."""
+        return {
+            "done": self.done,
+            "student": self.student.trained(),
+            "optimizer": self._optimizer.state_dict(),
+        }
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from where `state` was taken."""
+        self.done = int(state["done"])
+        self.student.resume(state["student"])
+        self._optimizer.load_state_dict(state["optimizer"])
