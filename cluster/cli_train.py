@@ -134,12 +134,12 @@ def distill_command(
     Example: `tartan train distill tuples.jsonl --corpus corpus.jsonl --queries queries.tsv
     --out run`
     """
-    from cluster.train_job import DistillJob, distill
+    from cluster.train_job import TrainJob, train
     from colbert_core.train.starting import StudentSettings
     from colbert_core.train.step import Objective
     from colbert_core.train.trainer import TrainSettings
 
-    job = DistillJob(
+    job = TrainJob(
         tuples=tuple(tuples),
         corpus=corpus or None,
         queries=queries,
@@ -178,7 +178,7 @@ def distill_command(
         split=split,
         max_failures=max_failures,
     )
-    report = distill(job, out, progress_for())
+    report = train(job, out, progress_for())
     if as_json:
         print(json.dumps(report.to_dict()))
         return

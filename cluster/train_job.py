@@ -1,6 +1,6 @@
-"""A distillation from tuples to a checkpoint, top to bottom.
+"""A training run from tuples to a checkpoint, top to bottom: a student's, or a teacher's.
 
-    lock ─ check and prepare tuples ─ start student ─ Ray Train ─ save the checkpoint ─ draw curves
+    lock ─ check and prepare tuples ─ start model ─ Ray Train ─ save the checkpoint ─ draw curves
 
 Everything lies under one folder:
 
@@ -36,12 +36,13 @@ from cluster.train_watch import watching
 from colbert_core.errors import InvalidInput, JobFailed
 from colbert_core.index.lock import write_lock
 from colbert_core.text.corpus import Corpus
+from colbert_core.train.cross_encoder import start_teacher
 from colbert_core.train.preparing import prepare_tuples
 from colbert_core.train.run_log import draw_curves, read_log
 from colbert_core.train.starting import StudentSettings, start_student
-from colbert_core.train.trainer import Trainer, TrainSettings, check_settings
+from colbert_core.train.trainer import TrainSettings, check_settings
 from colbert_core.train.tuple_set import TupleSet
-from workers.train_loop import LoopSettings, load_state, train_loop
+from workers.train_loop import Kind, LoopSettings, load_state, make_trainer, train_loop
 
 COLLECTIVE_TIMEOUT_S = 1800  # the others wait while the first worker evaluates
 SAMPLE_TUPLES = 128
@@ -49,7 +50,7 @@ KEPT_CHECKPOINTS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DistillJob:
+class TrainJob:
     """What is trained, on what, by how many.
 
     Attributes:
@@ -57,7 +58,7 @@ class DistillJob:
         corpus, queries: where their ids are looked up.
         n_way: passages of a tuple; None: all.
         model: what to start from: path, hub name or alias.
-        student: how the student reads.
+        student: how the student reads; None trains a teacher.
         settings: of the run; `steps` 0 stands for one epoch, `warmup` -1 for a tenth of the steps.
         workers: how many; None: one for each GPU, or one.
         chunk: texts that are encoded at a time, or None.
@@ -71,7 +72,7 @@ class DistillJob:
     queries: Corpus | None
     n_way: int | None
     model: str
-    student: StudentSettings
+    student: StudentSettings | None
     settings: TrainSettings
     workers: int | None
     chunk: int | None
@@ -83,7 +84,7 @@ class DistillJob:
 
 
 @dataclass(frozen=True, slots=True)
-class DistillReport:
+class TrainReport:
     """What a run has made.
 
     Attributes:
@@ -104,8 +105,8 @@ class DistillReport:
         return {**dataclasses.asdict(self), "checkpoint": str(self.checkpoint)}
 
 
-def distill(job: DistillJob, out: Path, progress: Progress) -> DistillReport:
-    """Train a student, or go on with it.
+def train(job: TrainJob, out: Path, progress: Progress) -> TrainReport:
+    """Train a model, or go on with it.
 
     Raises:
         TrainingDataError, InvalidInput, ModelError: the tuples, a setting or the model cannot be
@@ -124,21 +125,22 @@ def distill(job: DistillJob, out: Path, progress: Progress) -> DistillReport:
         settings = _resolved(job.settings, tuples)
         check_settings(settings, tuples, job.workers or 1)
         start = _start(job, out, tuples)
-        name = _run_name(start, tuples, settings)
-        with ray_session(purpose="train distill") as session:
+        kind: Kind = "teacher" if job.student is None else "distill"
+        name = _run_name(kind, start, tuples, settings)
+        with ray_session(purpose=f"train {kind}") as session:
             workers = job.workers or max(1, session.gpus)
             check_settings(settings, tuples, workers)
             _check_room(workers, session)
-            loop = _loop(job, out, settings, session.cpus // workers)
+            loop = _loop(job, kind, out, settings, session.cpus // workers)
             with watching(out, progress, settings.steps):
                 checkpoint = _fit(loop, name, workers, session.gpus > 0, job.max_failures)
-        _save(checkpoint, out, tuples, settings)
+        _save(checkpoint, loop, out)
         draw_curves(out)
     measured = [row for row in read_log(out) if "ndcg@10" in row]
     for row in measured:
         del row["step"]
     ends = (measured[0], measured[-1]) if measured else ({}, {})
-    return DistillReport(out / "checkpoint", name, settings.steps, *ends)
+    return TrainReport(out / "checkpoint", name, settings.steps, *ends)
 
 
 def _make_writable(out: Path) -> None:
@@ -161,20 +163,22 @@ def _resolved(settings: TrainSettings, tuples: TupleSet) -> TrainSettings:
     return dataclasses.replace(settings, steps=steps, warmup=warmup)
 
 
-def _start(job: DistillJob, out: Path, tuples: TupleSet) -> str:
+def _start(job: TrainJob, out: Path, tuples: TupleSet) -> str:
     """Write the checkpoint to start from; returns the hash of its weights and rules."""
     folder = out / "start"
+    if job.student is None:
+        return start_teacher(job.model, folder, job.settings.seed)
     picked = [tuples.example(at) for at in range(min(SAMPLE_TUPLES, len(tuples)))]
     sample = [text for example in picked for text in (example.query, *example.passages[:2])]
     started = start_student(job.model, folder, job.student, sample)
     return hashlib.sha256(f"{started.sha256()} {started.rules}".encode()).hexdigest()
 
 
-def _run_name(start: str, tuples: TupleSet, settings: TrainSettings) -> str:
+def _run_name(kind: Kind, start: str, tuples: TupleSet, settings: TrainSettings) -> str:
     """Names all that decides about the result; not the workers, nor how they share memory."""
     decides = {"start": start, "tuples": tuples.sha256, **dataclasses.asdict(settings)}
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-    return f"distill-{digest[:12]}"
+    return f"{kind}-{digest[:12]}"
 
 
 def _check_room(workers: int, session: RaySession) -> None:
@@ -183,11 +187,14 @@ def _check_room(workers: int, session: RaySession) -> None:
         raise InvalidInput(f"workers {workers}: Ray has {have} {what}; give --workers {have}")
 
 
-def _loop(job: DistillJob, out: Path, settings: TrainSettings, threads: int) -> LoopSettings:
+def _loop(
+    job: TrainJob, kind: Kind, out: Path, settings: TrainSettings, threads: int
+) -> LoopSettings:
     evaluate = None
     if job.data is not None:
         evaluate = functools.partial(evaluate_checkpoint, data=job.data.resolve(), split=job.split)
     return LoopSettings(
+        kind=kind,
         start=str((out / "start").resolve()),
         tuples=str((out / "tuples").resolve()),
         out=str(out.resolve()),
@@ -232,16 +239,14 @@ def _fit(
     return result.checkpoint
 
 
-def _save(
-    checkpoint: ray.train.Checkpoint, out: Path, tuples: TupleSet, settings: TrainSettings
-) -> None:
+def _save(checkpoint: ray.train.Checkpoint, loop: LoopSettings, out: Path) -> None:
     """Write the trained model beside, then in place of, what `OUT/checkpoint` held."""
     cpu = torch.device("cpu")
-    trainer = Trainer(out / "start", tuples, settings, cpu)
+    trainer = make_trainer(loop, cpu)
     with checkpoint.as_directory() as folder:
         trainer.resume(load_state(Path(folder), cpu))
     new, final = out / ".checkpoint.new", out / "checkpoint"
     shutil.rmtree(new, ignore_errors=True)
-    trainer.student.save(new)
+    trainer.learner.save(new)
     shutil.rmtree(final, ignore_errors=True)
     new.rename(final)

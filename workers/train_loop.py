@@ -1,4 +1,4 @@
-"""What each worker of a distillation does, as Ray Train runs it: steps, checkpoints, evaluation.
+"""What each training worker does, as Ray Train runs it: steps, checkpoints, evaluation.
 
 The shell around `colbert_core.train.trainer`: Ray Train has made the process group, and hands out
 the latest checkpoint where the run goes on. Which worker it is decides nothing but its share of
@@ -12,17 +12,19 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray.train
 import torch
 
 from colbert_core.train import group
+from colbert_core.train.cross_encoder import TeacherLearner
 from colbert_core.train.run_log import RunLog
-from colbert_core.train.trainer import Trainer, TrainSettings
+from colbert_core.train.trainer import Learner, StudentLearner, Trainer, TrainSettings
 from colbert_core.train.tuple_set import TupleSet
 
 STATE = "state.pt"
+Kind = Literal["distill", "teacher"]
 Evaluate = Callable[[Path], Mapping[str, float]]
 
 
@@ -31,6 +33,7 @@ class LoopSettings:
     """What a worker is told when it starts; the folders are seen by all of them.
 
     Attributes:
+        kind: "distill" a student, or train a "teacher".
         start: the checkpoint that the run starts from.
         tuples: what `prepare_tuples` wrote.
         out: where log and TensorBoard's files go.
@@ -42,6 +45,7 @@ class LoopSettings:
         threads: processor threads of a worker.
     """
 
+    kind: Kind
     start: str
     tuples: str
     out: str
@@ -58,9 +62,7 @@ def train_loop(config: Mapping[str, LoopSettings]) -> None:
     loop = config["loop"]
     torch.set_num_threads(loop.threads)
     device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
-    trainer = Trainer(
-        Path(loop.start), TupleSet(Path(loop.tuples)), loop.settings, device, chunk=loop.chunk
-    )
+    trainer = make_trainer(loop, device)
     _resume(trainer, device)
     log = RunLog(Path(loop.out), trainer.done) if group.rank() == 0 else None
     if log and trainer.done == 0:
@@ -76,6 +78,16 @@ def train_loop(config: Mapping[str, LoopSettings]) -> None:
             _report(trainer, row, writes=log is not None)
     if log:
         log.close()
+
+
+def make_trainer(loop: LoopSettings, device: torch.device) -> Trainer:
+    """What a worker trains, at its start."""
+    learner: Learner
+    if loop.kind == "teacher":
+        learner = TeacherLearner(Path(loop.start), loop.settings, device)
+    else:
+        learner = StudentLearner(Path(loop.start), loop.settings, device, chunk=loop.chunk)
+    return Trainer(learner, TupleSet(Path(loop.tuples)), loop.settings)
 
 
 def load_state(folder: Path, device: torch.device) -> dict[str, Any]:
@@ -105,5 +117,5 @@ def _evaluate(trainer: Trainer, loop: LoopSettings, log: RunLog) -> None:
     if loop.evaluate is None:
         return
     with tempfile.TemporaryDirectory() as folder:
-        trainer.student.save(Path(folder))
+        trainer.learner.save(Path(folder))
         log.add({"step": trainer.done, **loop.evaluate(Path(folder))})

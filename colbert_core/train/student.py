@@ -82,17 +82,6 @@ class Student(torch.nn.Module):
             warnings.simplefilter("ignore", FutureWarning)
             self.backbone = get_peft_model(self.backbone, settings)
 
-    def trained(self) -> dict[str, Tensor]:
-        """The tensors that training changes, by name, for `resume`."""
-        return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
-
-    def resume(self, tensors: dict[str, Tensor]) -> None:
-        """Take the values that `trained` gave."""
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if parameter.requires_grad:
-                    parameter.copy_(tensors[name])
-
     def save(self, folder: Path) -> None:
         """Write a checkpoint of the same format: low-rank additions are added in.
 
@@ -127,12 +116,17 @@ def write_weights(
     if form.format == "stanford":
         prefix = str(backbone.base_model_prefix)
         named = {f"{prefix}.{name}": tensor for name, tensor in state.items()}
-        save_file({**named, **head}, folder / "model.safetensors", {"format": "pt"})
+        _save_tensors({**named, **head}, folder / "model.safetensors")
         return
     transformer = folder / form.transformer.relative_to(form.folder)
-    save_file(state, transformer / "model.safetensors", {"format": "pt"})
+    _save_tensors(state, transformer / "model.safetensors")
     (dense,) = form.dense
-    save_file(head, folder / dense.relative_to(form.folder) / "model.safetensors")
+    _save_tensors(head, folder / dense.relative_to(form.folder) / "model.safetensors")
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file(tensors, path, {"format": "pt"})
+    path.chmod(0o644)  # safetensors makes what nobody else can read
 
 
 def require_trainable(checkpoint: Checkpoint) -> None:

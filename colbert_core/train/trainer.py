@@ -1,6 +1,6 @@
-"""One worker's part of a run: the student, its optimiser, and a step. Without Ray.
+"""One worker's part of a run: what learns, its optimiser, and a step. Without Ray.
 
-    trainer = Trainer(start, tuples, settings, device)
+    trainer = Trainer(StudentLearner(start, settings, device), tuples, settings)
     while trainer.done < settings.steps:
         metrics = trainer.step()
 
@@ -11,11 +11,13 @@ they start the same and take the same averaged gradients.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from colbert_core.errors import InvalidInput, JobFailed
 from colbert_core.train import group
@@ -23,7 +25,7 @@ from colbert_core.train.batches import collate
 from colbert_core.train.schedule import batch_ordinals, learning_rate, share
 from colbert_core.train.step import Objective, add_gradients
 from colbert_core.train.student import Student
-from colbert_core.train.tuple_set import TupleSet
+from colbert_core.train.tuple_set import Example, TupleSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,40 +101,80 @@ def _check_objective(objective: Objective, tuples: TupleSet) -> None:
         )
 
 
-class Trainer:
-    """A student under training.
+class Learner(Protocol):
+    """A model, and how it learns from tuples.
 
     Attributes:
-        done: steps that have been taken.
-        student: the model.
+        module: holds the parameters; those that require gradients are trained.
+        device: where they are.
+    """
+
+    module: torch.nn.Module
+    device: torch.device
+
+    def add_gradients(self, examples: Sequence[Example], scale: float) -> Tensor:
+        """Add `scale` times the gradient of the loss; returns float [3]: loss, tuples, in-batch."""
+
+    def save(self, folder: Path) -> None:
+        """Write the model as it is now."""
+
+
+class StudentLearner:
+    """A late-interaction student under an objective.
+
+    Args:
+        start: the checkpoint that `start_student` wrote.
+        chunk: texts that are encoded at a time (GradCache); None: all at once. It changes memory
+            and time, not the result.
     """
 
     def __init__(
         self,
         start: Path,
-        tuples: TupleSet,
         settings: TrainSettings,
         device: torch.device,
         *,
         chunk: int | None = None,
     ) -> None:
-        """Load the checkpoint that `start_student` wrote.
-
-        Args:
-            chunk: texts that are encoded at a time (GradCache); None: all at once. It changes
-                memory and time, not the result.
-        """
         torch.manual_seed(settings.seed)
+        self.device = device
+        self._student = Student.load(start, device, bf16=settings.bf16)
+        if settings.lora is not None:
+            self._student.use_lora(settings.lora)
+            self._student.to(device)
+        self.module: torch.nn.Module = self._student
+        self._objective, self._chunk = settings.objective, chunk
+
+    def add_gradients(self, examples: Sequence[Example], scale: float) -> Tensor:
+        """See `Learner`."""
+        batch = collate(examples, self._student.tokenizer, self.device)
+        loss = add_gradients(self._student, batch, self._objective, chunk=self._chunk, scale=scale)
+        return torch.stack([loss.total.detach(), loss.tuples, loss.in_batch])
+
+    def save(self, folder: Path) -> None:
+        """See `Student.save`."""
+        self._student.save(folder)
+
+
+class Trainer:
+    """A model under training.
+
+    Attributes:
+        done: steps that have been taken.
+        learner: the model.
+    """
+
+    def __init__(self, learner: Learner, tuples: TupleSet, settings: TrainSettings) -> None:
         self.settings = settings
         self.done = 0
-        self._tuples, self._device, self._chunk = tuples, device, chunk
-        self.student = Student.load(start, device, bf16=settings.bf16)
-        if settings.lora is not None:
-            self.student.use_lora(settings.lora)
-            self.student.to(device)
-        self._parameters = [p for p in self.student.parameters() if p.requires_grad]
-        group.broadcast(self._parameters)
-        self._optimizer = torch.optim.AdamW(self._parameters, settings.rate, weight_decay=0.0)
+        self.learner = learner
+        self._tuples = tuples
+        named = learner.module.named_parameters()
+        self._parameters = {name: p for name, p in named if p.requires_grad}
+        group.broadcast(self._parameters.values())
+        self._optimizer = torch.optim.AdamW(
+            self._parameters.values(), settings.rate, weight_decay=0.0
+        )
 
     def step(self) -> dict[str, float]:
         """Take one step; returns step, loss, its two parts, rate and gradient norm.
@@ -142,27 +184,13 @@ class Trainer:
         """
         settings = self.settings
         self._optimizer.zero_grad()
-        losses = torch.zeros(3, dtype=torch.float64, device=self._device)
-        ordinals = batch_ordinals(
-            self.done, tuples=len(self._tuples), batch=settings.batch, seed=settings.seed
-        )
-        for part in range(settings.accumulate):
-            own = share(ordinals, part, settings.accumulate, group.rank(), group.world_size())
-            examples = [self._tuples.example(int(ordinal)) for ordinal in own]
-            batch = collate(examples, self.student.tokenizer, self._device)
-            scale = 1 / settings.accumulate
-            loss = add_gradients(
-                self.student, batch, settings.objective, chunk=self._chunk, scale=scale
-            )
-            losses += scale * torch.stack([loss.total.detach(), loss.tuples, loss.in_batch])
-        group.average_gradients(self._parameters)
-        total, tuples, in_batch = group.mean_over_workers(losses).tolist()
+        total, tuples, in_batch = self._gradients().tolist()
         if not math.isfinite(total):
             raise JobFailed(
                 f"the loss is {total} at step {self.done + 1}: give a lower --rate, or leave out "
                 "--bf16"
             )
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, settings.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), settings.clip)
         rate = learning_rate(
             self.done, peak=settings.rate, steps=settings.steps, warmup=settings.warmup
         )
@@ -179,16 +207,32 @@ class Trainer:
             "gradient_norm": float(norm),
         }
 
+    def _gradients(self) -> Tensor:
+        """Set the gradients of the next batch, the same on all workers; returns the losses [3]."""
+        settings = self.settings
+        ordinals = batch_ordinals(
+            self.done, tuples=len(self._tuples), batch=settings.batch, seed=settings.seed
+        )
+        losses = torch.zeros(3, dtype=torch.float64, device=self.learner.device)
+        for part in range(settings.accumulate):
+            own = share(ordinals, part, settings.accumulate, group.rank(), group.world_size())
+            examples = [self._tuples.example(int(ordinal)) for ordinal in own]
+            losses += self.learner.add_gradients(examples, 1 / settings.accumulate)
+        group.average_gradients(self._parameters.values())
+        return group.mean_over_workers(losses / settings.accumulate)
+
     def state(self) -> dict[str, Any]:
         """What `resume` needs, as tensors and plain values."""
         return {
             "done": self.done,
-            "student": self.student.trained(),
+            "parameters": {name: p.detach() for name, p in self._parameters.items()},
             "optimizer": self._optimizer.state_dict(),
         }
 
     def resume(self, state: dict[str, Any]) -> None:
         """Go on from where `state` was taken."""
         self.done = int(state["done"])
-        self.student.resume(state["student"])
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                parameter.copy_(state["parameters"][name])
         self._optimizer.load_state_dict(state["optimizer"])

@@ -16,7 +16,12 @@ from colbert_core.train.preparing import prepare_tuples
 from colbert_core.train.run_log import RunLog, draw_curves, read_log
 from colbert_core.train.starting import StudentSettings, start_student
 from colbert_core.train.step import Objective
-from colbert_core.train.trainer import Trainer, TrainSettings, check_settings
+from colbert_core.train.trainer import (
+    StudentLearner,
+    Trainer,
+    TrainSettings,
+    check_settings,
+)
 
 CPU = torch.device("cpu")
 SHORT = {"query_maxlen": 12, "doc_maxlen": 20}
@@ -48,9 +53,17 @@ def start(tmp_path_factory):
     return folder / "start"
 
 
+def trainer_for(start, tuples, settings, chunk=None):
+    return Trainer(StudentLearner(start, settings, CPU, chunk=chunk), tuples, settings)
+
+
+def trained(trainer):
+    return trainer.state()["parameters"]
+
+
 def run(start, tuples, steps=None, chunk=None, **settings):
     settings = TrainSettings(**{"steps": 12, "batch": 8, "rate": 3e-3, "warmup": 2} | settings)
-    trainer = Trainer(start, tuples, settings, CPU, chunk=chunk)
+    trainer = trainer_for(start, tuples, settings, chunk)
     rows = [trainer.step() for _ in range(steps or settings.steps)]
     return trainer, rows
 
@@ -84,19 +97,19 @@ def test_what_is_resumed_goes_on_as_if_nothing_had_happened(tmp_path, start, tup
     whole, rows = run(start, tuples, lora=lora)
     half, _ = run(start, tuples, steps=5, lora=lora)
     torch.save(half.state(), tmp_path / "state.pt")
-    again = Trainer(start, tuples, half.settings, CPU)
+    again = trainer_for(start, tuples, half.settings)
     again.resume(torch.load(tmp_path / "state.pt", weights_only=True))
     assert again.done == 5
     assert losses([again.step() for _ in range(7)]) == losses(rows)[5:]
-    for name, tensor in whole.student.trained().items():
-        assert torch.equal(tensor, again.student.trained()[name]), name
+    for name, tensor in trained(whole).items():
+        assert torch.equal(tensor, trained(again)[name]), name
 
 
 def test_low_rank_leaves_the_backbone_and_is_added_in(tmp_path, start, tuples):
     trainer, rows = run(start, tuples, lora=4)
-    assert all("lora_" in name or name == "projection.weight" for name in trainer.student.trained())
+    assert all("lora_" in name or name == "projection.weight" for name in trained(trainer))
     assert losses(rows)[-1] < losses(rows)[0]
-    trainer.student.save(tmp_path / "saved")
+    trainer.learner.save(tmp_path / "saved")
     before, after = (
         load_file(place / "model.safetensors") for place in (start, tmp_path / "saved")
     )
@@ -112,7 +125,7 @@ def check_encoder(trainer, folder):
     from colbert_core.train.batches import padded
 
     encoder = Encoder.load(folder, device="cpu", precision="float32")
-    student = trainer.student
+    student = trainer.learner.module
     texts = ["keep one vector, for each", "hello"]
     tokens = padded(student.tokenizer.passages(texts), student.tokenizer.pad_id, CPU)
     with torch.no_grad():
@@ -129,7 +142,7 @@ def test_a_plain_encoder_becomes_a_student(tmp_path, tuples, markers, augment, f
     settings = StudentSettings(dim=8, markers=markers, augment=augment, **SHORT)
     start_student(plain(tmp_path / "model"), tmp_path / "start", settings, SAMPLE)
     trainer, _ = run(tmp_path / "start", tuples, steps=2)
-    trainer.student.save(tmp_path / "saved")
+    trainer.learner.save(tmp_path / "saved")
     check_encoder(trainer, tmp_path / "saved")
     identity = Encoder.load(tmp_path / "saved").identity
     assert (identity.format, identity.dim) == (format_, 8)
@@ -160,7 +173,7 @@ def test_a_late_interaction_checkpoint_keeps_its_rules_but_for_lengths(tmp_path,
     assert (before.doc_maxlen, after.doc_maxlen, after.query_maxlen) == (20, 16, 12)
     assert (after.format, after.dim, after.skip_ids) == (before.format, 16, before.skip_ids)
     trainer, _ = run(tmp_path / "start", tuples, steps=3)
-    trainer.student.save(tmp_path / "saved")
+    trainer.learner.save(tmp_path / "saved")
     check_encoder(trainer, tmp_path / "saved")
     with pytest.raises(InvalidInput, match="dim 8"):
         start_student(model, tmp_path / "start", StudentSettings(dim=8), SAMPLE)
@@ -210,8 +223,8 @@ def test_a_teacher_is_needed_to_distil(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(start, tuples):
-    trainer = Trainer(start, tuples, TrainSettings(steps=4, batch=8), CPU)
-    trainer.student.projection.weight.data.fill_(torch.nan)
+    trainer = trainer_for(start, tuples, TrainSettings(steps=4, batch=8))
+    trainer.learner.module.projection.weight.data.fill_(torch.nan)
     with pytest.raises(JobFailed, match="nan at step 1"):
         trainer.step()
 

@@ -1,0 +1,164 @@
+"""Training on Ray Train: workers and drivers are killed, and the run ends as if they were not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from processes import tartan
+
+from cluster.progress import SilentProgress
+from cluster.ray_session import RaySession
+from cluster.train_job import TrainJob, train
+from colbert_core.text import Encoder
+from colbert_core.train.run_log import read_log
+from colbert_core.train.starting import StudentSettings
+from colbert_core.train.trainer import StudentLearner, Trainer, TrainSettings
+from colbert_core.train.tuple_set import TupleSet
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "core"))
+from text_checkpoints import WORDS, plain
+
+STEPS, EVERY = 60, 5
+WAIT_S = 150.0
+
+
+@pytest.fixture
+def material(tmp_path: Path) -> Path:
+    """A random model, tuples by id, and a judged collection of the same passages."""
+    plain(tmp_path / "model")
+    chance, words = random.Random(0), WORDS.split()
+    passages = {f"p{at}": " ".join(chance.sample(words, 6)) for at in range(40)}
+    beir = tmp_path / "beir"
+    (beir / "qrels").mkdir(parents=True)
+    with (
+        (beir / "corpus.jsonl").open("w") as corpus,
+        (beir / "queries.jsonl").open("w") as queries,
+        (beir / "qrels" / "dev.tsv").open("w") as qrels,
+        (tmp_path / "tuples.jsonl").open("w") as tuples,
+    ):
+        qrels.write("query-id\tcorpus-id\tscore\n")
+        for at, (name, text) in enumerate(passages.items()):
+            query = " ".join(chance.sample(text.split(), 3))
+            others = chance.sample([other for other in passages if other != name], 3)
+            scored = [[name, 5.0], *([other, chance.random()] for other in others)]
+            corpus.write(json.dumps({"_id": name, "text": text}) + "\n")
+            queries.write(json.dumps({"_id": f"q{at}", "text": query}) + "\n")
+            qrels.write(f"q{at}\t{name}\t1\n")
+            tuples.write(json.dumps([f"q{at}", *scored]) + "\n")
+    return tmp_path
+
+
+def job(material: Path, **changes: object) -> TrainJob:
+    values = {
+        "tuples": (str(material / "tuples.jsonl"),),
+        "corpus": str(material / "beir"),
+        "queries": str(material / "beir" / "queries.jsonl"),
+        "n_way": None,
+        "model": str(material / "model"),
+        "student": StudentSettings(dim=16, query_maxlen=12, doc_maxlen=20),
+        "settings": TrainSettings(steps=STEPS, batch=8, rate=1e-3, warmup=6),
+        "workers": 1,
+        "chunk": None,
+        "checkpoint_every": EVERY,
+        "evaluate_every": STEPS,
+        "data": None,
+        "split": "dev",
+        "max_failures": 2,
+    }
+    return TrainJob(**(values | changes))
+
+
+def wait_for(path: Path, pattern: str) -> None:
+    end = time.monotonic() + WAIT_S
+    while not any(path.glob(pattern)):
+        assert time.monotonic() < end, f"{path}/{pattern} did not appear in {WAIT_S:.0f} s"
+        time.sleep(0.05)
+
+
+def curve_of_one_process(out: Path) -> list[float]:
+    """The losses of the same run without Ray: one process, never stopped."""
+    settings = TrainSettings(steps=STEPS, batch=8, rate=1e-3, warmup=6)
+    learner = StudentLearner(out / "start", settings, torch.device("cpu"))
+    trainer = Trainer(learner, TupleSet(out / "tuples"), settings)
+    return [trainer.step()["loss"] for _ in range(STEPS)]
+
+
+def check_curve(out: Path) -> None:
+    """Every step stands in the log once, with the loss that one process has."""
+    rows = [row for row in read_log(out) if "loss" in row]
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    losses = [row["loss"] for row in rows]
+    np.testing.assert_allclose(losses, curve_of_one_process(out), rtol=2e-3)
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+
+def training_workers() -> list[int]:
+    listed = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True)
+    rows = [line.split(None, 1) for line in listed.stdout.splitlines()]
+    return [int(pid) for pid, command in rows if command.startswith("ray::RayTrainWorker")]
+
+
+def test_two_workers_one_of_them_killed_are_one_process(
+    material: Path, ray_cluster: RaySession
+) -> None:
+    out = material / "out"
+    before, killed = set(training_workers()), []
+
+    def kill() -> None:
+        wait_for(out / "runs", "*/checkpoint_manager_snapshot.json")
+        victim = next(pid for pid in training_workers() if pid not in before)
+        os.kill(victim, signal.SIGKILL)
+        killed.append(len(read_log(out)))
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    report = train(job(material, workers=2, data=material / "beir"), out, SilentProgress())
+    killer.join()
+    assert 0 < killed[0] < STEPS
+    check_curve(out)
+    measured = [row["step"] for row in read_log(out) if "ndcg@10" in row]
+    assert measured == [0, STEPS]
+    assert report.last["ndcg@10"] > report.first["ndcg@10"]
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert Encoder.load(report.checkpoint).dim == 16
+
+
+@pytest.mark.long
+def test_a_killed_driver_is_gone_on_with_by_the_same_command(material: Path) -> None:
+    out = material / "out"
+    command = [
+        "train", "distill", str(material / "tuples.jsonl"), "--out", str(out),
+        "--corpus", str(material / "beir"), "--queries", str(material / "beir" / "queries.jsonl"),
+        "--model", str(material / "model"), "--dim", "16", "--query-maxlen", "12",
+        "--doc-maxlen", "20", "--steps", str(STEPS), "--batch", "8", "--rate", "1e-3",
+        "--warmup", "6", "--checkpoint-every", str(EVERY),
+    ]  # fmt: skip
+    doomed = tartan(*command)
+    wait_for(out / "runs", "*/checkpoint_manager_snapshot.json")
+    doomed.kill()
+    doomed.wait()
+    stopped_at = len(read_log(out))
+    assert stopped_at < STEPS
+    assert not (out / "checkpoint").exists()
+    again = tartan(*command)
+    printed, _ = again.communicate(timeout=WAIT_S)
+    assert again.returncode == 0
+    assert f"{STEPS} steps, run distill-" in printed
+    assert len(list((out / "runs").glob("distill-*"))) == 1
+    check_curve(out)
+    Encoder.load(out / "checkpoint")
+    # Once more: there is nothing left to do.
+    done = tartan(*command)
+    assert done.communicate(timeout=WAIT_S)[0] == printed
+    check_curve(out)
