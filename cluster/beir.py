@@ -39,7 +39,7 @@ def read_judged(folder: Path, split: str, limit: int | None = None) -> Judged:
     Raises:
         CorpusError: a file is missing or is not what it should be.
     """
-    qrels = _read_qrels(folder / "qrels" / f"{split}.tsv")
+    qrels = read_qrels(folder / "qrels" / f"{split}.tsv")
     ids, texts = [], []
     path = folder / "queries.jsonl"
     for number, line in enumerate(_lines(path), 1):
@@ -58,7 +58,12 @@ def read_judged(folder: Path, split: str, limit: int | None = None) -> Judged:
     return Judged(tuple(ids[:limit]), tuple(texts[:limit]), qrels)
 
 
-def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
+def read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    """Judgements as query id → passage id → relevance, from a TSV of these three.
+
+    Raises:
+        CorpusError: the file cannot be read, or a line is no judgement.
+    """
     qrels: dict[str, dict[str, int]] = {}
     rows = csv.reader(_lines(path), delimiter="\t", quoting=csv.QUOTE_NONE)
     for number, row in enumerate(rows, 1):
