@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -15,16 +14,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from processes import tartan
+from processes import descendants, tartan
 
+from cluster import score_job
+from cluster.index_job import build_index
+from cluster.mine_job import mine
 from cluster.progress import SilentProgress
 from cluster.ray_session import RaySession
+from cluster.score_job import score_tuples
 from cluster.train_job import TrainJob, train
 from colbert_core.text import Encoder
+from colbert_core.text.corpus import read_corpus
+from colbert_core.train.averaging import Moments, averaged
+from colbert_core.train.cross_encoder import CrossEncoder, start_teacher
+from colbert_core.train.mining import MiningSettings
 from colbert_core.train.run_log import read_log
 from colbert_core.train.starting import StudentSettings
 from colbert_core.train.trainer import StudentLearner, Trainer, TrainSettings
 from colbert_core.train.tuple_set import TupleSet
+from colbert_core.train.tuples import read_records
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "core"))
 from text_checkpoints import WORDS, plain
@@ -103,22 +111,21 @@ def check_curve(out: Path) -> None:
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
-def training_workers() -> list[int]:
-    listed = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True)
-    rows = [line.split(None, 1) for line in listed.stdout.splitlines()]
-    return [int(pid) for pid, command in rows if command.startswith("ray::RayTrainWorker")]
+def workers_called(name: str) -> list[int]:
+    """Process ids of Ray's workers with an actor of this class, of this test session alone."""
+    mine = descendants(os.getpid())
+    return [pid for pid, command in mine.items() if command.startswith(f"ray::{name}")]
 
 
 def test_two_workers_one_of_them_killed_are_one_process(
     material: Path, ray_cluster: RaySession
 ) -> None:
     out = material / "out"
-    before, killed = set(training_workers()), []
+    killed: list[int] = []
 
     def kill() -> None:
         wait_for(out / "runs", "*/checkpoint_manager_snapshot.json")
-        victim = next(pid for pid in training_workers() if pid not in before)
-        os.kill(victim, signal.SIGKILL)
+        os.kill(workers_called("RayTrainWorker")[0], signal.SIGKILL)
         killed.append(len(read_log(out)))
 
     killer = threading.Thread(target=kill)
@@ -162,3 +169,64 @@ def test_a_killed_driver_is_gone_on_with_by_the_same_command(material: Path) -> 
     done = tartan(*command)
     assert done.communicate(timeout=WAIT_S)[0] == printed
     check_curve(out)
+
+
+def test_mined_tuples_are_scored_though_a_worker_is_killed(
+    material: Path, ray_cluster: RaySession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index is built with the model and mined; a teacher of random weights scores the pairs."""
+    build_index(material / "beir", material / "index", model=str(material / "model"), dim=16)
+    report = mine(
+        material / "beir" / "qrels" / "dev.tsv",
+        material / "mined.jsonl",
+        corpus=str(material / "beir"),
+        queries=str(material / "beir" / "queries.jsonl"),
+        index=str(material / "index"),
+        bm25=True,
+        language=None,
+        teacher=None,
+        settings=MiningSettings(n_way=5, last=20),
+        progress=SilentProgress(),
+    )
+    assert (report.tuples, report.left_out) == (40, 0)
+    teachers = [material / "teacher-0", material / "teacher-1"]
+    for seed, teacher in enumerate(teachers):
+        start_teacher(str(material / "model"), teacher, seed)
+    monkeypatch.setattr(score_job, "UNIT_PAIRS", 5)  # a unit for each tuple
+    out = material / "scored.jsonl"
+    killed: list[int] = []
+
+    class Killer(SilentProgress):
+        """Ends a worker with SIGKILL once a few units are done."""
+
+        def advance(self, done: int, tokens: int = 0) -> None:
+            if len(list(out.with_name("scored.jsonl.scoring").glob("*/*.npy"))) > 5 and not killed:
+                killed.append(workers_called("TeacherScorer")[0])
+                os.kill(killed[0], signal.SIGKILL)
+
+    count = score_tuples(
+        [str(material / "mined.jsonl")],
+        out,
+        [str(teacher) for teacher in teachers],
+        corpus=str(material / "beir"),
+        queries=str(material / "beir" / "queries.jsonl"),
+        n_way=None,
+        workers=2,
+        progress=Killer(),
+    )
+    assert (count, len(killed)) == (40, 1)
+    assert not out.with_name("scored.jsonl.scoring").exists()
+    check_scores(material, out, teachers)
+
+
+def check_scores(material: Path, out: Path, teachers: list[Path]) -> None:
+    """They are what the teachers give when they are asked directly, averaged."""
+    beir = material / "beir"
+    texts = {d.passage.id: d.passage.text for d in read_corpus(beir / "corpus.jsonl")}
+    queries = {d.passage.id: d.passage.text for d in read_corpus(beir / "queries.jsonl")}
+    records = [record for record, _ in read_records(out)]
+    pairs = [(queries[one.query], texts[passage]) for one in records for passage in one.passages]
+    each = [CrossEncoder.load(teacher, torch.device("cpu")).score(pairs) for teacher in teachers]
+    wanted = averaged(each, [Moments().plus(scores) for scores in each])
+    found = [score for one in records for score in one.scores or ()]
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
