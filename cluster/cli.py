@@ -168,9 +168,49 @@ def eval_command(
         int | None, typer.Option("--limit", help="Only the first so many queries.")
     ] = None,
     filter: Filter = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            "--compare",
+            metavar="MODEL",
+            help="Instead of an index: set a trained model, at each compression, beside BM25 and "
+            "a bi-encoder.",
+        ),
+    ] = None,
+    before: Annotated[
+        str | None, typer.Option("--before", help="With --compare: the model before training.")
+    ] = None,
+    bi_encoder: Annotated[
+        str, typer.Option("--bi-encoder", help="With --compare: mean-pooled, one vector a passage.")
+    ] = "minilm-untrained",
+    teacher: Annotated[
+        str | None,
+        typer.Option("--teacher", help="With --compare: a cross-encoder over the best hundred."),
+    ] = None,
+    language: Annotated[
+        str, typer.Option("--language", help="With --compare: BM25's stemmer, or `none`.")
+    ] = "english",
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="With --compare: .png or .svg.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure quality and latency on a collection with relevance judgements."""
+    if compare is not None:
+        from cluster.cli_compare import Comparison, compare_command
+
+        what = Comparison(
+            data=data,
+            split=split,
+            model=compare,
+            before=before,
+            bi_encoder=bi_encoder,
+            teacher=teacher,
+            language=None if language == "none" else language,
+            limit=limit,
+        )
+        compare_command(what, plot=plot, as_json=as_json)
+        return
     from cluster.cli_eval import evaluate_command
 
     evaluate_command(

@@ -6,7 +6,7 @@ Shapes: L query tokens, T passage tokens, D dimensions, M query tokens of all qu
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 import ir_measures
@@ -75,27 +75,46 @@ def uncompressed_run(
         passages: the corpus, in the order of the index.
         on_passages: called with how many were scored.
     """
-    matrices = encoder.encode_queries(list(queries))
+    return exact_run(
+        encoder.encode_queries(list(queries)), _encoded(encoder, passages, on_passages)
+    )
+
+
+def exact_run(matrices: Sequence[F32], batches: Iterable[tuple[Sequence[str], F32, I32]]) -> Run:
+    """Exact MaxSim of queries against passages that come in batches, in the order of the corpus.
+
+    Args:
+        matrices: for each query a float32 [L, D].
+        batches: ids of passages, their vectors end to end [T, D], and how many each has.
+    """
     Q_MD = np.concatenate(matrices)
     starts = np.cumsum([0, *(len(Q_LD) for Q_LD in matrices[:-1])], dtype=np.int64)
-    best: list[list[tuple[float, int, str]]] = [[] for _ in queries]
-    corpus, done = iter(passages), 0
-    while batch := list(islice(corpus, BATCH_PASSAGES)):
-        encoded = encoder.encode_passages([passage.text for passage in batch])
-        scores = _maxsim(Q_MD, starts, encoded.vectors_TD, encoded.doclens_N)
+    best: list[list[tuple[float, int, str]]] = [[] for _ in matrices]
+    done = 0
+    for ids, vectors_TD, doclens_N in batches:
+        scores = _maxsim(Q_MD, starts, vectors_TD, doclens_N)
         for query, row in enumerate(scores):
             for column in np.argsort(-row, kind="stable")[:DEPTH]:
-                entry = (float(row[column]), -(done + int(column)), batch[column].id)
+                entry = (float(row[column]), -(done + int(column)), ids[column])
                 if len(best[query]) < DEPTH:
                     heapq.heappush(best[query], entry)
                 elif entry > best[query][0]:
                     heapq.heapreplace(best[query], entry)
                 else:
                     break
-        done += len(batch)
+        done += len(ids)
+    return [[(one, score) for score, _, one in sorted(heap, reverse=True)] for heap in best]
+
+
+def _encoded(
+    encoder: Encoder, passages: Iterable[Passage], on_passages: Callable[[int], None] | None
+) -> Iterator[tuple[list[str], F32, I32]]:
+    corpus = iter(passages)
+    while batch := list(islice(corpus, BATCH_PASSAGES)):
+        encoded = encoder.encode_passages([passage.text for passage in batch])
+        yield [passage.id for passage in batch], encoded.vectors_TD, encoded.doclens_N
         if on_passages:
             on_passages(len(batch))
-    return [[(one, score) for score, _, one in sorted(heap, reverse=True)] for heap in best]
 
 
 def _maxsim(Q_MD: F32, starts: I64, vectors_TD: F32, doclens_N: I32) -> F32:

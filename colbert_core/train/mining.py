@@ -106,15 +106,26 @@ class Bm25:
         self._bm25 = bm25s.BM25(k1=0.9, b=0.4)
         self._bm25.index(self._tokens(texts), show_progress=False)
 
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its postings: for each a score, a passage, and where a word's begin."""
+        arrays = (self._bm25.scores[name] for name in ("data", "indices", "indptr"))
+        return sum(array.nbytes for array in arrays)
+
     def search(self, queries: Sequence[str], depth: int) -> list[list[str]]:
         """The ids of the best `depth` passages of each query that share a word with it."""
+        return [[one for one, _ in self.scored(query, depth)] for query in queries]
+
+    def scored(self, query: str, depth: int) -> list[tuple[str, float]]:
+        """The same of one query, with scores."""
         found, scores = self._bm25.retrieve(
-            self._tokens(queries), k=min(depth, len(self._ids)), show_progress=False
+            self._tokens([query]), k=min(depth, len(self._ids)), show_progress=False
         )
-        return [
-            [self._ids[at] for at, score in zip(row, values, strict=True) if score > 0]
-            for row, values in zip(found, scores, strict=True)
-        ]
+        pairs = zip(found[0], scores[0], strict=True)
+        return [(self._ids[at], float(score)) for at, score in pairs if score > 0]
 
     def _tokens(self, texts: Sequence[str]) -> Any:
         import bm25s
