@@ -197,7 +197,7 @@ def eval_command(
 ) -> None:
     """Measure quality and latency on a collection with relevance judgements."""
     if compare is not None:
-        from cluster.cli_compare import Comparison, compare_command
+        from cluster.cli_train_compare import Comparison, compare_command
 
         what = Comparison(
             data=data,

@@ -59,7 +59,7 @@ def mine_command(
     Example: `tartan train mine qrels/train.tsv --corpus corpus.jsonl --queries queries.jsonl
     --index INDEX --bm25 --ranks 5:100 --out mined.jsonl`
     """
-    from cluster.mine_job import mine
+    from cluster.train_mining import mine
     from colbert_core.train.mining import MiningSettings
 
     first, last = _ranks(ranks)
@@ -105,7 +105,7 @@ def score_command(
     Example: `tartan train score mined.jsonl --teacher teacher/checkpoint --corpus corpus.jsonl
     --queries queries.jsonl --out scored.jsonl`
     """
-    from cluster.score_job import score_tuples
+    from cluster.train_scoring import score_tuples
 
     count = score_tuples(
         tuples,

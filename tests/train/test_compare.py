@@ -8,8 +8,8 @@ import pytest
 import torch
 from text_checkpoints import HIDDEN, WORDS, plain
 
-from cluster.cli_compare import Comparison, compare_command
-from cluster.comparing import (
+from cluster.cli_train_compare import Comparison, compare_command
+from cluster.train_comparing import (
     Collection,
     bi_encoder_system,
     bm25_system,

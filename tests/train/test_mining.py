@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from text_checkpoints import plain
 
-from cluster.mine_job import mine
 from cluster.progress import SilentProgress
+from cluster.train_mining import mine
 from colbert_core.errors import InvalidInput, TrainingDataError
 from colbert_core.train.cross_encoder import CrossEncoder, start_teacher
 from colbert_core.train.mining import Bm25, MiningSettings, candidates, draw, without_false

@@ -35,7 +35,7 @@ from colbert_core.train.preparing import prepare_tuples
 from colbert_core.train.tuple_set import TupleSet
 from colbert_core.train.tuples import TupleWriter
 from colbert_core.types import F32
-from workers.teacher_scorer import TeacherScorer
+from workers.train_scorer import TeacherScorer
 
 UNIT_PAIRS = 4096
 RESTARTS = 3

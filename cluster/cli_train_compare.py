@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.beir import Judged, read_judged
-from cluster.comparing import (
+from cluster.evaluation import measures, percentiles
+from cluster.progress import Progress, progress_for
+from cluster.train_comparing import (
     Collection,
     System,
     bi_encoder_system,
@@ -25,8 +27,6 @@ from cluster.comparing import (
     timed_run,
     uncompressed_system,
 )
-from cluster.evaluation import measures, percentiles
-from cluster.progress import Progress, progress_for
 from colbert_core.errors import InvalidInput
 from colbert_core.text.corpus import read_corpus
 from colbert_core.train.cross_encoder import CrossEncoder
