@@ -60,3 +60,20 @@ def _first_line(process: subprocess.Popen[str]) -> str:
         return process.stdout.readline()
     finally:
         watchdog.cancel()
+
+
+def descendants(root: int) -> dict[int, str]:
+    """Command by process id of everything that a process started, directly or not."""
+    listed = subprocess.run(
+        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    )
+    rows = [line.split(None, 2) for line in listed.stdout.splitlines()]
+    found: dict[int, str] = {}
+    parents = [root]
+    while parents:
+        parent = parents.pop()
+        for pid, ppid, *command in rows:
+            if int(ppid) == parent:
+                found[int(pid)] = command[0] if command else ""
+                parents.append(int(pid))
+    return found

@@ -26,7 +26,7 @@ class Truth:
         """Search the live generation of an index for every query."""
         opened = Index.open(index)
         answers = [opened.search(query, k=self._k) for query in queries]
-        self._right[opened.generation] = [
+        self._right[opened.manifest.generation] = [
             (tuple(hits.ids), tuple(float(score) for score in hits.scores)) for hits in answers
         ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from local_cluster import replicas_at
@@ -15,7 +16,7 @@ from colbert_core.index import open_generation
 SERVER = """
 import sys, time
 from workers.shard_server import HeldShard, ShardServer
-server = ShardServer(HeldShard.open(*sys.argv[1:]), threads=2)
+server = ShardServer(HeldShard.open(*sys.argv[2:]), threads=2, host=sys.argv[1])
 server.start()
 print(server.address, flush=True)
 time.sleep(3600)
@@ -25,9 +26,17 @@ time.sleep(3600)
 class ShardProcess:
     """One shard server. Begins to start when made; `address` waits for it."""
 
-    def __init__(self, index: Path, generation: str, shard: str) -> None:
+    def __init__(
+        self,
+        index: Path,
+        generation: str,
+        shard: str,
+        host: str = "127.0.0.1",
+        inside: Sequence[str] = (),
+    ) -> None:
+        """`inside`: the command that it is run by, such as one that enters a namespace."""
         self._process = subprocess.Popen(
-            [sys.executable, "-c", SERVER, str(index), generation, shard],
+            [*inside, sys.executable, "-c", SERVER, host, str(index), generation, shard],
             stdout=subprocess.PIPE,
             text=True,
             cwd=Path(__file__).parents[2],

@@ -1,0 +1,93 @@
+"""A steady load with things that happen during it, and how long the load felt them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cluster.client import AsyncClient
+from colbert_core.types import F32
+from loadgen.open_loop import RIGHT, Judge, Offered, offer
+
+Event = tuple[float, Callable[[], None]]
+"""(seconds after the load began, what happens then)"""
+
+SLOW_FACTOR = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Felt:
+    """What one event did to the load.
+
+    Attributes:
+        at: when it happened, in seconds since the load began.
+        failed: queries with an error, or a wrong answer, from then on.
+        recovery_s: from then to the last query that failed or took `SLOW_FACTOR` times the p99 of
+            before; 0 where there was none.
+        worst_ms: the longest latency from then on.
+    """
+
+    at: float
+    failed: int
+    recovery_s: float
+    worst_ms: float
+
+
+def felt(offered: Offered, at: float) -> Felt:
+    """How the load took what happened `at` so many seconds after it began."""
+    before = [o.latency_s for o in offered.outcomes if o.at < at and o.kind == RIGHT]
+    usual_s = float(np.percentile(before, 99)) if before else 0.0
+    after = [o for o in offered.outcomes if o.at + o.latency_s >= at]
+    bad = [o for o in after if o.kind != RIGHT or o.latency_s > SLOW_FACTOR * usual_s]
+    return Felt(
+        at=at,
+        failed=sum(o.kind != RIGHT for o in after),
+        recovery_s=max((o.at + o.latency_s - at for o in bad), default=0.0),
+        worst_ms=1e3 * max((o.latency_s for o in after), default=0.0),
+    )
+
+
+def steady(
+    targets: Sequence[str],
+    queries: Sequence[F32],
+    judge: Judge,
+    *,
+    rate: float,
+    seconds: float,
+    timeout_s: float,
+    events: Sequence[Event] = (),
+    **options: Any,
+) -> Offered:
+    """A load as clients make it, with their retries, and the events at their times."""
+
+    async def run() -> Offered:
+        async with AsyncClient(list(targets), timeout_s=timeout_s) as client:
+            for number in range(2 * len(targets)):  # connections, and caches of the servers
+                await client.search(queries[number], **options)
+            happening = asyncio.create_task(_happen(events))
+            load = offer(
+                client,
+                queries,
+                judge,
+                rate=rate,
+                seconds=seconds,
+                timeout_s=timeout_s,
+                **options,
+            )
+            offered = await load
+            await happening
+            return offered
+
+    return asyncio.run(run())
+
+
+async def _happen(events: Sequence[Event]) -> None:
+    began = time.monotonic()
+    for at, event in sorted(events, key=lambda event: event[0]):
+        await asyncio.sleep(max(0.0, began + at - time.monotonic()))
+        await asyncio.to_thread(event)
