@@ -115,10 +115,10 @@ class Gateway:
             ],
             options=server_options(limits.max_message_bytes),
         )
-        self._health = GatewayHealth(("", SERVICE), self._reachable)
         self._servicer = SearchServicer(self._follower, config, limits, observer)
         search_pb2_grpc.add_SearchServiceServicer_to_server(self._servicer, parsing(self._server))
         others = [service.add_to(self._server) for service in services]
+        self._health = GatewayHealth(("", SERVICE, *others), self._reachable)
         names = (SERVICE, HEALTH, *others, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
