@@ -25,6 +25,7 @@ from cluster.cli_options import (
     Recall,
     Scored,
     SearchedIndex,
+    Settings,
     Target,
     TlsCert,
     TlsClientCa,
@@ -66,6 +67,7 @@ def serve_command(
     tls_client_ca: TlsClientCa = None,
     api_keys: ApiKeys = None,
     insecure: Insecure = False,
+    settings: Settings = None,
 ) -> None:
     """Serve an index over gRPC until SIGTERM or Ctrl-C.
 
@@ -85,6 +87,7 @@ def serve_command(
         tls=server_tls(tls_cert, tls_key, tls_client_ca),
         api_keys=api_keys,
         insecure=insecure,
+        settings=settings or (),
     )
     raise typer.Exit(code)
 

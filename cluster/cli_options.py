@@ -117,3 +117,12 @@ LogQueries = Annotated[bool, typer.Option("--log-queries", help="Log every query
 SlowQueryMs = Annotated[
     float, typer.Option("--slow-query-ms", help="Log queries that take longer, without texts.")
 ]
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="A limit, or how the gateway caches, admits or hedges; may be given several times.",
+    ),
+]

@@ -13,7 +13,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +21,7 @@ from pathlib import Path
 
 from cluster.gateway import Gateway, GatewayConfig, guard_of
 from cluster.gateway_limits import DEFAULT_LIMITS, check_limits
+from cluster.gateway_settings import with_settings
 from cluster.ray_session import ray_session
 from cluster.security.exposure import check_exposure
 from cluster.security.inner_certificates import inner_certificates
@@ -97,6 +98,7 @@ def serve(
     tls: ServerTls | None = None,
     api_keys: Path | None = None,
     insecure: bool = False,
+    settings: Sequence[str] = (),
     on_ready: Callable[[str], None] | None = None,
 ) -> int:
     """Serve the live generation of an index until SIGTERM or SIGINT. Call from the main thread.
@@ -110,6 +112,7 @@ def serve(
         tls: certificate and key of the gateway; read again when they change.
         api_keys: file of the keys that are let in; read again when it changes.
         insecure: listen beyond loopback without TLS or authentication.
+        settings: numbers of the gateway and its limits, each NAME=VALUE (gateway_settings.py).
         on_ready: called with HOST:PORT when queries are answered, after the line is printed.
 
     Returns:
@@ -123,9 +126,12 @@ def serve(
         Unavailable: Ray or a shard server did not start.
     """
     place = location(index)
+    gateway, limits = with_settings(
+        settings, GatewayConfig(host=host, port=port, tls=tls, api_keys=api_keys), limits
+    )
     config = ServeConfig(
         index=place if isinstance(place, RemotePath) else place.resolve(),
-        gateway=GatewayConfig(host=host, port=port, tls=tls, api_keys=api_keys),
+        gateway=gateway,
         replicas=replicas,
         limits=limits,
         device=device,
