@@ -21,6 +21,9 @@ from cluster.cli_options import (
     IndexPlace,
     Insecure,
     Json,
+    MaxGateways,
+    MaxReplicas,
+    MinReplicas,
     Nprobe,
     Recall,
     Scored,
@@ -31,6 +34,7 @@ from cluster.cli_options import (
     TlsClientCa,
     TlsKey,
 )
+from cluster.cli_rollout_app import COMMANDS
 from cluster.cli_train import train_app
 from colbert_core.errors import TartanError
 from colbert_core.storage import location
@@ -48,6 +52,8 @@ app = typer.Typer(
 app.add_typer(index_app, name="index")
 app.add_typer(key_app, name="key")
 app.add_typer(train_app, name="train")
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
 
 
 @app.command("serve")
@@ -56,6 +62,18 @@ def serve_command(
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 50051,
     replicas: Annotated[int, typer.Option("--replicas", help="Shard servers for each shard.")] = 1,
+    gateways: Annotated[
+        int, typer.Option("--gateways", help="The others listen on the ports after --port.")
+    ] = 1,
+    min_replicas: MinReplicas = None,
+    max_replicas: MaxReplicas = None,
+    max_gateways: MaxGateways = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Roll out what becomes live on disk, by itself.")
+    ] = False,
+    name: Annotated[
+        str, typer.Option("--name", help="Of the service; by default the index's last part.")
+    ] = "",
     device: Annotated[
         str, typer.Option("--device", help="Where shards are searched: cpu, or cuda for GPUs.")
     ] = "cpu",
@@ -68,26 +86,52 @@ def serve_command(
     api_keys: ApiKeys = None,
     insecure: Insecure = False,
     settings: Settings = None,
+    metrics_port: Annotated[
+        int | None, typer.Option("--metrics-port", help="Show /metrics there; 0: a free one.")
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option("--metrics-host", help="Address for --metrics-port.")
+    ] = "127.0.0.1",
+    log_format: Annotated[str, typer.Option("--log-format", help="text or json.")] = "text",
+    slow_query_ms: Annotated[
+        float, typer.Option("--slow-query-ms", help="Log queries that take longer.")
+    ] = 1000.0,
+    log_queries: Annotated[
+        bool, typer.Option("--log-queries", help="Log every query, with its text.")
+    ] = False,
 ) -> None:
     """Serve an index over gRPC until SIGTERM or Ctrl-C.
 
-    Prints one line when it is ready to answer. Listening beyond loopback needs TLS and
-    authentication, or `--insecure`. The files are read again when they change.
+    Prints one line when it is ready to answer. `tartan rollout` changes what is served without a
+    pause. With bounds, replicas and gateways follow the load between them. Listening beyond
+    loopback needs TLS and authentication, or `--insecure`. The files are read again when they
+    change.
     """
     from cluster.security.tls import server_tls
     from cluster.serve import serve
+    from cluster.telemetry.endpoint import MetricsAddress
+    from cluster.telemetry.process import TelemetryConfig
 
+    tls = server_tls(tls_cert, tls_key, tls_client_ca)
+    metrics = None if metrics_port is None else MetricsAddress(metrics_port, metrics_host, tls)
     code = serve(
         index,
         host,
         port,
         replicas,
+        gateways=gateways,
+        min_replicas=min_replicas,
+        max_replicas=max_replicas,
+        max_gateways=max_gateways,
+        follow=follow,
+        name=name,
         device=device,
         start_timeout_s=start_timeout_s,
-        tls=server_tls(tls_cert, tls_key, tls_client_ca),
+        settings=settings or (),
+        telemetry=TelemetryConfig(metrics, log_format, slow_query_ms, log_queries),
+        tls=tls,
         api_keys=api_keys,
         insecure=insecure,
-        settings=settings or (),
     )
     raise typer.Exit(code)
 

@@ -1,9 +1,10 @@
-"""`tartan serve`: shard servers on Ray, a gateway in this process, until it is told to stop.
+"""`tartan serve`: a service on Ray, its first gateway in this process, until it is told to stop.
 
 In order: check the index and the address (before anything is started), start or join Ray, start
-the shard servers, start the gateway, answer one warm-up query, print one line. On SIGTERM or
-Ctrl-C: refuse new queries, finish those under way, end the shard servers and what was started of
-Ray, and return 0.
+the controller, which starts the shard servers and further gateways; start the gateway of this
+process, answer one warm-up query, print one line. On SIGTERM or Ctrl-C: say NOT_SERVING, refuse new
+queries, finish those under way, end all of it and what was started of Ray, and return 0. Where the
+process is killed, the rest goes on on a cluster, and the same command takes it over.
 """
 
 from __future__ import annotations
@@ -15,74 +16,32 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
-from cluster.gateway import Gateway, GatewayConfig, guard_of
-from cluster.gateway_limits import DEFAULT_LIMITS, check_limits
+from cluster.ray_session import ray_session  # isort: skip  # it sets what ray reads on import
+
+import ray
+
+from cluster.autoscale import AutoscalePolicy
+from cluster.controller.actor import ControllerConfig
+from cluster.controller.gateways import FollowingGateway, GatewaySettings
+from cluster.controller.placement import gpu_share
+from cluster.controller.servers import ServerPlan
+from cluster.controller.service import Wanted, all_serve, bring_up, end, exists
+from cluster.controller.state import Scale
+from cluster.gateway import GatewayConfig
+from cluster.gateway_limits import DEFAULT_LIMITS
 from cluster.gateway_settings import with_settings
-from cluster.ray_session import ray_session
-from cluster.security.exposure import check_exposure
 from cluster.security.inner_certificates import inner_certificates
-from cluster.security.tls import ServerTls, server_credentials
-from cluster.serve_shards import FleetPlan, ShardFleet
-from cluster.wire.shard_channel import ShardChannel
+from cluster.security.tls import ServerTls
+from cluster.serve_config import ServeConfig
+from cluster.telemetry.process import ShardTelemetry, TelemetryConfig
+from cluster.wire.admin import ScaleChange
 from cluster.wire.types import Limits
-from colbert_core.errors import AddressInUse, InvalidInput
+from colbert_core.errors import AddressInUse
 from colbert_core.index import Generation, open_generation, verify_checksums
-from colbert_core.storage import Location, RemotePath, location
-
-
-@dataclass(frozen=True, slots=True)
-class ServeConfig:
-    """What `tartan serve` runs.
-
-    Attributes:
-        index: path or URI of the index.
-        replicas: shard servers per shard.
-        limits: what requests are held to.
-        device: where shard servers search: "cpu", or "cuda" for the GPUs that Ray has
-            ("torch:cpu", the same kernels without a GPU, is for testing).
-        shard_cpus: CPUs that Ray reserves for each shard server; by default 0 on a Ray of our own
-            and 1 on a cluster.
-        start_timeout_s: for the shard servers to come up, and again for the warm-up query.
-        grace_s: for queries under way when told to stop.
-        insecure: whether to listen beyond loopback without TLS or authentication.
-    """
-
-    index: Location
-    gateway: GatewayConfig = field(default_factory=GatewayConfig)
-    replicas: int = 1
-    limits: Limits = DEFAULT_LIMITS
-    device: str = "cpu"
-    shard_cpus: float | None = None
-    start_timeout_s: float = 120.0
-    grace_s: float = 5.0
-    insecure: bool = False
-
-    def check(self) -> None:
-        """Raise InvalidInput where a value is not possible."""
-        if self.replicas < 1:
-            raise InvalidInput(f"replicas is {self.replicas}; give 1 or more")
-        if self.device not in ("cpu", "cuda", "torch:cpu"):
-            raise InvalidInput(
-                f"device is {self.device!r}; give cpu or cuda (Ray says which GPU is whose)"
-            )
-        self.gateway.check()
-        for name in ("start_timeout_s", "grace_s"):
-            if not getattr(self, name) > 0:
-                raise InvalidInput(f"{name} is {getattr(self, name)}; give more than 0 seconds")
-        check_limits(self.limits)
-        check_exposure(
-            self.gateway.host,
-            tls=self.gateway.tls is not None,
-            authentication=self.gateway.authenticates,
-            insecure=self.insecure,
-        )
-        guard_of(self.gateway)  # files that are not usable are errors before anything starts
-        if self.gateway.tls is not None:
-            server_credentials(self.gateway.tls)
+from colbert_core.storage import RemotePath, location
 
 
 def serve(
@@ -91,14 +50,22 @@ def serve(
     port: int = 50051,
     replicas: int = 1,
     *,
+    gateways: int = 1,
+    min_replicas: int | None = None,
+    max_replicas: int | None = None,
+    max_gateways: int | None = None,
+    follow: bool = False,
+    name: str = "",
+    policy: AutoscalePolicy | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    settings: Sequence[str] = (),
+    telemetry: TelemetryConfig | None = None,
     device: str = "cpu",
     shard_cpus: float | None = None,
     start_timeout_s: float = 120.0,
     tls: ServerTls | None = None,
     api_keys: Path | None = None,
     insecure: bool = False,
-    settings: Sequence[str] = (),
     on_ready: Callable[[str], None] | None = None,
 ) -> int:
     """Serve the live generation of an index until SIGTERM or SIGINT. Call from the main thread.
@@ -108,11 +75,19 @@ def serve(
             which each shard server fetches its own shard.
         port: 0 takes a free one, which the line names.
         replicas: shard servers per shard.
+        gateways: how many; the first is in this process, and the others, processes of their own,
+            listen on the ports after it (or on the same port of other machines).
+        min_replicas, max_replicas, max_gateways: bounds that replicas and gateways follow the load
+            between; by default they stay as many as they are.
+        follow: roll out what becomes live on disk.
+        name: of the service on its Ray cluster; by default the last part of the index's path.
+        policy: how replicas and gateways follow the load.
+        settings: numbers of the gateways, each NAME=VALUE (docs/serving.md).
+        telemetry: metrics, logs and traces.
         device: where shard servers search, "cpu" or "cuda".
         tls: certificate and key of the gateway; read again when they change.
         api_keys: file of the keys that are let in; read again when it changes.
         insecure: listen beyond loopback without TLS or authentication.
-        settings: numbers of the gateway and its limits, each NAME=VALUE (gateway_settings.py).
         on_ready: called with HOST:PORT when queries are answered, after the line is printed.
 
     Returns:
@@ -126,14 +101,24 @@ def serve(
         Unavailable: Ray or a shard server did not start.
     """
     place = location(index)
-    gateway, limits = with_settings(
-        settings, GatewayConfig(host=host, port=port, tls=tls, api_keys=api_keys), limits
-    )
+    gateway = GatewayConfig(host=host, port=port, tls=tls, api_keys=api_keys)
+    gateway, limits = with_settings(settings, gateway, limits)
     config = ServeConfig(
         index=place if isinstance(place, RemotePath) else place.resolve(),
         gateway=gateway,
-        replicas=replicas,
+        name=name,
+        scale=Scale(
+            replicas,
+            replicas if min_replicas is None else min_replicas,
+            replicas if max_replicas is None else max_replicas,
+            gateways,
+            gateways,
+            gateways if max_gateways is None else max_gateways,
+        ),
+        policy=policy or AutoscalePolicy(),
+        follow=follow,
         limits=limits,
+        telemetry=telemetry or TelemetryConfig(),
         device=device,
         shard_cpus=shard_cpus,
         start_timeout_s=start_timeout_s,
@@ -145,10 +130,10 @@ def serve(
     check_address(host, port)
     stdout = sys.stdout
 
-    def announce(address: str) -> None:
-        print(ready_line(config, generation, address), file=stdout, flush=True)
+    def announce(addresses: Sequence[str]) -> None:
+        print(ready_line(config, generation, addresses), file=stdout, flush=True)
         if on_ready is not None:
-            on_ready(address)
+            on_ready(addresses[0])
 
     try:
         # Ray prints reports of its own, such as a worker's death; stdout is for our one line.
@@ -182,55 +167,124 @@ async def _run(
     config: ServeConfig,
     generation: Generation,
     own_ray: bool,
-    announce: Callable[[str], None],
+    announce: Callable[[Sequence[str]], None],
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):  # after ray.init, which sets its own
         loop.add_signal_handler(number, stop.set)
-    token = secrets.token_urlsafe(32)  # between this gateway and its shard servers
-    inner = None if own_ray else inner_certificates()  # on loopback nobody listens in between
-    plan = FleetPlan(
-        index=str(config.index),
-        manifest=generation.manifest,
-        replicas=config.replicas,
-        host="127.0.0.1" if own_ray else "",
-        cpus=config.shard_cpus if config.shard_cpus is not None else float(not own_ray),
-        device=config.device,
-        token=token,
-        tls=None if inner is None else inner.shard,
-    )
-    connect = partial(ShardChannel, token=token, tls=None if inner is None else inner.gateway)
-    fleet = ShardFleet(plan)
-    gateway = Gateway(fleet.source, config.gateway, connect, limits=config.limits)
+    running = _Running(config, generation, own_ray)
     try:
-        starting = asyncio.create_task(_start(config, fleet, gateway))
+        starting = asyncio.create_task(running.start())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
             starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
             return
         announce(starting.result())
         await stopping
     finally:
-        await gateway.stop(config.grace_s)
-        await fleet.stop(config.grace_s)
+        await running.stop()
 
 
-async def _start(config: ServeConfig, fleet: ShardFleet, gateway: Gateway) -> str:
-    """Bring everything up and answer one query; returns HOST:PORT."""
-    await fleet.start(config.start_timeout_s)
-    address = await gateway.start()
-    await gateway.ready(config.start_timeout_s)
-    return address
+class _Running:
+    """A service and its first gateway, which is in this process."""
+
+    def __init__(self, config: ServeConfig, generation: Generation, own_ray: bool) -> None:
+        self._config = config
+        self._generation = generation
+        self._own_ray = own_ray
+        self._gateway: FollowingGateway | None = None
+        self._owned = False  # what is somebody else's is not ended here
+
+    async def start(self) -> Sequence[str]:
+        """Bring everything up and answer one query; returns HOST:PORT of every gateway."""
+        config = self._config
+        wanted = Wanted(
+            str(config.index),
+            self._generation.manifest.generation,
+            len(self._generation.manifest.shards),
+            ScaleChange(
+                config.scale.replicas,
+                config.scale.gateways,
+                config.scale.min_replicas,
+                config.scale.max_replicas,
+                config.scale.min_gateways,
+                config.scale.max_gateways,
+            ),
+            config.start_timeout_s,
+        )
+        self._owned = not await exists(config.service)
+        settings = await bring_up(_controller_config(config, self._own_ray, wanted), wanted)
+        self._owned = True
+        self._gateway = FollowingGateway(config.service, settings)
+        address = await self._gateway.start()
+        await self._gateway.ready(config.start_timeout_s)
+        if config.scale.gateways == 1:
+            return [address]
+        others = await all_serve(config.service, config.scale.gateways, config.start_timeout_s)
+        return [address, *(other for other in others if other != address)]
+
+    async def stop(self) -> None:
+        """Say so, wait for that to be noticed, finish what is under way, and end everything."""
+        grace_s = self._config.grace_s
+        if self._gateway is not None:
+            await self._gateway.stop(grace_s)
+        if self._owned:
+            await end(self._config.service, grace_s)
 
 
-def ready_line(config: ServeConfig, generation: Generation, address: str) -> str:
+def _controller_config(config: ServeConfig, own_ray: bool, wanted: Wanted) -> ControllerConfig:
+    token = secrets.token_urlsafe(32)  # between gateways and shard servers
+    inner = None if own_ray else inner_certificates()  # on loopback nobody listens in between
+    cpus = config.shard_cpus if config.shard_cpus is not None else float(not own_ray)
+    gpus = 0.0
+    if config.device == "cuda":
+        servers = wanted.shards * config.scale.replicas
+        gpus = gpu_share(servers, ray.cluster_resources().get("GPU", 0))
+    return ControllerConfig(
+        service=config.service,
+        servers=ServerPlan(
+            host="127.0.0.1" if own_ray else "",
+            cpus=cpus,
+            gpus=gpus,
+            device=config.device,
+            token=token,
+            tls=None if inner is None else inner.shard,
+            telemetry=ShardTelemetry(_of_shards(config.telemetry)),
+            grace_s=config.grace_s,
+        ),
+        gateways=GatewaySettings(
+            config=config.gateway,
+            home=str(ray.get_runtime_context().get_node_id()),
+            limits=config.limits,
+            token=token,
+            tls=None if inner is None else inner.gateway,
+            telemetry=config.telemetry,
+            cpus=cpus,
+            notice_s=config.notice_s,
+        ),
+        policy=config.policy,
+        timing=config.timing,
+        follow=config.follow,
+    )
+
+
+def _of_shards(telemetry: TelemetryConfig) -> TelemetryConfig:
+    """The same for shard servers, which show their metrics on any free port."""
+    if telemetry.metrics is None:
+        return telemetry
+    return replace(telemetry, metrics=replace(telemetry.metrics, port=0))
+
+
+def ready_line(config: ServeConfig, generation: Generation, addresses: Sequence[str]) -> str:
     """The one line that says that queries are answered."""
     shards = _count(len(generation.manifest.shards), "shard")
-    replicas = _count(config.replicas, "replica")
+    replicas = _count(config.scale.replicas, "replica")
     passages = _count(generation.manifest.passages, "passage")
-    return f"tartan: serving {config.index} ({shards} × {replicas}, {passages}) at {address}"
+    where = ", ".join(addresses)
+    return f"tartan: serving {config.index} ({shards} × {replicas}, {passages}) at {where}"
 
 
 def _count(number: int, noun: str) -> str:

@@ -2,7 +2,7 @@
 
     HeldShard          what is searched: plain values in and out, no gRPC
     ShardServer        a sync grpc.server around it, with the standard health service
-    ShardServerActor   the same as a Ray actor's class; `cluster/serve.py` makes actors of it
+    ShardServerActor   the same as a Ray actor's class; cluster/controller makes actors of it
 
 The server is sync because the kernel is native and blocks: the GIL is released inside, and a thread
 pool with a bounded number of calls is all that is needed. Beyond the bound gRPC itself answers
@@ -49,6 +49,7 @@ from colbert_core.index import (
 )
 from colbert_core.search import Matcher, check_query, search_shard
 from colbert_core.types import I32, I64, SearchParams
+from workers.process_meter import ProcessMeter, ProcessState
 
 SERVICE = "tartan.shard.v1.ShardService"
 DEFAULT_TIMEOUT_S = 60.0
@@ -353,7 +354,7 @@ class ShardServer:
 
 
 class ShardServerActor:
-    """The class that `cluster/serve_shards.py` makes Ray actors of; usable without Ray, too."""
+    """The class that cluster/controller makes Ray actors of; usable without Ray, too."""
 
     def __init__(
         self,
@@ -382,6 +383,7 @@ class ShardServerActor:
         self._tls = tls
         self._telemetry = telemetry
         self._threads = threads or searches_at_once(device)
+        self._meter = ProcessMeter()
         self._server: ShardServer | None = None
 
     def address(self) -> str:
@@ -407,6 +409,10 @@ class ShardServerActor:
             )
             self._server.start()
         return self._server.address
+
+    def probe(self) -> ProcessState:
+        """Where the server answers, as `address`, and how its process does."""
+        return self._meter.read(self.address())
 
     def stop(self, grace_s: float) -> None:
         """Finish what is under way, for up to `grace_s`, and end."""

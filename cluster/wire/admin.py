@@ -161,6 +161,7 @@ class RolloutState:
     message: str
     reason: str
     seconds: float
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

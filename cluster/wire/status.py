@@ -128,8 +128,16 @@ def _from_status(
     return _error(code, f"{server}: {details}", "")
 
 
-def _error(code: grpc.StatusCode, message: str, name: str) -> TartanError:
+def error_named(name: str) -> type[TartanError]:
+    """The class of errors of that name; TartanError itself if there is none."""
     named = getattr(errors, name, None) if name else None
     if isinstance(named, type) and issubclass(named, TartanError):
+        return named
+    return TartanError
+
+
+def _error(code: grpc.StatusCode, message: str, name: str) -> TartanError:
+    named = error_named(name)
+    if named is not TartanError or name == TartanError.__name__:
         return named(message)
     return _CLASS_OF_CODE.get(code, TartanError)(message)

@@ -139,7 +139,8 @@ def test_no_gateway_at_the_target_exits_7(tartan: Any) -> None:
 def test_every_command_teaches(tartan: Any) -> None:
     command = get_command(app)
     of_index = command.commands["index"].commands  # type: ignore[attr-defined]
-    others = ["serve", "search", "health", "eval", "plan", "doctor", "demo"]
+    others = ["serve", "rollout", "scale", "drain", "status", "doctor", "health"]
+    others += ["search", "eval", "plan", "demo"]
     assert set(command.commands) == {"index", "key", *others}  # type: ignore[attr-defined]
     names = [*(f"index {name}" for name in of_index), "key new", *others]
     for name in names:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from local_cluster import DIM, unit_vectors
 
-from cluster.serve_shards import gpu_share
+from cluster.controller.placement import gpu_share
 from cluster.wire import shard as convert
 from cluster.wire.tartan.shard.v1 import shard_pb2, shard_pb2_grpc
 from cluster.wire.types import FetchQuery, ShardQuery

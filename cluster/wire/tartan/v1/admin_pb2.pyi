@@ -494,6 +494,7 @@ class RolloutState(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
     rollout_id: _builtins.str
     index: _builtins.str
     generation: _builtins.str
@@ -505,6 +506,8 @@ class RolloutState(_message.Message):
     reason: _builtins.str
     """Why it was rolled back."""
     seconds: _builtins.float
+    error: _builtins.str
+    """The class of the error behind `reason`, where there is one; as in the `tartan-error` metadata."""
     def __init__(
         self,
         *,
@@ -516,10 +519,11 @@ class RolloutState(_message.Message):
         message: _builtins.str = ...,
         reason: _builtins.str = ...,
         seconds: _builtins.float = ...,
+        error: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_generation", b"from_generation", "generation", b"generation", "index", b"index", "message", b"message", "phase", b"phase", "reason", b"reason", "rollout_id", b"rollout_id", "seconds", b"seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "from_generation", b"from_generation", "generation", b"generation", "index", b"index", "message", b"message", "phase", b"phase", "reason", b"reason", "rollout_id", b"rollout_id", "seconds", b"seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -597,8 +601,9 @@ class RolloutRequest(_message.Message):
     index: _builtins.str
     """Path or URI of the index; empty: the one that is served."""
     generation: _builtins.str
-    """Empty: what is live on disk. The one that is served already: shard servers and gateways are
-    replaced one after another, which brings new software in.
+    """Empty: what is live on disk. The one that is served already: shard servers and further gateways
+    are replaced one after another, which brings new software in; or, where `replicas` is set, only
+    their number changes.
     """
     replicas: _builtins.int
     """Replicas for each shard from now on; unset: as many as now."""
