@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,8 @@ import pytest
 from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from processes import first_line, listening_ports, tartan
-from ray_nodes import ADDRESSES, TIMEOUT_S, Nodes, ray_nodes
+from ray_nodes import ADDRESSES, TIMEOUT_S, Nodes, free_port, ray_nodes
+from served_generations import Generations
 
 from cluster.client import Client, RetryPolicy
 from cluster.wire.inner_tls import SHARD_NAME
@@ -109,3 +111,35 @@ def check_serving(nodes: Nodes, index: Path, address: str) -> None:
         assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
         assert client.search("passage number 7").hits == wanted
         assert sum(len(nodes.actors(node, "ShardServer")) for node in nodes.processes) == 2
+
+
+def test_a_service_outlives_its_command_and_is_taken_over(nodes: Nodes, tmp_path: Path) -> None:
+    generations = Generations(tmp_path / "index", 1)
+    serve = ("serve", str(generations.path), "--gateways", "2", "--port", str(free_port()))
+    killed = tartan(*serve, env=nodes.environment)
+    addresses = first_line(killed).rpartition(" at ")[2].strip().split(", ")
+    servers = {pid for node in ADDRESSES for pid in nodes.actors(node, "ShardServer")}
+    assert len(servers) == 2
+    query = generations.queries[0]
+    with Client(addresses[1], timeout_s=30.0) as client:
+        wanted = client.search(query).hits
+        killed.kill()
+        killed.wait(TIMEOUT_S)
+        assert client.search(query).hits == wanted
+        process = tartan(*serve, env=nodes.environment)
+        assert first_line(process).rpartition(" at ")[2].strip().split(", ") == addresses
+        assert client.search(query).hits == wanted
+        refused = tartan(*serve[:-2], "--port", "0", env=nodes.environment, stderr=subprocess.PIPE)
+        _, complaint = refused.communicate(timeout=TIMEOUT_S)
+        assert refused.returncode == 6
+        assert "--name" in complaint
+    with Client(addresses[0], timeout_s=30.0) as client:
+        assert client.search(query).hits == wanted
+    assert {pid for node in ADDRESSES for pid in nodes.actors(node, "ShardServer")} == servers
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(TIMEOUT_S) == 0
+    end = time.monotonic() + TIMEOUT_S
+    kinds = ("ShardServer", "GatewayActor", "ControllerActor")
+    while left := [pid for node in ADDRESSES for kind in kinds for pid in nodes.actors(node, kind)]:
+        assert time.monotonic() < end, left
+        time.sleep(0.1)  # they are not our children: nothing to wait on
