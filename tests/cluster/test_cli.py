@@ -141,7 +141,7 @@ def test_every_command_teaches(tartan: Any) -> None:
     of_index = command.commands["index"].commands  # type: ignore[attr-defined]
     others = ["serve", "rollout", "scale", "drain", "status", "doctor", "health"]
     others += ["search", "eval", "plan", "demo"]
-    assert set(command.commands) == {"index", "key", *others}  # type: ignore[attr-defined]
+    assert set(command.commands) == {"index", "key", "train", *others}  # type: ignore[attr-defined]
     names = [*(f"index {name}" for name in of_index), "key new", *others]
     for name in names:
         shown = tartan(*name.split(), "--help")
