@@ -21,14 +21,19 @@ from cluster.cli_options import (
     IndexPlace,
     Insecure,
     Json,
+    LogFormat,
+    LogQueries,
     MaxGateways,
     MaxReplicas,
+    MetricsHost,
+    MetricsPort,
     MinReplicas,
     Nprobe,
     Recall,
     Scored,
     SearchedIndex,
     Settings,
+    SlowQueryMs,
     Target,
     TlsCert,
     TlsClientCa,
@@ -86,19 +91,11 @@ def serve_command(
     api_keys: ApiKeys = None,
     insecure: Insecure = False,
     settings: Settings = None,
-    metrics_port: Annotated[
-        int | None, typer.Option("--metrics-port", help="Show /metrics there; 0: a free one.")
-    ] = None,
-    metrics_host: Annotated[
-        str, typer.Option("--metrics-host", help="Address for --metrics-port.")
-    ] = "127.0.0.1",
-    log_format: Annotated[str, typer.Option("--log-format", help="text or json.")] = "text",
-    slow_query_ms: Annotated[
-        float, typer.Option("--slow-query-ms", help="Log queries that take longer.")
-    ] = 1000.0,
-    log_queries: Annotated[
-        bool, typer.Option("--log-queries", help="Log every query, with its text.")
-    ] = False,
+    metrics_port: MetricsPort = None,
+    metrics_host: MetricsHost = "127.0.0.1",
+    log_format: LogFormat = "text",
+    slow_query_ms: SlowQueryMs = 1000.0,
+    log_queries: LogQueries = False,
 ) -> None:
     """Serve an index over gRPC until SIGTERM or Ctrl-C.
 
