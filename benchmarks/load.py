@@ -89,7 +89,7 @@ async def sweep(
         rows = []
         for seed, load in enumerate(args.loads):
             offered = await offer(
-                client,
+                [client],
                 queries,
                 truth,
                 rate=load * capacity,

@@ -95,7 +95,7 @@ def arrivals(rate: float, seconds: float, seed: int) -> F64:
 
 
 async def offer(
-    client: AsyncClient,
+    clients: Sequence[AsyncClient],
     queries: Sequence[F32],
     judge: Judge,
     *,
@@ -108,6 +108,7 @@ async def offer(
     """Send queries, taken in turn, at `rate` a second for `seconds`, and wait for every outcome.
 
     Args:
+        clients: that send them, in turn.
         timeout_s: the deadline of each, counted from when it should be sent.
         options: of `AsyncClient.search`.
     """
@@ -120,7 +121,16 @@ async def offer(
         number = turn % len(queries)
         tasks.append(
             asyncio.create_task(
-                _one(client, queries[number], number, judge, began, at, timeout_s, options)
+                _one(
+                    clients[turn % len(clients)],
+                    queries[number],
+                    number,
+                    judge,
+                    began,
+                    at,
+                    timeout_s,
+                    options,
+                )
             )
         )
     async with asyncio.timeout(timeout_s + GRACE_S):

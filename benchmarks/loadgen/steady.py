@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ Event = tuple[float, Callable[[], None]]
 """(seconds after the load began, what happens then)"""
 
 SLOW_FACTOR = 5.0
+CLIENTS = 8  # each begins with any of the gateways
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +68,16 @@ def steady(
     """A load as clients make it, with their retries, and the events at their times."""
 
     async def run() -> Offered:
-        async with AsyncClient(list(targets), timeout_s=timeout_s) as client:
-            for number in range(2 * len(targets)):  # connections, and caches of the servers
-                await client.search(queries[number], **options)
+        async with AsyncExitStack() as stack:
+            clients = [
+                await stack.enter_async_context(AsyncClient(list(targets), timeout_s=timeout_s))
+                for _ in range(CLIENTS)
+            ]
+            for client in clients:  # connections, and caches of the servers
+                await client.search(queries[0], **options)
             happening = asyncio.create_task(_happen(events))
-            load = offer(
-                client,
+            offered = await offer(
+                clients,
                 queries,
                 judge,
                 rate=rate,
@@ -79,7 +85,6 @@ def steady(
                 timeout_s=timeout_s,
                 **options,
             )
-            offered = await load
             await happening
             return offered
 

@@ -22,9 +22,8 @@ SCHEMAS = ROOT.parent / "shared" / "data" / "kuberay"
 KUBERNETES_VERSION = "1.33.0"  # what the manifests ask for at most
 
 # Keys that are anybody's choice; and pod templates, which are checked as pods.
-FREE = re.compile(
-    r"(labels|matchLabels|selector|requests|limits|rayStartParams|data)$|/template/|template$"
-)
+FREE = re.compile(r"(labels|matchLabels|requests|limits|rayStartParams|data)$|/template/|template$")
+FREE_IN_SERVICES = re.compile(r"labels$|^spec/selector$")
 FREE_IN_PODS = re.compile(r"(labels|matchLabels|requests|limits)$")
 
 
@@ -45,7 +44,8 @@ def test_there_are_manifests() -> None:
 @pytest.mark.parametrize("manifest", EVERYTHING)
 def test_its_schema_accepts_it_and_no_misspelling(manifest: dict[str, Any]) -> None:
     assert problem(manifest) is None
-    for where, wrong in misspelt(manifest, FREE):
+    free = FREE_IN_SERVICES if manifest["kind"] == "Service" else FREE
+    for where, wrong in misspelt(manifest, free):
         assert problem(wrong) is not None, f"{where} misspelt, and nobody says so"
 
 
@@ -63,8 +63,8 @@ def problem(manifest: dict[str, Any]) -> str | None:
     if not {"apiVersion", "kind"} <= set(manifest):
         return "it does not say what it is"
     group, _, version = str(manifest["apiVersion"]).rpartition("/")
-    custom = group in ("ray.io", "monitoring.coreos.com")
-    validator = (of_a_custom_kind if custom else of_kubernetes)(group, version, manifest["kind"])
+    kinds = {"ray.io": of_a_custom_kind, "monitoring.coreos.com": of_prometheus}
+    validator = kinds.get(group, of_kubernetes)(group, version, manifest["kind"])
     error = next(validator.iter_errors(manifest), None)
     return None if error is None else str(error.message)
 
@@ -101,6 +101,35 @@ def of_a_custom_kind(group: str, version: str, kind: str) -> Draft202012Validato
     }
     made["required"] = ["apiVersion", "kind", "metadata", "spec"]
     return Draft202012Validator(made)
+
+
+def only(**properties: Any) -> dict[str, Any]:
+    """A mapping with just these keys, all of them."""
+    required = list(properties)
+    return {"properties": properties, "required": required, "additionalProperties": False}
+
+
+@cache
+def of_prometheus(group: str, version: str, kind: str) -> Draft202012Validator:
+    """What we use of a ServiceMonitor, and no more: the operator's own schema is not at hand."""
+    secret = only(secret=only(name={"type": "string"}, key={"type": "string"}))
+    endpoint = only(
+        port={"type": "string"},
+        scheme={"enum": ["http", "https"]},
+        interval={"type": "string", "pattern": r"^\d+[smh]$"},
+        tlsConfig=only(ca=secret, serverName={"type": "string"}),
+    )
+    labels = {"type": "object", "additionalProperties": {"type": "string"}}
+    return Draft202012Validator(
+        only(
+            apiVersion={"const": f"{group}/v1"},
+            kind={"const": "ServiceMonitor"},
+            metadata=only(name={"type": "string"}, labels=labels),
+            spec=only(
+                selector=only(matchLabels=labels), endpoints={"type": "array", "items": endpoint}
+            ),
+        )
+    )
 
 
 def strict(schema: Any) -> Any:
@@ -203,6 +232,8 @@ def selectors(resource: dict[str, Any]) -> Iterator[dict[str, str]]:
         yield spec["selector"]
     elif resource["kind"] == "PodDisruptionBudget":
         yield spec["selector"]["matchLabels"]
+    elif resource["kind"] == "ServiceMonitor":
+        pass  # chooses the service, not pods
     elif resource["kind"] == "NetworkPolicy":
         yield spec["podSelector"]["matchLabels"]
 
