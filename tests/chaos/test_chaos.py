@@ -6,8 +6,6 @@ do. How long the load felt each is in benchmarks/results (`benchmarks/chaos.py`)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from loadgen.service import (
     CONTROLLER,
@@ -17,17 +15,10 @@ from loadgen.service import (
     K,
     Service,
     check,
-    running,
 )
 from loadgen.steady import steady
 
 RATE = 20.0
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with running(tmp_path_factory.mktemp("chaos")) as started:
-        yield started
 
 
 @pytest.mark.parametrize("kind", [SHARD_SERVER, GATEWAY, CONTROLLER])

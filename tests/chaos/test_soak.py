@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from loadgen.served import descendants
-from loadgen.service import QUERY_TIMEOUT_S, SHARD_SERVER, K, Service, check, running
+from loadgen.service import QUERY_TIMEOUT_S, SHARD_SERVER, K, Service, check
 from loadgen.steady import steady
 
 RATE = 30.0
 GROWTH_MIB = 40
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with running(tmp_path_factory.mktemp("soak")) as started:
-        yield started
 
 
 def held(service: Service) -> dict[str, tuple[float, int]]:
@@ -48,7 +41,7 @@ def anonymous_mib(pid: int) -> float:
 
 @pytest.mark.parametrize(
     ("warm_s", "seconds"),
-    [(8.0, 15.0), pytest.param(120.0, 1800.0, marks=[pytest.mark.long, pytest.mark.timeout(2400)])],
+    [(4.0, 12.0), pytest.param(120.0, 1800.0, marks=[pytest.mark.long, pytest.mark.timeout(2400)])],
 )
 def test_memory_and_descriptors_are_flat(service: Service, warm_s: float, seconds: float) -> None:
     def load(duration_s: float) -> None:
@@ -64,6 +57,7 @@ def test_memory_and_descriptors_are_flat(service: Service, warm_s: float, second
             )
         )
 
+    service.wait_until_whole()
     load(warm_s)
     before = held(service)
     assert len(service.processes(SHARD_SERVER)) == 4
