@@ -16,7 +16,6 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import replace
 from pathlib import Path
 
 from cluster.ray_session import ray_session  # isort: skip  # it sets what ray reads on import
@@ -252,7 +251,7 @@ def _controller_config(config: ServeConfig, own_ray: bool, wanted: Wanted) -> Co
             device=config.device,
             token=token,
             tls=None if inner is None else inner.shard,
-            telemetry=ShardTelemetry(_of_shards(config.telemetry)),
+            telemetry=ShardTelemetry(config.telemetry),
             grace_s=config.grace_s,
         ),
         gateways=GatewaySettings(
@@ -269,13 +268,6 @@ def _controller_config(config: ServeConfig, own_ray: bool, wanted: Wanted) -> Co
         timing=config.timing,
         follow=config.follow,
     )
-
-
-def _of_shards(telemetry: TelemetryConfig) -> TelemetryConfig:
-    """The same for shard servers, which show their metrics on any free port."""
-    if telemetry.metrics is None:
-        return telemetry
-    return replace(telemetry, metrics=replace(telemetry.metrics, port=0))
 
 
 def ready_line(config: ServeConfig, generation: Generation, addresses: Sequence[str]) -> str:
