@@ -48,12 +48,13 @@ def main() -> None:
     load_before, rows = busy(), []
     for size in args.sizes:
         index = args.work / f"growth-{size}"
-        shutil.rmtree(index, ignore_errors=True)
-        try:
-            rows.append(build(size, index, args) | measure(index, vectors, args))
-        finally:
-            shutil.rmtree(index, ignore_errors=True)
+        rows.append(build(size, index, args))
+        if not args.build_only:
+            rows[-1] |= measure(index, vectors, args)
+            shutil.rmtree(index)
         print(json.dumps(rows[-1]), flush=True)
+    if args.build_only:
+        return
     about = {
         "theme": "growth",
         "collection": args.vectors.name,
@@ -61,12 +62,13 @@ def main() -> None:
         "machine": machine(),
         "load_before": load_before,
         "load_after": busy(),
-        "queries": len(vectors.queries),
+        "queries": min(args.queries, len(vectors.queries)),
         "k": K,
         "bits": args.bits,
         "recall": args.recall,
         "length": args.length,
         "passes": args.passes,
+        "near_codes": args.near_codes,
     }
     document: dict[str, Any] = {"schema": SCHEMA, "about": about, "rows": rows}
     document["exponent"] = exponent(rows, EXPONENT_FROM)
@@ -77,9 +79,15 @@ def main() -> None:
 
 
 def build(size: int, index: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """One index in a process of its own, with all threads; what it took, and its bytes."""
+    """One index in a process of its own, with all threads; what it took, and its bytes. What an
+    earlier run built is taken as it is."""
+    record = index.with_suffix(".json")
+    if record.exists() and index.exists():
+        return dict(json.loads(record.read_text(encoding="utf-8")))
+    shutil.rmtree(index, ignore_errors=True)
     script = ROOT / "benchmarks" / "growth_index.py"
     options = ["--out", str(index), "--length", str(args.length), "--bits", str(args.bits)]
+    options += ["--near-codes"] * args.near_codes
     threads = {"OMP_NUM_THREADS": str(args.build_threads)}
     print(f"build {size:,} …", flush=True)
     done = subprocess.run(
@@ -91,14 +99,16 @@ def build(size: int, index: Path, args: argparse.Namespace) -> dict[str, Any]:
     )
     files = [path for path in index.rglob("*") if path.is_file()]
     total = sum(path.stat().st_size for path in files if path.name != "texts.arrow")
-    return {"passages": size} | json.loads(done.stdout) | {"bytes": total}
+    built = {"passages": size} | json.loads(done.stdout) | {"bytes": total}
+    record.write_text(json.dumps(built), encoding="utf-8")
+    return built
 
 
 def measure(folder: Path, vectors: Vectors, args: argparse.Namespace) -> dict[str, Any]:
     """Latency of single queries, its share in centroids, and the overlap with exhaustive search."""
     index = Index.open(folder)
     codec = index.generation.codec
-    queries = [np.ascontiguousarray(query, np.float32) for query in vectors.queries]
+    queries = [np.ascontiguousarray(q, np.float32) for q in vectors.queries[: args.queries]]
     best = [ids(index.search(query, k=K, exact=True)) for query in queries]
     for query in queries:
         index.search(query, k=K, recall=args.recall)
@@ -140,6 +150,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--bits", type=int, default=2)
     parser.add_argument("--recall", type=float, default=0.95)
     parser.add_argument("--probes", type=int, default=16, help="for the share of stage 1 alone")
+    parser.add_argument("--near-codes", action="store_true", help="see growth_index.py")
+    parser.add_argument("--build-only", action="store_true", help="for a later run to measure")
+    parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--build-threads", type=int, default=os.cpu_count())
     parser.add_argument("--work", type=Path, default=cache, help="1.3 GB at a million passages")

@@ -116,7 +116,9 @@ TARTAN = (
     _coarse(24, 1),
     _coarse(32, 1),
     _coarse(32, 2),
+    _coarse(64, 1),
     _coarse(64, 3),
+    _coarse(64, 4),
     _raw(16, 6.4),
     _raw(32, 6.4),
     TARTAN_EXACT,
@@ -160,7 +162,7 @@ ENGINES = (
             # Between 2 and 3 bits: what more centroids keep, for a byte a token.
             Build(
                 {"codec": "tartan", "bits": 2, "centroids_factor": 2},
-                (TARTAN_DEFAULT, TARTAN_EXACT),
+                (TARTAN_DEFAULT, _coarse(64, 3), _coarse(64, 4), TARTAN_EXACT),
             ),
             *(
                 Build({"codec": "colbertv2", "bits": bits}, (TARTAN_DEFAULT, TARTAN_EXACT))

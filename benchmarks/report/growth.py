@@ -12,6 +12,10 @@ from report.write import conditions
 
 EXPONENT_FROM = 100_000
 BOUND = 0.5
+NEAR_CODES = (
+    " Tokens' centroids were looked for near the nearest mean of a run alone, as k-means does at "
+    "its beginning: one in five is not the nearest."
+)
 
 
 def exponent(rows: list[dict[str, Any]], least: int, figure: str = "p50_ms") -> float | None:
@@ -48,7 +52,9 @@ def growth_markdown(document: dict[str, Any], plot: str) -> str:
         "perturbed copies of them, each token with a cosine of about .85 to its original. "
         f"{about['bits']} bits, recall {about['recall']:g}, k = {about['k']}, {about['queries']} "
         f"queries one at a time on one thread, median of {about['passes']} passes. `kept` is the "
-        "overlap with exhaustive search of the same index.",
+        "overlap with exhaustive search of the same index."
+        + NEAR_CODES
+        * about.get("near_codes", False),
         "",
         conditions(about),
         "",
