@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +26,19 @@ class Served:
 
 
 @contextmanager
-def serving(index: Path, options: Sequence[str], log: Path) -> Iterator[Served]:
+def serving(
+    index: Path, options: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[Served]:
     """Start it, wait until it answers, and stop it with SIGTERM.
+
+    Args:
+        environment: by default this one's, without a Ray to join.
 
     Raises:
         RuntimeError: it ended, or said nothing in `START_TIMEOUT_S`; with what it said.
     """
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    if environment is None:
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "cluster.cli", "serve", str(index), "--port", "0", *options]
     with log.open("w") as stderr:
         process = subprocess.Popen(

@@ -41,7 +41,9 @@ class Service:
     def processes(self, kind: str) -> list[int]:
         """Process ids of the actors of a class."""
         found = descendants(self.served.process.pid)
-        return sorted(pid for pid, command in found.items() if command.startswith(f"ray::{kind}"))
+        # While a method runs, its name and that of the actor stand in the title, too.
+        ours = {pid: name for pid, name in found.items() if name.startswith("ray::")}
+        return sorted(pid for pid, name in ours.items() if kind in name)
 
     def end_one(self, kind: str) -> Callable[[], None]:
         """What kills one of them, when it is called."""
@@ -73,11 +75,11 @@ class Service:
         return time.monotonic() - began
 
 
-def build(folder: Path) -> tuple[Path, list[F32]]:
-    """An index of two shards, and queries."""
+def build(folder: Path, shards: int = SHARDS) -> tuple[Path, list[F32]]:
+    """A small index, and queries."""
     rng = np.random.default_rng(3)
     vectors = [rng.standard_normal((6, DIM), dtype=np.float32) for _ in range(400)]
-    Index.build(folder / "index", vectors, shards=SHARDS, centroids=32, normalize=True)
+    Index.build(folder / "index", vectors, shards=shards, centroids=32, normalize=True)
     queries = [rng.standard_normal((8, DIM), dtype=np.float32) for _ in range(500)]
     return folder / "index", [
         query / np.linalg.norm(query, axis=1, keepdims=True) for query in queries

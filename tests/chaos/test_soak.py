@@ -6,8 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from loadgen.served import descendants
-from loadgen.service import QUERY_TIMEOUT_S, SHARD_SERVER, K, Service, check
+from loadgen.service import GATEWAY, QUERY_TIMEOUT_S, SHARD_SERVER, K, Service, check
 from loadgen.steady import steady
 
 RATE = 30.0
@@ -16,17 +15,13 @@ GROWTH_MIB = 40
 
 def held(service: Service) -> dict[str, tuple[float, int]]:
     """(anonymous MiB, descriptors) of the gateways and shard servers."""
-    found = descendants(service.served.process.pid)
     ours = {
-        pid: name for pid, name in found.items() if name.startswith(("ray::Shard", "ray::Gate"))
+        f"{kind} {pid}": pid for kind in (SHARD_SERVER, GATEWAY) for pid in service.processes(kind)
     }
-    ours[service.served.process.pid] = "serve"
+    ours["serve"] = service.served.process.pid
     return {
-        f"{name.split('.')[0]} {pid}": (
-            anonymous_mib(pid),
-            len(list(Path(f"/proc/{pid}/fd").iterdir())),
-        )
-        for pid, name in ours.items()
+        name: (anonymous_mib(pid), len(list(Path(f"/proc/{pid}/fd").iterdir())))
+        for name, pid in ours.items()
     }
 
 
