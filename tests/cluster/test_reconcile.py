@@ -502,3 +502,95 @@ def test_state_survives_as_json_also_from_other_versions() -> None:
     raw["unknown"] = 1
     del raw["avoided"]
     assert from_json(json.dumps(raw).encode()) == world.service
+
+
+def kept(world: World, seconds: int = 3, *, polling: bool = True) -> set[str]:
+    """Who still runs after some seconds in which nothing else happens."""
+    for _ in range(seconds):
+        if polling:
+            for gateway in world.gateways:
+                world.poll(gateway)
+        for server in world.servers.values():
+            server.ready = True
+        world.step()
+    return set(world.servers)
+
+
+def test_a_drained_server_ends_when_its_last_call_has() -> None:
+    world = served(replicas=2)
+    (gateway,) = world.gateways
+    a_scale(world, 0)
+    busy = [one.replica_id for one in world.service.replicas]
+    gateway.calls[1] = ("g1", tuple(busy))
+    assert kept(world, 10) == set(busy)
+    gateway.calls.clear()
+    assert len(kept(world)) == 2
+
+
+def test_servers_of_a_generation_in_use_stay_also_between_two_calls_of_a_query() -> None:
+    world = served()
+    (gateway,) = world.gateways
+    gateway.calls[1] = ("g1", ())
+    world.begin(2)
+    for _ in range(20):
+        all_go_on(world, 9)
+    assert gateway.live == "g2"
+    assert {server.generation for server in world.servers.values()} == {"g1", "g2"}
+
+
+def test_a_controller_that_has_just_come_back_waits_for_reports() -> None:
+    world = served(replicas=2)
+    a_scale(world, 0)
+    world.gateways[0].calls[1] = ("g1", tuple(sorted(world.servers)))
+    kept(world)
+    the_controller_is_killed(world, 0)
+    assert len(kept(world, 4, polling=False)) == 4
+    world = served()
+    world.begin(2)
+    while world.service.rollout is not None and world.service.rollout.phase is not P.WARMING:
+        all_go_on(world, 9)
+    the_controller_is_killed(world, 0)
+    kept(world, 4, polling=False)
+    assert world.service.live == spec(1)
+
+
+def test_no_switch_while_a_server_of_the_next_generation_is_away() -> None:
+    world = served()
+    world.begin(2)
+    while world.service.rollout is not None and world.service.rollout.phase is not P.WARMING:
+        all_go_on(world, 9)
+    lost = next(name for name, server in world.servers.items() if server.generation == "g2")
+    world.servers[lost].dead = True
+    (gateway,) = world.gateways
+    world.poll(gateway)
+    world.warm(gateway)
+    world.poll(gateway)
+    world.step()
+    world.step()
+    assert world.service.live == spec(1)
+    assert phases(world)[-1] is P.DONE
+
+
+def test_it_is_switching_until_every_gateway_has_switched() -> None:
+    world = served(gateways=2)
+    world.begin(2)
+    while world.service.rollout is not None and world.service.rollout.phase is not P.SWITCHING:
+        all_go_on(world, 9)
+    world.poll(world.gateways[0])
+    world.step()
+    assert world.service.rollout is not None
+    assert world.service.rollout.phase is P.SWITCHING
+    assert phases(world)[-1] is P.DONE
+
+
+def test_a_restart_that_is_given_up_leaves_who_was_there_in_peace() -> None:
+    world = served(replicas=2)
+    before = set(world.servers)
+    world.begin(1, timeout_s=3.0)
+    for _ in range(8):  # the new servers never become ready
+        world.poll(world.gateways[0])
+        world.step()
+    assert world.service.rollout is not None
+    assert world.service.rollout.phase is P.ROLLED_BACK
+    assert not any(one.leaving for one in world.service.replicas)
+    assert kept(world) == before
