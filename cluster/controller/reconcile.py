@@ -84,7 +84,7 @@ def _with_replicas(service: Service, seen: Observed, now: float, timing: Timing)
             if replica.phase is STARTING:
                 continue
             replica = _drained(replica, now)
-        if not _may_end(replica, replica.generation in wanted, seen, now, timing):
+        if not _may_end(replica, seen, now, timing):
             kept.append(replica)
     service = replace(service, replicas=tuple(kept))
     for spec in wanted.values():
@@ -161,7 +161,7 @@ def _drained(replica: Replica, now: float) -> Replica:
     return replace(replica, phase=DRAINING, since=now, leaving=True)
 
 
-def _may_end(replica: Replica, in_table: bool, seen: Observed, now: float, timing: Timing) -> bool:
+def _may_end(replica: Replica, seen: Observed, now: float, timing: Timing) -> bool:
     """Whether a drained server has nothing to do any more, or had its time."""
     if replica.phase is not DRAINING:
         return False
@@ -171,9 +171,7 @@ def _may_end(replica: Replica, in_table: bool, seen: Observed, now: float, timin
         replica.left_at > 0
         and settled(seen, now, timing)
         and all(
-            report.version >= replica.left_at
-            and not report.outstanding.get(replica.replica_id)
-            and (in_table or replica.generation not in report.in_use)
+            report.version >= replica.left_at and not report.outstanding.get(replica.replica_id)
             for report in reporting(seen, now, timing)
         )
     )
