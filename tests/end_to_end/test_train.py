@@ -38,7 +38,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "core"))
 from text_checkpoints import WORDS, plain
 
 STEPS, EVERY = 60, 10
-WAIT_S = 150.0
+WAIT_S = 300.0
+pytestmark = pytest.mark.timeout(600)  # a Ray Train run is many processes that start
 
 
 @pytest.fixture
