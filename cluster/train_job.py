@@ -35,6 +35,8 @@ from cluster.train_evaluation import evaluate_checkpoint
 from cluster.train_watch import watching
 from colbert_core.errors import InvalidInput, JobFailed
 from colbert_core.index.lock import write_lock
+from colbert_core.text.aliases import locate
+from colbert_core.text.checkpoint import read_checkpoint
 from colbert_core.text.corpus import Corpus
 from colbert_core.train.cross_encoder import start_teacher
 from colbert_core.train.preparing import prepare_tuples
@@ -164,14 +166,26 @@ def _resolved(settings: TrainSettings, tuples: TupleSet) -> TrainSettings:
 
 
 def _start(job: TrainJob, out: Path, tuples: TupleSet) -> str:
-    """Write the checkpoint to start from; returns the hash of its weights and rules."""
-    folder = out / "start"
+    """Write the checkpoint to start from, unless it is there; returns a hash of what made it.
+
+    It is kept, because made again elsewhere it could differ in the last bits.
+    """
+    folder, mark = out / "start", out / "start.sha256"
+    own = job.settings.seed if job.student is None else dataclasses.asdict(job.student)
+    source = read_checkpoint(locate(job.model)).sha256()
+    wanted = hashlib.sha256(json.dumps([source, own, tuples.sha256]).encode()).hexdigest()
+    if folder.is_dir() and mark.is_file() and mark.read_text() == wanted:
+        return wanted
+    mark.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
     if job.student is None:
-        return start_teacher(job.model, folder, job.settings.seed)
-    picked = [tuples.example(at) for at in range(min(SAMPLE_TUPLES, len(tuples)))]
-    sample = [text for example in picked for text in (example.query, *example.passages[:2])]
-    started = start_student(job.model, folder, job.student, sample)
-    return hashlib.sha256(f"{started.sha256()} {started.rules}".encode()).hexdigest()
+        start_teacher(job.model, folder, job.settings.seed)
+    else:
+        picked = [tuples.example(at) for at in range(min(SAMPLE_TUPLES, len(tuples)))]
+        sample = [text for example in picked for text in (example.query, *example.passages[:2])]
+        start_student(job.model, folder, job.student, sample)
+    mark.write_text(wanted)
+    return wanted
 
 
 def _run_name(kind: Kind, start: str, tuples: TupleSet, settings: TrainSettings) -> str:

@@ -153,9 +153,11 @@ def test_a_killed_driver_is_gone_on_with_by_the_same_command(material: Path) -> 
         "--warmup", "6", "--checkpoint-every", str(EVERY),
     ]  # fmt: skip
     doomed = tartan(*command)
-    wait_for(out / "runs", "*/checkpoint_manager_snapshot.json")
-    doomed.kill()
-    doomed.wait()
+    try:
+        wait_for(out / "runs", "*/checkpoint_manager_snapshot.json")
+    finally:
+        doomed.kill()
+        doomed.wait()
     stopped_at = len(read_log(out))
     assert stopped_at < STEPS
     assert not (out / "checkpoint").exists()
