@@ -9,12 +9,16 @@ import numpy as np
 from colbert_core.errors import QueryError
 from colbert_core.types import F32, MAX_QUERY_TOKENS
 
+# Rotated, 1,024 dimensions of it stay within the ±1e6 that the kernels take.
+MAX_QUERY_VALUE = 1e4
+
 
 def check_query(query: Any, dim: int) -> F32:
     """A query as a contiguous float32 [L, D].
 
     Raises:
-        QueryError: it is not a matrix of finite numbers with 1 to 1,024 rows of `dim` columns.
+        QueryError: it is not a matrix of numbers within ±MAX_QUERY_VALUE with 1 to 1,024 rows of
+            `dim` columns.
     """
     try:
         Q_LD = np.ascontiguousarray(query, np.float32)
@@ -33,4 +37,10 @@ def check_query(query: Any, dim: int) -> F32:
     if not np.isfinite(Q_LD).all():
         bad = int(np.argwhere(~np.isfinite(Q_LD))[0][0])
         raise QueryError(f"query token {bad} holds NaN or infinity; check the model's output")
+    if np.abs(Q_LD).max() > MAX_QUERY_VALUE:
+        bad = int(np.argwhere(np.abs(Q_LD) > MAX_QUERY_VALUE)[0][0])
+        raise QueryError(
+            f"query token {bad} holds {np.abs(Q_LD[bad]).max():g}, beyond {MAX_QUERY_VALUE:g}: "
+            "give vectors of unit length, as the index has"
+        )
     return Q_LD

@@ -156,6 +156,7 @@ def test_tiny_indexes_of_any_dimension(dim: int, count: int, tmp_path: object) -
         (np.zeros((2, 63)), "63 dimensions and the index has 64"),
         (np.full((2, 64), np.nan), "query token 0 holds NaN"),
         (np.full((2, 64), np.inf), "query token 0 holds NaN or infinity"),
+        (np.full((2, 64), 2e4), "query token 0 holds 20000, beyond 10000"),
         (np.zeros(64), r"shape \(64,\)"),
         ([["a"]], "not an array of numbers"),
         ("text", "knows no model"),

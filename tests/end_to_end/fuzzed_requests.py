@@ -32,7 +32,7 @@ def requests(rng: np.random.Generator) -> list[search_pb2.SearchRequest]:
     """Valid and nearly valid requests of every kind."""
     vectors = rng.standard_normal((4, DIM)).astype("<f4")
     matrix = search_pb2.Matrix(data=vectors.tobytes(), rows=4, dim=DIM)
-    nothing = np.full((4, DIM), np.nan, "<f4")
+    nothing, huge = (np.full((4, DIM), value, "<f4") for value in (np.nan, 2e6))
     made = [
         search_pb2.SearchRequest(vectors=matrix, k=3, with_text=False),
         search_pb2.SearchRequest(vectors=matrix, recall=0.5, explain=True, timings=True),
@@ -43,6 +43,7 @@ def requests(rng: np.random.Generator) -> list[search_pb2.SearchRequest]:
         search_pb2.SearchRequest(
             vectors=search_pb2.Matrix(data=nothing.tobytes(), rows=4, dim=DIM)
         ),
+        search_pb2.SearchRequest(vectors=search_pb2.Matrix(data=huge.tobytes(), rows=4, dim=DIM)),
         search_pb2.SearchRequest(vectors=matrix, k=2**31 - 1, exact=True),
         search_pb2.SearchRequest(vectors=matrix, budget=search_pb2.SearchBudget(nprobe=2**31 - 1)),
     ]
