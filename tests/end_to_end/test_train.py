@@ -38,8 +38,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "core"))
 from text_checkpoints import WORDS, plain
 
 STEPS, EVERY = 60, 10
-WAIT_S = 300.0
-pytestmark = pytest.mark.timeout(600)  # a Ray Train run is many processes that start
+WAIT_S = 600.0  # a Ray Train run is many processes that start
 
 
 @pytest.fixture
@@ -118,6 +117,7 @@ def workers_called(name: str) -> list[int]:
     return [pid for pid, command in mine.items() if command.startswith(f"ray::{name}")]
 
 
+@pytest.mark.timeout(600)
 def test_two_workers_one_of_them_killed_are_one_process(
     material: Path, ray_cluster: RaySession
 ) -> None:
@@ -170,6 +170,7 @@ def test_a_killed_driver_is_gone_on_with_by_the_same_command(material: Path) -> 
     Encoder.load(out / "checkpoint")
 
 
+@pytest.mark.timeout(600)
 def test_mined_tuples_are_scored_though_a_worker_is_killed(
     material: Path, ray_cluster: RaySession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
