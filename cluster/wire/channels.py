@@ -39,7 +39,8 @@ def may_use_proxy(target: str) -> bool:
 
 
 def channel_options(*, proxy: bool) -> Options:
-    """A peer that vanished without closing is noticed within about 20 s, a returned one in 1 s.
+    """A peer that vanished without closing is noticed within about 20 s, a returned one in 1 s (3 s
+    where its whole machine was away).
 
     Args:
         proxy: whether the proxy that the environment may name is used.
@@ -52,7 +53,9 @@ def channel_options(*, proxy: bool) -> Options:
         ("grpc.keepalive_timeout_ms", 5_000),
         ("grpc.http2.ping_timeout_ms", 5_000),  # else a minute, whatever keepalive_timeout says
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # In spite of its name the least that an attempt to connect may take: TLS over a slow link,
+        # or a busy machine, needs some. One that is refused is over at once, and made again.
+        ("grpc.min_reconnect_backoff_ms", 2_000),
         ("grpc.max_reconnect_backoff_ms", 1_000),
         # Retries are decided by our own code, which knows replicas and deadlines.
         ("grpc.enable_retries", 0),

@@ -65,23 +65,33 @@ class Generations:
 
 
 class Load:
-    """Clients that ask all the time, without asking again, and compare every answer with the truth
-    of the generation that it names."""
+    """Clients that ask all the time, and compare every answer with the truth of the generation that
+    it names. Each knows one gateway and never asks again; or, with `all_known`, all of them, and
+    asks again as clients do."""
 
-    def __init__(self, generations: Generations, addresses: list[str], clients: int = 3) -> None:
+    def __init__(
+        self,
+        generations: Generations,
+        addresses: list[str],
+        clients: int = 3,
+        *,
+        all_known: bool = False,
+    ) -> None:
         self.answers: Counter[str] = Counter()  # by generation
         self.failed: list[str] = []
         self.mixed: list[str] = []
         self._generations = generations
         self._end = threading.Event()
+        self._retry = RetryPolicy() if all_known else RetryPolicy(attempts=1)
+        targets = [addresses] if all_known else [[address] for address in addresses]
         self._threads = [
-            threading.Thread(target=self._ask, args=(addresses[n % len(addresses)], n))
+            threading.Thread(target=self._ask, args=(targets[n % len(targets)], n))
             for n in range(clients)
         ]
 
-    def _ask(self, address: str, number: int) -> None:
+    def _ask(self, targets: list[str], number: int) -> None:
         turn = number
-        with Client(address, retry=RetryPolicy(attempts=1), timeout_s=20.0) as client:
+        with Client(targets, retry=self._retry, timeout_s=20.0) as client:
             while not self._end.is_set():
                 turn += 1
                 which = turn % QUERIES
@@ -112,9 +122,15 @@ class Load:
 
 
 @contextmanager
-def load_on(generations: Generations, addresses: list[str], clients: int = 3) -> Iterator[Load]:
+def load_on(
+    generations: Generations,
+    addresses: list[str],
+    clients: int = 3,
+    *,
+    all_known: bool = False,
+) -> Iterator[Load]:
     """Load for as long as the block runs; then nothing may have failed or been mixed."""
-    load = Load(generations, addresses, clients)
+    load = Load(generations, addresses, clients, all_known=all_known)
     load.start()
     try:
         yield load

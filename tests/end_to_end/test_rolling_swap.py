@@ -228,12 +228,15 @@ def test_the_command_rolls_out_and_restarts(service: Service) -> None:
     live = service.stats().live_generation
     old = set(service.processes("ShardServerActor"))
     place = f"{service.generations.path}@{live}"
-    with load_on(service.generations, service.addresses):
+    with load_on(service.generations, service.addresses, all_known=True):  # a gateway moves, too
         process = tartan("rollout", place, "--target", service.addresses[0])
         output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0
     assert output.splitlines()[-1].split()[2:4] == [live, "done:"]
     assert not old & set(service.processes("ShardServerActor"))
+    first, replaced = service.addresses
+    stats = service.stats(lambda said: bool(_serving(said) - {first, replaced}))
+    (service.addresses[1],) = _serving(stats) - {first, replaced}
 
 
 @pytest.mark.long
