@@ -26,6 +26,7 @@ class GatewayConfig:
             an API key, and without keys an address.
         client_qps: queries a second of one client, of which one second's may be saved up, the
             same; 0 for no such limit.
+        work_at_once: queries that are worked on at once; others wait, if that is in time.
         batch_parallel: queries of one batch that run at once.
         encoder_threads: threads that encode, or probe centroids, at once.
         encode_batch: texts that wait and are encoded together at most; 1 is one by one.
@@ -44,6 +45,7 @@ class GatewayConfig:
     max_bytes: int = 256 * 2**20
     client_concurrent: int = 0
     client_qps: float = 0.0
+    work_at_once: int = 64
     batch_parallel: int = 8
     encoder_threads: int = 2
     encode_batch: int = 8
@@ -68,6 +70,7 @@ class GatewayConfig:
         at_least_1 = (
             "max_concurrent",
             "max_bytes",
+            "work_at_once",
             "batch_parallel",
             "encoder_threads",
             "encode_batch",

@@ -111,7 +111,7 @@ class SearchPipeline:
         with clock.stage("encode"):
             query_LD, waited_s = await self._encoded(call, clock)
         clock.ms["encode"] -= waited_s * 1e3
-        clock.ms["queue"] = waited_s * 1e3
+        clock.ms["queue"] = clock.ms.get("queue", 0.0) + waited_s * 1e3
         submitted = time.monotonic()
         prepared = await self._in_thread(
             clock,

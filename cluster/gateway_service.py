@@ -15,6 +15,7 @@ from cluster.gateway_cache import ByteLru, SingleFlight, answer_key
 from cluster.gateway_clock import Clock
 from cluster.gateway_config import GatewayConfig
 from cluster.gateway_follow import TableFollower
+from cluster.gateway_gate import Gate
 from cluster.gateway_generation import OpenGeneration
 from cluster.gateway_limits import check_batch
 from cluster.observer import Observer, QueryFinished
@@ -52,6 +53,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         self._limits = limits
         self._observer = observer
         self._admission = Admission(config, observer)
+        self._gate = Gate(config.work_at_once, observer)
         self._answers: ByteLru[bytes, bytes] = ByteLru(config.answer_cache_bytes)
         self._flights: SingleFlight[bytes, bytes] = SingleFlight()
         self.queries = 0
@@ -184,7 +186,8 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         self, generation: OpenGeneration, request: search_pb2.SearchRequest, told: _Told
     ) -> search_pb2.SearchResponse:
         call = convert.call_from_proto(request)
-        found = await generation.pipeline.search(call, told.clock.deadline, told.clock)
+        async with self._gate.passed(told.clock):
+            found = await generation.pipeline.search(call, told.clock.deadline, told.clock)
         told.answer, told.coverage = found.answer, found.answer.coverage
         return convert.answer_to_proto(found.answer, found.metadata_json, call.timings)
 
