@@ -32,6 +32,12 @@ class AnyText:
     def encode_queries(self, texts: list[str]) -> list[Any]:
         return [unit_vectors(np.random.default_rng(0), 4) for _ in texts]
 
+    def query_tokens(self, text: str) -> list[str]:
+        return ["t"] * 4
+
+    def passage_spans(self, text: str) -> list[tuple[int, int]]:
+        return []
+
 
 @pytest.fixture(scope="module")
 def address(small_index: Path) -> Iterator[str]:
