@@ -124,8 +124,9 @@ void Shard::accumulate(const Probes& probes, Allowed allowed, Range window,
       const uint32_t addend =
           1 + static_cast<uint32_t>(std::min(gain, static_cast<float>(kFinestAddend)));
       const size_t centroid = static_cast<size_t>(probes.ids_LP[probe]);
-      const size_t count = whole ? lists.decode(centroid, postings)
-                                 : lists.decode_within(centroid, window.begin, window.end, postings);
+      const size_t count = whole
+                               ? lists.decode(centroid, postings)
+                               : lists.decode_within(centroid, window.begin, window.end, postings);
       walk_list(count, addend, first_stamp, first_stamp + token, allowed, scratch);
     }
   }

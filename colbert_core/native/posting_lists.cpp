@@ -61,7 +61,8 @@ size_t spread_high_bits(std::span<const uint8_t> high, size_t width, size_t coun
   return i;
 }
 
-// out[i] |= the (from + i)-th low bits, `kTogether` of them from one load: kTogether · width + 7 ≤ 64.
+// out[i] |= the (from + i)-th low bits, `kTogether` of them from one load: kTogether · width + 7
+// ≤ 64.
 template <size_t kTogether>
 void add_low_bits(const uint8_t* low, size_t width, size_t from, size_t count, uint32_t* out) {
   const uint32_t mask = (uint32_t{1} << width) - 1;
@@ -172,8 +173,7 @@ size_t PostingLists::decode_within(size_t centroid, size_t first, size_t last,
   const auto zeros_before = [](size_t byte, size_t ones) { return 8 * byte - ones; };
   size_t byte = 0, skipped = 0;  // ones
   for (; byte + 8 <= list.high.size(); byte += 8) {
-    const auto ones =
-        static_cast<size_t>(std::popcount(load_word(list.high.data() + byte)));
+    const auto ones = static_cast<size_t>(std::popcount(load_word(list.high.data() + byte)));
     if (zeros_before(byte + 8, skipped + ones) >= lowest) break;
     skipped += ones;
   }

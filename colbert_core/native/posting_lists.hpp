@@ -20,8 +20,8 @@ class PostingLists {
   // many there are. Throws CorruptShard.
   size_t decode(size_t centroid, uint32_t* out) const;
 
-  // The same for the passages `first` to `last` - 1 alone, counted from `first`: what lies before is
-  // skipped, 64 bits at a time. `out` has room for `room_within(last - first)`.
+  // The same for the passages `first` to `last` - 1 alone, counted from `first`: what lies before
+  // is skipped, 64 bits at a time. `out` has room for `room_within(last - first)`.
   size_t decode_within(size_t centroid, size_t first, size_t last, uint32_t* out) const;
   size_t room_within(size_t passages) const;
 
