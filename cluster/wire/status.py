@@ -44,6 +44,7 @@ _CLASS_OF_CODE: dict[grpc.StatusCode, type[TartanError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.QueryError,
     grpc.StatusCode.DATA_LOSS: errors.IndexCorrupt,
     grpc.StatusCode.UNAVAILABLE: errors.Unavailable,
+    grpc.StatusCode.CANCELLED: errors.Unavailable,  # by the server: it ended before it began
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.Overloaded,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
     grpc.StatusCode.UNAUTHENTICATED: errors.NotAuthenticated,
@@ -123,6 +124,8 @@ def _from_status(
             f"{details}: send fewer queries or vectors in one message, or raise the limit "
             f"(max_message_bytes of {server})"
         )
+    if code is grpc.StatusCode.CANCELLED:
+        details = "it ended while the call was on its way: ask again"
     if details == _FULL:
         details = "it has as many calls under way as it takes (max_concurrent): ask after a pause"
     return _error(code, f"{server}: {details}", "")

@@ -69,6 +69,9 @@ def test_answers_that_do_not_come_from_tartan_are_judged_by_their_code() -> None
     error = status.from_status(grpc.StatusCode.UNAVAILABLE, "connection refused", None, "gateway g")
     assert type(error) is errors.Unavailable
     assert str(error) == "gateway g: connection refused"
+    ended = status.from_status(grpc.StatusCode.CANCELLED, "CANCELLED", None, "gateway g")
+    assert type(ended) is errors.Unavailable  # the server ended; nobody here cancelled
+    assert "ask again" in str(ended)
     unknown = status.from_status(grpc.StatusCode.UNIMPLEMENTED, "no such method", (), "gateway g")
     assert type(unknown) is TartanError
 

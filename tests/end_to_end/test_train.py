@@ -117,6 +117,7 @@ def workers_called(name: str) -> list[int]:
     return [pid for pid, command in mine.items() if command.startswith(f"ray::{name}")]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_two_workers_one_of_them_killed_are_one_process(
     material: Path, ray_cluster: RaySession
@@ -170,6 +171,7 @@ def test_a_killed_driver_is_gone_on_with_by_the_same_command(material: Path) -> 
     Encoder.load(out / "checkpoint")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_mined_tuples_are_scored_though_a_worker_is_killed(
     material: Path, ray_cluster: RaySession, monkeypatch: pytest.MonkeyPatch
