@@ -45,7 +45,7 @@ class GatewayConfig:
     max_bytes: int = 256 * 2**20
     client_concurrent: int = 0
     client_qps: float = 0.0
-    work_at_once: int = 64
+    work_at_once: int = 16
     batch_parallel: int = 8
     encoder_threads: int = 2
     encode_batch: int = 8
