@@ -3,7 +3,8 @@
 Everything that a query needs is shared: the gateway's loop, its threads, the shard servers. Working
 on more queries than keep these busy makes every one of them slower and none sooner, until all are
 answered too late. So beyond `at_once` a query waits, in order; and one whose answer would be late,
-by how fast queries were finished of late, is refused when it comes, while that costs nothing.
+by how fast queries were finished of late, is refused: when it comes, while that costs nothing, or
+when its turn has come and time has run short all the same.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from colbert_core.errors import DeadlineExceeded, Overloaded
 
 MEAN_WEIGHT = 0.05
 LEAST_MEASURED = 32  # queries, before an expectation is trusted
+CAUTION = 1.5  # expectations are means, and half of all queries take longer
 
 
 class Gate:
@@ -56,10 +58,15 @@ class Gate:
         if self._free:
             self._take()
         else:
-            self._refuse_if_late(clock.deadline)
+            self._check_time(clock.deadline, self.expected_s())
             since = time.monotonic()
             await self._turn(clock.deadline)
             clock.add("queue", since)
+            try:
+                self._check_time(clock.deadline, self._work_s())
+            except Overloaded:
+                self._give()  # and it is not measured: it ends, but nothing was done
+                raise
         try:
             yield
         finally:
@@ -75,7 +82,11 @@ class Gate:
         """How long a query that comes now would take, by how fast others ended of late."""
         if self._free or self._measured < LEAST_MEASURED:
             return 0.0
-        return (len(self._waiting) + 1 + self._at_once) * self._interval_s
+        return (len(self._waiting) + 1) * self._interval_s + self._work_s()
+
+    def _work_s(self) -> float:
+        """How long a query is worked on beside others."""
+        return 0.0 if self._measured < LEAST_MEASURED else self._at_once * self._interval_s
 
     def _take(self) -> None:
         self._free -= 1
@@ -118,9 +129,9 @@ class Gate:
             self._interval_s += weight * (now - self._full_since - self._interval_s)
             self._full_since = now
 
-    def _refuse_if_late(self, deadline: float) -> None:
-        left_s, expected_s = deadline - self._clock(), self.expected_s()
-        if expected_s > left_s:
+    def _check_time(self, deadline: float, expected_s: float) -> None:
+        left_s = deadline - self._clock()
+        if CAUTION * expected_s > left_s:
             self._observer.refused("late", "")
             raise Overloaded(
                 f"{self._at_once} queries are worked on and {len(self._waiting)} wait "

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from cluster.gateway_clock import Clock
-from cluster.gateway_gate import LEAST_MEASURED, Gate
+from cluster.gateway_gate import CAUTION, LEAST_MEASURED, Gate
 from cluster.observer import NullObserver, Refusal
 from colbert_core.errors import DeadlineExceeded, Overloaded
 
@@ -129,15 +129,21 @@ def test_what_would_be_late_is_refused_when_it_comes() -> None:
         assert gate.waiting == 0
         assert gate.expected_s() == pytest.approx(3.0)  # its turn, and the two that are worked on
         with pytest.raises(Overloaded, match=r"2 queries .* 0 wait .* about 3000 ms"):
-            async with gate.passed(Clock(now + 2.9)):
+            async with gate.passed(Clock(now + CAUTION * 2.9)):
                 raise AssertionError
         assert refusals.seen == ["late"]
-        waits = await queries.come(now + 3.5 - time.monotonic())
+        waits = await queries.come(now + CAUTION * 3.1 - time.monotonic())
         assert gate.waiting == 1
         await queries.end(LEAST_MEASURED)
         assert queries.began[-1] == LEAST_MEASURED + 2
+        short = await queries.come(now + CAUTION * 3.1 - time.monotonic())
+        now += 2.5  # its turn comes, and the two seconds of work do not fit any more
+        await queries.end(LEAST_MEASURED + 1)
+        with pytest.raises(Overloaded):
+            await short
+        assert queries.began[-1] == LEAST_MEASURED + 2
         queries.ends[LEAST_MEASURED + 2].set()
         await waits
-        assert gate.expected_s() == 0.0  # a place is free
+        assert gate.expected_s() == 0.0  # both places are free
 
     asyncio.run(run())
