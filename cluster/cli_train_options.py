@@ -1,7 +1,9 @@
-"""Options that several commands of `tartan train` share."""
+"""Options of `tartan train`: what several of its commands take, then what `distill` alone does."""
 
 from __future__ import annotations
 
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,3 +29,72 @@ NWay = Annotated[
     int | None,
     typer.Option("--n-way", help="Passages used of each tuple, the first ones; by default all."),
 ]
+Out = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="Where the run goes; all workers see it.")
+]
+Steps = Annotated[int, typer.Option("--steps", help="0: one epoch.")]
+Batch = Annotated[int, typer.Option("--batch", help="Tuples a step, over all workers.")]
+Warmup = Annotated[int, typer.Option("--warmup", help="Steps; -1: a tenth of all.")]
+Bf16 = Annotated[bool, typer.Option("--bf16", help="Run the backbone in bfloat16.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", help="By default one for each GPU, or one.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Of the order of tuples.")]
+CheckpointEvery = Annotated[int, typer.Option("--checkpoint-every", help="Steps.")]
+MaxFailures = Annotated[
+    int, typer.Option("--max-failures", help="How often lost workers are replaced.")
+]
+Rate = Annotated[float, typer.Option("--rate", help="Highest learning rate.")]
+
+
+class LossName(StrEnum):
+    """What is learnt from a tuple."""
+
+    kl = "kl"
+    v1 = "v1"
+
+
+Loss = Annotated[
+    LossName,
+    typer.Option(
+        "--loss", help="`kl`: from a teacher's scores; `v1`: the positive against each other."
+    ),
+]
+Weight = Annotated[float, typer.Option("--weight", help="Of that loss.")]
+InBatchWeight = Annotated[
+    float, typer.Option("--in-batch-weight", help="Of the cross-entropy among all of a batch.")
+]
+MinMax = Annotated[
+    bool,
+    typer.Option(
+        "--min-max/--no-min-max",
+        help="Bring the student's scores of a tuple to 0 … 1, as PyLate does.",
+    ),
+]
+Temperature = Annotated[float, typer.Option("--temperature", help="Of teacher and student alike.")]
+Chunk = Annotated[
+    int | None,
+    typer.Option(
+        "--chunk", help="Encode so many texts at a time (GradCache): same result, less memory."
+    ),
+]
+Clip = Annotated[float, typer.Option("--clip", help="Largest norm of a gradient.")]
+Lora = Annotated[
+    int | None, typer.Option("--lora", help="Train low-rank additions of this rank only.")
+]
+Dim = Annotated[int | None, typer.Option("--dim", help="Of vectors.  [default: 128]")]
+Markers = Annotated[
+    bool | None, typer.Option("--markers/--no-markers", help="[unused0], [unused1].")
+]
+Augment = Annotated[
+    bool | None,
+    typer.Option("--augment/--no-augment", help="Fill queries up with the mask token."),
+]
+QueryMaxlen = Annotated[int | None, typer.Option("--query-maxlen", help="Tokens.  [default: 32]")]
+DocMaxlen = Annotated[int | None, typer.Option("--doc-maxlen", help="Tokens.  [default: 180]")]
+EvaluateEvery = Annotated[int, typer.Option("--evaluate-every", help="Steps.")]
+JudgedData = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="Evaluate on this: a folder in BEIR's layout."),
+]
+Split = Annotated[str, typer.Option("--split", help="qrels/<split>.tsv")]
