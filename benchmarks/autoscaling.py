@@ -47,12 +47,23 @@ SAMPLE_S = 0.5
 
 SERVE = f"""
 import sys
+from pathlib import Path
+
 from cluster.autoscale import AutoscalePolicy
+from cluster.controller.state import Scale
+from cluster.gateway import GatewayConfig
 from cluster.serve import serve
+from cluster.serve_config import ServeConfig
 
 up_s, down_s = map(float, sys.argv[2:])
-policy = AutoscalePolicy(replica_calls=0.5, up_s=up_s, down_s=down_s)
-sys.exit(serve(sys.argv[1], port=0, max_replicas={MAX_REPLICAS}, shard_cpus=1.0, policy=policy))
+config = ServeConfig(
+    Path(sys.argv[1]).resolve(),
+    GatewayConfig(port=0),
+    scale=Scale(max_replicas={MAX_REPLICAS}),
+    policy=AutoscalePolicy(replica_calls=0.5, up_s=up_s, down_s=down_s),
+    shard_cpus=1.0,
+)
+sys.exit(serve(config))
 """
 
 

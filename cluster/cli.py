@@ -1,4 +1,5 @@
-"""The `tartan` command: what each subcommand takes. What it does is in the module that it calls.
+"""The `tartan` command. What its subcommands take is here and in `cli_*_app.py`; what they do is in
+the modules that they call.
 
 Heavy imports stand inside the functions, so that `tartan --help` answers at once.
 """
@@ -12,37 +13,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from cluster import cli_rollout_app, cli_search_app, cli_serve_app
 from cluster.cli_index_app import index_app
 from cluster.cli_key import key_app
-from cluster.cli_options import (
-    ApiKeys,
-    Candidates,
-    Filter,
-    IndexPlace,
-    Insecure,
-    Json,
-    LogFormat,
-    LogQueries,
-    MaxGateways,
-    MaxReplicas,
-    MetricsHost,
-    MetricsPort,
-    MinReplicas,
-    Nprobe,
-    Recall,
-    Scored,
-    SearchedIndex,
-    Settings,
-    SlowQueryMs,
-    Target,
-    TlsCert,
-    TlsClientCa,
-    TlsKey,
-)
-from cluster.cli_rollout_app import COMMANDS
+from cluster.cli_options import Json
 from cluster.cli_train import train_app
 from colbert_core.errors import TartanError
-from colbert_core.storage import location
 
 app = typer.Typer(
     name="tartan",
@@ -57,218 +33,8 @@ app = typer.Typer(
 app.add_typer(index_app, name="index")
 app.add_typer(key_app, name="key")
 app.add_typer(train_app, name="train")
-for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
-
-
-@app.command("serve")
-def serve_command(
-    index: IndexPlace,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 50051,
-    replicas: Annotated[int, typer.Option("--replicas", help="Shard servers for each shard.")] = 1,
-    gateways: Annotated[
-        int, typer.Option("--gateways", help="The others listen on the ports after --port.")
-    ] = 1,
-    min_replicas: MinReplicas = None,
-    max_replicas: MaxReplicas = None,
-    max_gateways: MaxGateways = None,
-    follow: Annotated[
-        bool, typer.Option("--follow", help="Roll out what becomes live on disk, by itself.")
-    ] = False,
-    name: Annotated[
-        str, typer.Option("--name", help="Of the service; by default the index's last part.")
-    ] = "",
-    device: Annotated[
-        str, typer.Option("--device", help="Where shards are searched: cpu, or cuda for GPUs.")
-    ] = "cpu",
-    start_timeout_s: Annotated[
-        float, typer.Option("--start-timeout", help="Seconds for all servers to come up.")
-    ] = 120.0,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    tls_client_ca: TlsClientCa = None,
-    api_keys: ApiKeys = None,
-    insecure: Insecure = False,
-    settings: Settings = None,
-    metrics_port: MetricsPort = None,
-    metrics_host: MetricsHost = "127.0.0.1",
-    log_format: LogFormat = "text",
-    slow_query_ms: SlowQueryMs = 1000.0,
-    log_queries: LogQueries = False,
-) -> None:
-    """Serve an index over gRPC until SIGTERM or Ctrl-C.
-
-    Prints one line when it is ready to answer. `tartan rollout` changes what is served without a
-    pause. With bounds, replicas and gateways follow the load between them. Listening beyond
-    loopback needs TLS and authentication, or `--insecure`. The files are read again when they
-    change.
-    """
-    from cluster.security.tls import server_tls
-    from cluster.serve import serve
-    from cluster.telemetry.endpoint import MetricsAddress
-    from cluster.telemetry.process import TelemetryConfig
-
-    tls = server_tls(tls_cert, tls_key, tls_client_ca)
-    metrics = None if metrics_port is None else MetricsAddress(metrics_port, metrics_host, tls)
-    code = serve(
-        index,
-        host,
-        port,
-        replicas,
-        gateways=gateways,
-        min_replicas=min_replicas,
-        max_replicas=max_replicas,
-        max_gateways=max_gateways,
-        follow=follow,
-        name=name,
-        device=device,
-        start_timeout_s=start_timeout_s,
-        settings=settings or (),
-        telemetry=TelemetryConfig(metrics, log_format, slow_query_ms, log_queries),
-        tls=tls,
-        api_keys=api_keys,
-        insecure=insecure,
-    )
-    raise typer.Exit(code)
-
-
-@app.command("search")
-def search_command(
-    query: Annotated[str, typer.Argument(help="What to look for.")],
-    target: Target = None,
-    index: SearchedIndex = None,
-    k: Annotated[int, typer.Option("-k", help="Hits.")] = 10,
-    recall: Recall = None,
-    nprobe: Nprobe = None,
-    candidates: Candidates = None,
-    scored: Scored = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Score every passage.")] = False,
-    filter: Filter = None,
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Show what each query token matched.")
-    ] = False,
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds.")] = 30.0,
-    device: Annotated[
-        str, typer.Option("--device", help="With --index: cpu, cuda, or one GPU, such as cuda:1.")
-    ] = "cpu",
-    as_json: Json = False,
-) -> None:
-    """Search a running gateway (default: 127.0.0.1:50051), or an index in this process.
-
-    Examples: `tartan search "how do I merge sorted iterables" --index INDEX -k 5 --explain`,
-    `tartan search "parsing" --index INDEX --filter 'year >= 2019 and not venue = "workshop"'`
-    """
-    from cluster.cli_search import Ask, search
-
-    search(
-        Ask(query, k, recall, nprobe, candidates, scored, exact, explain, timeout_s, filter),
-        target=target,
-        index=location(index) if index else None,
-        device=device,
-        as_json=as_json,
-    )
-
-
-@app.command("health")
-def health_command(
-    target: Annotated[
-        str, typer.Option("--target", metavar="HOST:PORT", help="A gateway; TLS as for search.")
-    ] = "127.0.0.1:50051",
-    service: Annotated[
-        str, typer.Option("--service", help="By default the server as a whole.")
-    ] = "",
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds.")] = 2.0,
-) -> None:
-    """Say whether a gateway is serving: exit code 0, or 7 or 8. For probes; needs no key."""
-    from cluster.cli_health import check_health
-    from cluster.security.client import access_from_environment
-
-    print(check_health(target, service, timeout_s, access_from_environment()))
-
-
-@app.command("eval")
-def eval_command(
-    data: Annotated[Path, typer.Option("--data", metavar="DIR", help="Folder in BEIR's layout.")],
-    target: Target = None,
-    index: SearchedIndex = None,
-    split: Annotated[str, typer.Option("--split", help="qrels/<split>.tsv")] = "test",
-    recall: Recall = None,
-    nprobe: Nprobe = None,
-    candidates: Candidates = None,
-    scored: Scored = None,
-    exact: Annotated[
-        bool,
-        typer.Option("--exact", help="Also overlap with exhaustive search of the same index."),
-    ] = False,
-    uncompressed: Annotated[
-        bool,
-        typer.Option(
-            "--uncompressed",
-            help="Also exact search over vectors encoded afresh: its measures, and overlap.",
-        ),
-    ] = False,
-    limit: Annotated[
-        int | None, typer.Option("--limit", help="Only the first so many queries.")
-    ] = None,
-    filter: Filter = None,
-    compare: Annotated[
-        str | None,
-        typer.Option(
-            "--compare",
-            metavar="MODEL",
-            help="Instead of an index: set a trained model, at each compression, beside BM25 and "
-            "a bi-encoder.",
-        ),
-    ] = None,
-    before: Annotated[
-        str | None, typer.Option("--before", help="With --compare: the model before training.")
-    ] = None,
-    bi_encoder: Annotated[
-        str, typer.Option("--bi-encoder", help="With --compare: mean-pooled, one vector a passage.")
-    ] = "minilm-untrained",
-    teacher: Annotated[
-        str | None,
-        typer.Option("--teacher", help="With --compare: a cross-encoder over the best hundred."),
-    ] = None,
-    language: Annotated[
-        str, typer.Option("--language", help="With --compare: BM25's stemmer, or `none`.")
-    ] = "english",
-    plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="With --compare: .png or .svg.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Measure quality and latency on a collection with relevance judgements."""
-    if compare is not None:
-        from cluster.cli_train_compare import Comparison, compare_command
-
-        what = Comparison(
-            data=data,
-            split=split,
-            model=compare,
-            before=before,
-            bi_encoder=bi_encoder,
-            teacher=teacher,
-            language=None if language == "none" else language,
-            limit=limit,
-        )
-        compare_command(what, plot=plot, as_json=as_json)
-        return
-    from cluster.cli_eval import evaluate_command
-
-    evaluate_command(
-        data,
-        split,
-        target=target,
-        index=location(index) if index else None,
-        knobs={"recall": recall, "nprobe": nprobe, "candidates": candidates, "scored": scored},
-        only=filter,
-        exact=exact,
-        uncompressed=uncompressed,
-        limit=limit,
-        as_json=as_json,
-    )
+for commands in (cli_search_app, cli_serve_app, cli_rollout_app):
+    commands.register(app)
 
 
 @app.command("plan")
@@ -332,56 +98,6 @@ def plan_command(
         encode_rate=encode_rate,
     )
     print_plan(work, as_json=as_json)
-
-
-@app.command("status")
-def status_command(
-    target: Target = None,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Again every two seconds, until Ctrl-C.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Show a running service: generations, gateways, shards, replicas, lag and load.
-
-    Needs a key with the role admin, or loopback. Ends with 1 where a shard has no replica that
-    answers.
-    """
-    from cluster.cli_status import status_command as show_status
-
-    raise typer.Exit(show_status(target, watch=watch, as_json=as_json))
-
-
-@app.command("doctor")
-def doctor_command(
-    index: Annotated[
-        str | None, typer.Argument(metavar="[INDEX]", help="An index to check, folder or URI.")
-    ] = None,
-    target: Target = None,
-    host: Annotated[
-        str, typer.Option("--host", help="What `tartan serve` would listen on.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="The same.")] = 50051,
-    tls_cert: TlsCert = None,
-    tls_key: TlsKey = None,
-    tls_client_ca: TlsClientCa = None,
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds for each call.")] = 5.0,
-    as_json: Json = False,
-) -> None:
-    """Check this machine, an index, certificates and a gateway, and say what to do.
-
-    Ends with 1 where a check failed; warnings end with 0.
-
-    Example: `tartan doctor notes.tartan --target localhost:50051`
-    """
-    from cluster.cli_doctor import doctor_command as run_doctor
-    from cluster.doctor.examine import Patient
-    from cluster.security.tls import server_tls
-
-    place = location(index) if index else None
-    tls = server_tls(tls_cert, tls_key, tls_client_ca)
-    patient = Patient(place, target, host, port, tls, timeout_s)
-    raise typer.Exit(run_doctor(patient, as_json=as_json))
 
 
 @app.command("demo")

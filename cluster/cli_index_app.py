@@ -10,6 +10,31 @@ from typing import Annotated
 import typer
 
 from cluster import cli_change
+from cluster.cli_index_options import (
+    Bits,
+    BuiltIndex,
+    Centroids,
+    Codec,
+    CodecName,
+    CorpusFiles,
+    Device,
+    Dim,
+    DocMaxlen,
+    LongDocuments,
+    LongDocumentsName,
+    MaxWorkers,
+    MinWorkers,
+    Model,
+    OnError,
+    OnErrorName,
+    Overwrite,
+    PoolFactor,
+    Restart,
+    Seed,
+    Shards,
+    Staging,
+    Workers,
+)
 from cluster.cli_options import IndexPath, IndexPlace, Json
 from colbert_core.storage import location
 
@@ -25,126 +50,28 @@ class SourceFormat(StrEnum):
     next_plaid = "next-plaid"
 
 
-class CodecName(StrEnum):
-    """The codecs that an index can be built with."""
-
-    tartan = "tartan"
-    colbertv2 = "colbertv2"
-
-
-class OnErrorName(StrEnum):
-    """What becomes of a passage that the model fails on."""
-
-    fail = "fail"
-    skip = "skip"
-
-
-class LongDocuments(StrEnum):
-    """What becomes of documents that are longer than a passage."""
-
-    ERROR = "error"
-    TRUNCATE = "truncate"
-    SPLIT = "split"
-
-
 @index_app.command("build")
 def index_build(
-    corpus: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="CORPUS...",
-            help="Files, folders, globs, or URIs of these (s3://, gs://): JSONL (`_id` or `id`, "
-            "`text`, optional `title`; other fields are kept as metadata), TSV (`id<TAB>text`), "
-            "Parquet; also gzipped.",
-        ),
-    ],
-    out: Annotated[
-        str,
-        typer.Option(
-            "--out",
-            metavar="INDEX",
-            help="Where the index goes: a folder, or a URI (s3://, gs://).",
-        ),
-    ],
-    model: Annotated[
-        str, typer.Option("--model", help="Path, hub name, or alias of a ColBERT or any encoder.")
-    ] = "minilm-untrained",
-    bits: Annotated[int, typer.Option("--bits", help="Residual bits.")] = 2,
-    codec: Annotated[
-        CodecName, typer.Option("--codec", help="`tartan`, or `colbertv2` as in the paper.")
-    ] = CodecName.tartan,
-    shards: Annotated[
-        int | None, typer.Option("--shards", help="By default as few as keep below 8 GiB.")
-    ] = None,
-    dim: Annotated[
-        int | None,
-        typer.Option("--dim", help="Reduce by PCA; by default the model's choice."),
-    ] = None,
-    centroids: Annotated[
-        int | None, typer.Option("--centroids", help="By default 2^⌊log2(16·√tokens)⌋.")
-    ] = None,
-    doc_maxlen: Annotated[
-        int | None, typer.Option("--doc-maxlen", help="Tokens kept of a passage.")
-    ] = None,
-    pool_factor: Annotated[
-        int,
-        typer.Option("--pool-factor", help="So many times fewer vectors: alike tokens merged."),
-    ] = 1,
-    long_documents: Annotated[
-        LongDocuments,
-        typer.Option(
-            "--long-documents",
-            help="Of documents with more tokens than are kept of a passage: `truncate` counts and "
-            "reports them, `error` stops at one, `split` indexes windows that overlap by a "
-            "quarter; a hit is the document, and says which window it was.",
-        ),
-    ] = LongDocuments.TRUNCATE,
-    workers: Annotated[
-        int | None, typer.Option("--workers", help="Exactly so many. See --max-workers.")
-    ] = None,
-    min_workers: Annotated[
-        int | None,
-        typer.Option("--min-workers", help="Ask an autoscaler for so many.  [default: 1]"),
-    ] = None,
-    max_workers: Annotated[
-        int | None,
-        typer.Option(
-            "--max-workers",
-            help="Follow the cluster up to so many; by default one per GPU, else per CPU, as nodes "
-            "join and leave.",
-        ),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            "--device",
-            help="cuda asks for GPUs, also where an autoscaler must bring them first, and cpu for "
-            "none; by default GPUs where there are some now.",
-        ),
-    ] = None,
-    on_error: Annotated[
-        OnErrorName,
-        typer.Option(
-            "--on-error",
-            help="A passage that the model fails on is found and named: it ends the job (`fail`), "
-            "or is left out (`skip`).",
-        ),
-    ] = OnErrorName.fail,
-    seed: Annotated[int, typer.Option("--seed", help="Of the sample and centroids.")] = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Publish a new generation where an index exists.")
-    ] = False,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Throw an unfinished build in INDEX away.")
-    ] = False,
-    staging: Annotated[
-        Path | None,
-        typer.Option(
-            "--staging",
-            metavar="DIR",
-            help="With a URI: where the index is built, seen by all workers; by default the cache.",
-        ),
-    ] = None,
+    corpus: CorpusFiles,
+    out: BuiltIndex,
+    model: Model = "minilm-untrained",
+    bits: Bits = 2,
+    codec: Codec = CodecName.tartan,
+    shards: Shards = None,
+    dim: Dim = None,
+    centroids: Centroids = None,
+    doc_maxlen: DocMaxlen = None,
+    pool_factor: PoolFactor = 1,
+    long_documents: LongDocuments = LongDocumentsName.TRUNCATE,
+    workers: Workers = None,
+    min_workers: MinWorkers = None,
+    max_workers: MaxWorkers = None,
+    device: Device = None,
+    on_error: OnError = OnErrorName.fail,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    restart: Restart = False,
+    staging: Staging = None,
     as_json: Json = False,
 ) -> None:
     """Encode a corpus on Ray and publish it as an index.
@@ -255,12 +182,8 @@ def index_import(
         str | None,
         typer.Option("--model", help="Where its checkpoint is, if not where its metadata say."),
     ] = None,
-    shards: Annotated[
-        int | None, typer.Option("--shards", help="By default as few as keep below 8 GiB.")
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Publish a new generation where an index exists.")
-    ] = False,
+    shards: Shards = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Make an index of another engine's: Stanford ColBERT's, fast-plaid's or next-plaid's.

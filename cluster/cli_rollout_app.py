@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from cluster.cli_options import Json, MaxGateways, MaxReplicas, MinReplicas, Target
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `tartan`."""
+    app.command("rollout")(rollout_command)
+    app.command("scale")(scale_command)
+    app.command("drain")(drain_command)
 
 
 def rollout_command(
@@ -73,11 +79,3 @@ def drain_command(
     from cluster.cli_rollout import drain_command as drain
 
     drain(replica, gateway, node, target)
-
-
-COMMANDS: dict[str, Callable[..., None]] = {
-    "rollout": rollout_command,
-    "scale": scale_command,
-    "drain": drain_command,
-}
-"""By name, for the application to add."""

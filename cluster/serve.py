@@ -16,78 +16,26 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from pathlib import Path
 
 from cluster.ray_session import ray_session  # isort: skip  # it sets what ray reads on import
 
 import ray
 
-from cluster.autoscale import AutoscalePolicy
 from cluster.controller.actor import ControllerConfig
 from cluster.controller.gateways import FollowingGateway, GatewaySettings
 from cluster.controller.placement import gpu_share
 from cluster.controller.servers import ServerPlan
 from cluster.controller.service import Wanted, all_serve, bring_up, end, exists
-from cluster.controller.state import Scale
-from cluster.gateway import GatewayConfig
-from cluster.gateway_limits import DEFAULT_LIMITS
-from cluster.gateway_settings import with_settings
 from cluster.security.inner_certificates import inner_certificates
-from cluster.security.tls import ServerTls
 from cluster.serve_config import ServeConfig
-from cluster.telemetry.process import ShardTelemetry, TelemetryConfig
+from cluster.telemetry.process import ShardTelemetry
 from cluster.wire.admin import ScaleChange
-from cluster.wire.types import Limits
 from colbert_core.errors import AddressInUse
 from colbert_core.index import Generation, open_generation, verify_checksums
-from colbert_core.storage import RemotePath, location
 
 
-def serve(
-    index: str | Path,
-    host: str = "127.0.0.1",
-    port: int = 50051,
-    replicas: int = 1,
-    *,
-    gateways: int = 1,
-    min_replicas: int | None = None,
-    max_replicas: int | None = None,
-    max_gateways: int | None = None,
-    follow: bool = False,
-    name: str = "",
-    policy: AutoscalePolicy | None = None,
-    limits: Limits = DEFAULT_LIMITS,
-    settings: Sequence[str] = (),
-    telemetry: TelemetryConfig | None = None,
-    device: str = "cpu",
-    shard_cpus: float | None = None,
-    start_timeout_s: float = 120.0,
-    tls: ServerTls | None = None,
-    api_keys: Path | None = None,
-    insecure: bool = False,
-    on_ready: Callable[[str], None] | None = None,
-) -> int:
+def serve(config: ServeConfig) -> int:
     """Serve the live generation of an index until SIGTERM or SIGINT. Call from the main thread.
-
-    Args:
-        index: path of the index, on a Ray cluster one that every node can read; or its URI, of
-            which each shard server fetches its own shard.
-        port: 0 takes a free one, which the line names.
-        replicas: shard servers per shard.
-        gateways: how many; the first is in this process, and the others, processes of their own,
-            listen on the ports after it (or on the same port of other machines).
-        min_replicas, max_replicas, max_gateways: bounds that replicas and gateways follow the load
-            between; by default they stay as many as they are.
-        follow: roll out what becomes live on disk.
-        name: of the service on its Ray cluster; by default the last part of the index's path.
-        policy: how replicas and gateways follow the load.
-        settings: numbers of the gateways, each NAME=VALUE (docs/serving.md).
-        telemetry: metrics, logs and traces.
-        device: where shard servers search, "cpu" or "cuda".
-        tls: certificate and key of the gateway; read again when they change.
-        api_keys: file of the keys that are let in; read again when it changes.
-        insecure: listen beyond loopback without TLS or authentication.
-        on_ready: called with HOST:PORT when queries are answered, after the line is printed.
 
     Returns:
         0, the exit code of a clean stop.
@@ -99,40 +47,14 @@ def serve(
         AddressInUse: the address is taken.
         Unavailable: Ray or a shard server did not start.
     """
-    place = location(index)
-    gateway = GatewayConfig(host=host, port=port, tls=tls, api_keys=api_keys)
-    gateway, limits = with_settings(settings, gateway, limits)
-    config = ServeConfig(
-        index=place if isinstance(place, RemotePath) else place.resolve(),
-        gateway=gateway,
-        name=name,
-        scale=Scale(
-            replicas,
-            replicas if min_replicas is None else min_replicas,
-            replicas if max_replicas is None else max_replicas,
-            gateways,
-            gateways,
-            gateways if max_gateways is None else max_gateways,
-        ),
-        policy=policy or AutoscalePolicy(),
-        follow=follow,
-        limits=limits,
-        telemetry=telemetry or TelemetryConfig(),
-        device=device,
-        shard_cpus=shard_cpus,
-        start_timeout_s=start_timeout_s,
-        insecure=insecure,
-    )
     config.check()
     generation = open_generation(config.index, shards=())
     verify_checksums(generation.path, generation.manifest, under="global/")
-    check_address(host, port)
+    check_address(config.gateway.host, config.gateway.port)
     stdout = sys.stdout
 
     def announce(addresses: Sequence[str]) -> None:
         print(ready_line(config, generation, addresses), file=stdout, flush=True)
-        if on_ready is not None:
-            on_ready(addresses[0])
 
     try:
         # Ray prints reports of its own, such as a worker's death; stdout is for our one line.

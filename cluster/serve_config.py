@@ -23,9 +23,14 @@ class ServeConfig:
     """What `tartan serve` runs.
 
     Attributes:
-        index: path or URI of the index.
+        index: path of the index, on a Ray cluster one that every node can read; or its URI, of
+            which each shard server fetches its own shard.
+        gateway: the first gateway, in the process of `tartan serve`. Further ones, processes of
+            their own, listen on the ports after it (or on the same port of other machines).
         name: of the service on its Ray cluster; by default the last part of the index's path.
         scale: replicas of each shard and gateways, and the bounds that they may follow the load in.
+        policy: how replicas and gateways follow the load.
+        timing: of the controller.
         follow: whether what becomes live on disk is rolled out by itself.
         limits: what requests are held to.
         telemetry: metrics, logs and traces.
@@ -100,3 +105,21 @@ class ServeConfig:
                     f"{kind} is {number}, min_{kind} {low} and max_{kind} {high}; give them so "
                     f"that 1 ≤ min_{kind} ≤ {kind} ≤ max_{kind}"
                 )
+
+
+def scale_within(
+    replicas: int,
+    gateways: int,
+    min_replicas: int | None,
+    max_replicas: int | None,
+    max_gateways: int | None,
+) -> Scale:
+    """The scale that a service begins with. What has no bounds does not follow the load."""
+    return Scale(
+        replicas=replicas,
+        min_replicas=replicas if min_replicas is None else min_replicas,
+        max_replicas=replicas if max_replicas is None else max_replicas,
+        gateways=gateways,
+        min_gateways=gateways,
+        max_gateways=gateways if max_gateways is None else max_gateways,
+    )
