@@ -146,6 +146,7 @@ def _settings(live: Generation, model: str | os.PathLike[str] | None) -> BuildSe
         doc_maxlen=identity.doc_maxlen,
         pool_factor=live.manifest.pool_factor,
         long_documents=str(live.manifest.extras.get("long_documents", "truncate")),
+        language=identity.language,
     )
 
 

@@ -10,6 +10,7 @@ from colbert_core.codec import check_settings
 from colbert_core.errors import InvalidInput
 from colbert_core.pooling import check_pool_factor
 from colbert_core.text.aliases import DEFAULT_MODEL, locate
+from colbert_core.text.checkpoint import read_checkpoint
 from colbert_core.text.identity import ModelIdentity
 
 PLAIN_DIM = 192
@@ -34,6 +35,7 @@ class BuildSettings:
     doc_maxlen: int | None = None
     pool_factor: int = 1
     long_documents: str = "truncate"
+    language: str | None = None
 
     def kept_dim(self, identity: ModelIdentity) -> int:
         """Dimensions to store: as asked, or the model's own, a plain encoder's reduced."""
@@ -48,7 +50,7 @@ class BuildSettings:
 
         Raises:
             InvalidInput: naming the value, the limit and the remedy.
-            ModelError: there is no such model.
+            ModelError: there is no such model, or it is no checkpoint.
         """
         check_settings(name=self.codec, bits=self.bits, dim=self.dim or 8)
         for name in ("shards", "centroids", "doc_maxlen"):
@@ -62,7 +64,7 @@ class BuildSettings:
             )
         if self.seed < 0:
             raise InvalidInput(f"seed is {self.seed}; give 0 or more")
-        locate(self.model)
+        read_checkpoint(locate(self.model)).languages.choose(self.language)
 
 
 def absolute_if_folder(model: str | os.PathLike[str]) -> str:

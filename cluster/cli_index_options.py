@@ -79,6 +79,14 @@ LongDocuments = Annotated[
         "quarter; a hit is the document, and says which window it was.",
     ),
 ]
+Language = Annotated[
+    str | None,
+    typer.Option(
+        "--language",
+        help="Of passages and queries, where the model has an adapter for each (ColBERT-XM): "
+        "`de_DE`, or `de`.",
+    ),
+]
 Workers = Annotated[
     int | None, typer.Option("--workers", help="Exactly so many. See --max-workers.")
 ]

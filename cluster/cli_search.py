@@ -39,6 +39,7 @@ class Ask:
     explain: bool
     timeout_s: float
     filter: str | None = None
+    language: str | None = None
 
     @property
     def knobs(self) -> dict[str, Any]:
@@ -63,6 +64,11 @@ def search(
         raise InvalidInput(
             f"--device {device} goes with --index; a gateway's is chosen by `tartan serve --device`"
         )
+    if ask.language is not None and not index:
+        raise InvalidInput(
+            f"--language {ask.language} goes with --index; a gateway reads queries in the language "
+            "of its index"
+        )
     began = time.perf_counter()
     # A person's eye needs the matched words highlighted, so the matches are always asked for then.
     asked = ask if as_json else dataclasses.replace(ask, explain=True)
@@ -86,7 +92,7 @@ def _search_index(ask: Ask, path: Location, device: str) -> tuple[Sequence[Hit],
         "generation": index.manifest.generation,
         "params": dataclasses.asdict(index.params(**ask.knobs)),
     }
-    return index.search(ask.query, **ask.options), about
+    return index.search(ask.query, language=ask.language, **ask.options), about
 
 
 def _search_gateway(ask: Ask, target: str) -> tuple[Sequence[Hit], dict[str, Any]]:

@@ -44,6 +44,14 @@ def search_command(
     device: Annotated[
         str, typer.Option("--device", help="With --index: cpu, cuda, or one GPU, such as cuda:1.")
     ] = "cpu",
+    language: Annotated[
+        str | None,
+        typer.Option(
+            "--language",
+            help="With --index: of the query, where it is not the index's, for a model with an "
+            "adapter for each.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Search a running gateway (default: 127.0.0.1:50051), or an index in this process.
@@ -53,8 +61,9 @@ def search_command(
     """
     from cluster.cli_search import Ask, search
 
+    knobs = (k, recall, nprobe, candidates, scored, exact)
     search(
-        Ask(query, k, recall, nprobe, candidates, scored, exact, explain, timeout_s, filter),
+        Ask(query, *knobs, explain, timeout_s, filter, language),
         target=target,
         index=location(index) if index else None,
         device=device,

@@ -66,6 +66,7 @@ def build_index(
     doc_maxlen: int | None = None,
     pool_factor: int = 1,
     long_documents: str = "truncate",
+    language: str | None = None,
     workers: int | None = None,
     min_workers: int | None = None,
     max_workers: int | None = None,
@@ -94,6 +95,7 @@ def build_index(
             (`colbert_core.pooling`); 1 keeps each.
         long_documents: what becomes of those that are longer than a passage: "truncate", "error",
             or "split" into windows that overlap; hits are documents, by their best window.
+        language: whose adapter reads passages, and queries, where the model has one for each.
         workers: processes that encode, exactly so many.
         min_workers, max_workers: bounds within which their number follows the cluster; by default
             one per GPU, else one per CPU, that the cluster has.
@@ -124,6 +126,7 @@ def build_index(
         doc_maxlen,
         pool_factor,
         long_documents,
+        language,
     )
     settings.check()
     check_workers(workers, min_workers, max_workers)

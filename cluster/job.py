@@ -86,6 +86,7 @@ class Job:
             device=device_of(plan),
             threads=plan.threads,
             long_documents=self.settings.long_documents,
+            language=self.settings.language,
         )
         return WorkerPool(plan, settings, self.progress.note)
 

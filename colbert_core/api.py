@@ -296,6 +296,7 @@ class Index:
         exact: bool = False,
         explain: bool = False,
         timeout_s: float | None = None,
+        language: str | None = None,
     ) -> Hits:
         """The best passages for a query, best first; ties in the order of the corpus.
 
@@ -315,6 +316,8 @@ class Index:
             exact: score every passage.
             explain: give for each query token the passage token that it matched.
             timeout_s: give up after so many seconds.
+            language: the query's, where the model has an adapter for each language and it is not
+                the index's.
 
         Raises:
             QueryError: the query, a parameter or the filter cannot be searched.
@@ -324,7 +327,7 @@ class Index:
             k, recall, nprobe=nprobe, candidates=candidates, scored=scored, exact=exact
         )
         allowed = self._searcher.allowed(None if filter is None else as_filter(filter))
-        return self._search(query, params, allowed, explain, timeout_s)
+        return self._search(query, params, allowed, explain, timeout_s, language)
 
     def search_many(
         self,
@@ -338,6 +341,7 @@ class Index:
         scored: int | None = None,
         exact: bool = False,
         threads: int | None = None,
+        language: str | None = None,
     ) -> list[Hits]:
         """`search` for many queries, in parallel over queries; answers in the same order."""
         params = self.params(
@@ -345,7 +349,9 @@ class Index:
         )
         allowed = self._searcher.allowed(None if filter is None else as_filter(filter))
         with ThreadPoolExecutor(threads or searches_at_once(self._generation.device)) as pool:
-            return list(pool.map(lambda q: self._search(q, params, allowed, False, None), queries))
+            return list(
+                pool.map(lambda q: self._search(q, params, allowed, False, None, language), queries)
+            )
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -365,12 +371,17 @@ class Index:
             )
         return Encoder.for_index(self._generation.model, self._generation.projection)
 
-    def encode_query(self, query: Query) -> F32:
-        """A checked query matrix, float32 [L, D], from text or from a matrix."""
+    def encode_query(self, query: Query, language: str | None = None) -> F32:
+        """A checked query matrix, float32 [L, D], from text (in a language) or from a matrix."""
         if isinstance(query, str):
             if not query.strip():
                 raise QueryError("the query is empty; give at least one word")
-            query = self.encoder.encode_queries([query])[0]
+            encoder = self.encoder if language is None else self.encoder.in_language(language)
+            query = encoder.encode_queries([query])[0]
+        elif language is not None:
+            raise QueryError(
+                f"language {language!r} says how text is read, and the query is a matrix; leave it out"
+            )
         return check_query(query, self.dim)
 
     def _search(
@@ -380,8 +391,9 @@ class Index:
         allowed: list[U8] | None,
         explain: bool,
         timeout_s: float | None,
+        language: str | None,
     ) -> Hits:
-        Q_LD = self.encode_query(query)
+        Q_LD = self.encode_query(query, language)
         found = self._searcher.search(Q_LD, params, allowed, timeout_s)
         return Hits(
             self._generation.shards,

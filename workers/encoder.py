@@ -53,6 +53,7 @@ class WorkerSettings:
             "torch:cpu", the GPU's steps on the processor, for testing.
         threads: processor threads; they fix the order of sums, so a job keeps to one number.
         long_documents: "truncate", "error" or "split": what becomes of those that do not fit.
+        language: whose adapter reads, where the model has one for each; None for its default.
     """
 
     staging: str
@@ -61,6 +62,7 @@ class WorkerSettings:
     device: str
     threads: int
     long_documents: str = "truncate"
+    language: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,7 @@ class EncoderWorker(SampleWorker):
                 device=settings.device.removeprefix("torch:"),
                 threads=settings.threads,
                 doc_maxlen=settings.doc_maxlen,
+                language=settings.language,
             )
         return self._encoder
 

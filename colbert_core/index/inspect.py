@@ -98,6 +98,7 @@ def describe(manifest: Manifest) -> dict[str, Any]:
     total = sum(sizes.values())
     tokens = max(1, manifest.tokens)
     per_token = (total - sizes.get("texts", 0)) / tokens
+    language = (manifest.model or {}).get("language")
     return {
         "generation": manifest.generation,
         "created": manifest.created,
@@ -113,7 +114,8 @@ def describe(manifest: Manifest) -> dict[str, Any]:
         "delta_shards": sum(shard.delta for shard in manifest.shards),
         "bits": manifest.codec["bits"],
         "codec": manifest.codec["name"],
-        "model": dict(manifest.model)["source"] if manifest.model else None,
+        "model": manifest.model["source"] if manifest.model else None,
+        **({"language": language} if language else {}),
         "bytes_total": total,
         "bytes_per_token": round(per_token, 3),
         "ratio_to_fp16": round(2 * int(manifest.codec["dim"]) / per_token, 3),

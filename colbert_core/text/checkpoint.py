@@ -8,7 +8,8 @@ Three formats are told apart from their small JSON files alone:
     plain      any other encoder: its token vectors as they are
 
 Neither torch nor transformers is imported. `tokens.py` turns the rules into ids, `network.py` loads
-the weights. A new backbone (X-MOD) needs no new format: the rules are the same.
+the weights. A backbone with an adapter for each language (`languages.py`) comes in each format: the
+rules are the same.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from colbert_core.errors import ModelError
+from colbert_core.text.languages import Languages
 from colbert_core.text.settings import Settings, parse_json
 
 Format = Literal["stanford", "pylate", "plain"]
@@ -87,6 +89,7 @@ class Checkpoint:
         dense: folders of the Dense layers, in order (pylate).
         rules: how text becomes tokens.
         max_positions: most tokens that the backbone can place, or None where it has no limit.
+        languages: that the backbone has adapters for.
     """
 
     folder: Path
@@ -95,6 +98,7 @@ class Checkpoint:
     dense: tuple[Path, ...]
     rules: TextRules
     max_positions: int | None
+    languages: Languages
 
     def sha256(self) -> str:
         """Hash of the files that decide about the vectors: weights, Dense layers, tokenizer."""
@@ -122,7 +126,6 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     weight_files(transformer)
     settings = Settings.read(folder / "config_sentence_transformers.json", optional=True)
     bert = Settings.read(transformer / "sentence_bert_config.json", optional=True)
-    _refuse_languages(config)
     max_positions = _max_positions(config)
     format_: Format
     if "HF_ColBERT" in config.texts("architectures", ()):
@@ -142,6 +145,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         dense=dense,
         rules=rules,
         max_positions=max_positions,
+        languages=Languages.read(config),
     )
 
 
@@ -243,15 +247,6 @@ def _module_folders(folder: Path, modules: list[dict[str, Any]]) -> tuple[Path, 
 
 def _kind(module: dict[str, Any]) -> str:
     return str(module["type"]).rpartition(".")[2]
-
-
-def _refuse_languages(config: Settings) -> None:
-    if config.values.get("model_type") == "xmod" and "default_language" not in config:
-        raise ModelError(
-            f"{config.path}: an X-MOD model (such as ColBERT-XM) reads with the adapter of one"
-            " language, and its configuration names no default_language: set it there to one of"
-            f" {', '.join(config.texts('languages', ()))}"
-        )
 
 
 def _max_positions(config: Settings) -> int | None:

@@ -18,6 +18,7 @@ from colbert_core.text.aliases import DEFAULT_MODEL, locate
 from colbert_core.text.batches import plan_batches
 from colbert_core.text.checkpoint import Checkpoint, read_checkpoint
 from colbert_core.text.identity import ModelIdentity
+from colbert_core.text.languages import Languages
 from colbert_core.text.network import Network
 from colbert_core.text.projection import matrix_sha256
 from colbert_core.text.together import Together
@@ -77,6 +78,7 @@ class Encoder:
         tokenizer: TextTokenizer,
         network: Network,
         identity: ModelIdentity,
+        languages: Languages,
         projection: F32 | None = None,
     ) -> None:
         """Use `Encoder.load`."""
@@ -84,6 +86,8 @@ class Encoder:
         self._network = network
         self._matrix = None if projection is None else torch.from_numpy(projection)
         self._together = Together()
+        self._languages = languages
+        self._language = languages.number(identity.language)
         self.identity = identity
 
     @classmethod
@@ -95,6 +99,7 @@ class Encoder:
         threads: int | None = None,
         doc_maxlen: int | None = None,
         query_maxlen: int | None = None,
+        language: str | None = None,
         precision: Precision = "auto",
     ) -> Encoder:
         """Load a model.
@@ -104,13 +109,15 @@ class Encoder:
             device: a torch device; the default is the GPU, if there is one.
             threads: processor threads for torch, for the whole process; None leaves them.
             doc_maxlen, query_maxlen: lengths in tokens other than the checkpoint's own.
+            language: whose adapter reads, where the model has one for each; None: its default.
             precision: of the backbone. "auto" is bfloat16 where the processor multiplies it.
 
         Raises:
             ModelError: the model cannot be found or loaded; says what to do.
-            InvalidInput: a length, device or thread count that is not possible.
+            InvalidInput: a length, language, device or thread count that is not possible.
         """
         checkpoint = read_checkpoint(locate(model))
+        chosen = checkpoint.languages.choose(language)
         place = _device(device)
         if threads is not None:
             if threads < 1:
@@ -118,7 +125,8 @@ class Encoder:
             torch.set_num_threads(threads)
         tokenizer = TextTokenizer(checkpoint, query_maxlen=query_maxlen, doc_maxlen=doc_maxlen)
         network = Network.load(checkpoint, place, _dtype(precision, place))
-        return cls(tokenizer, network, _identity(_source(model), checkpoint, tokenizer, network))
+        identity = _identity(_source(model), checkpoint, tokenizer, network, chosen)
+        return cls(tokenizer, network, identity, checkpoint.languages)
 
     @classmethod
     def for_index(
@@ -151,6 +159,7 @@ class Encoder:
             threads=threads,
             doc_maxlen=wanted.doc_maxlen,
             query_maxlen=wanted.query_maxlen,
+            language=wanted.language,
             precision=precision,
         )
         if projection is not None:
@@ -181,7 +190,19 @@ class Encoder:
             )
         own = np.array(matrix, dtype=np.float32, order="C")
         identity = replace(self.identity, dim=own.shape[1], projection_sha256=matrix_sha256(own))
-        return Encoder(self._tokenizer, self._network, identity, own)
+        return Encoder(self._tokenizer, self._network, identity, self._languages, own)
+
+    def in_language(self, language: str) -> Encoder:
+        """The same model, reading with the adapter of another language; shares its weights.
+
+        Raises:
+            InvalidInput: it has no such adapter.
+        """
+        identity = replace(self.identity, language=self._languages.choose(language))
+        matrix = None if self._matrix is None else self._matrix.numpy()
+        other = Encoder(self._tokenizer, self._network, identity, self._languages, matrix)
+        other._together = self._together  # shapes, which decide, are the same
+        return other
 
     def encode_queries(self, texts: Sequence[str]) -> list[F32]:
         """One float32 [L, D] per query, L2-normalised.
@@ -298,6 +319,7 @@ class Encoder:
                 torch.from_numpy(ids_BL),
                 torch.from_numpy(attention_BL),
                 torch.tensor(kept, dtype=torch.int64),
+                self._language,
             )
             if self._matrix is not None:
                 x = x @ self._matrix.to(x.device)
@@ -324,7 +346,11 @@ def _source(model: str | os.PathLike[str]) -> str:
 
 
 def _identity(
-    source: str, checkpoint: Checkpoint, tokenizer: TextTokenizer, network: Network
+    source: str,
+    checkpoint: Checkpoint,
+    tokenizer: TextTokenizer,
+    network: Network,
+    language: str | None,
 ) -> ModelIdentity:
     rules = tokenizer.rules
     return ModelIdentity(
@@ -343,6 +369,7 @@ def _identity(
         lowercase=rules.lowercase,
         query_prompt=rules.query_prompt,
         passage_prompt=rules.passage_prompt,
+        language=language,
     )
 
 

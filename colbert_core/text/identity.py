@@ -36,6 +36,7 @@ class ModelIdentity:
         query_prompt: text put before every query.
         passage_prompt: text put before every passage.
         projection_sha256: hash of the matrix of `Encoder.project`, or None.
+        language: whose adapter reads, where the model has one for each language, or None.
     """
 
     source: str
@@ -54,11 +55,14 @@ class ModelIdentity:
     query_prompt: str = ""
     passage_prompt: str = ""
     projection_sha256: str | None = None
+    language: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a manifest; `from_dict` reads them back."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values["skip_ids"] = list(self.skip_ids)
+        if self.language is None:  # older programs read the identities of all other models
+            del values["language"]
         return values
 
     @classmethod
@@ -95,10 +99,12 @@ class ModelIdentity:
             ModelMismatch: names both models and each value that differs.
         """
         mine, theirs = self.to_dict(), other.to_dict()
-        different = [name for name in mine if name != "source" and mine[name] != theirs[name]]
+        names = dict.fromkeys([*mine, *theirs])
+        different = [one for one in names if one != "source" and mine.get(one) != theirs.get(one)]
         if different:
             details = "; ".join(
-                f"{name}: {_short(mine[name])} against {_short(theirs[name])}" for name in different
+                f"{name}: {_short(mine.get(name))} against {_short(theirs.get(name))}"
+                for name in different
             )
             raise ModelMismatch(
                 f"the index was built with model {self.source!r}, but {other.source!r} was given,"
@@ -125,6 +131,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "query_prompt": (str,),
     "passage_prompt": (str,),
     "projection_sha256": (str, type(None)),
+    "language": (str, type(None)),
 }
 
 

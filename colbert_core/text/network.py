@@ -76,10 +76,18 @@ class Network:
             width = layer.weight.shape[0]
         return cls(backbone.to(device), head, device, width)
 
-    def __call__(self, ids_BL: Tensor, attention_BL: Tensor, kept_R: Tensor) -> Tensor:
-        """float32 [R, D], not normalised: the vectors at the flat positions `kept_R` of [B·L]."""
+    def __call__(
+        self, ids_BL: Tensor, attention_BL: Tensor, kept_R: Tensor, language: int | None = None
+    ) -> Tensor:
+        """float32 [R, D], not normalised: the vectors at the flat positions `kept_R` of [B·L].
+
+        `language` is the adapter's place, where the backbone has adapters.
+        """
+        options = {}
+        if language is not None:
+            options["lang_ids"] = torch.full((len(ids_BL),), language, device=self.device)
         hidden_BLH = self._backbone(
-            input_ids=ids_BL.to(self.device), attention_mask=attention_BL.to(self.device)
+            input_ids=ids_BL.to(self.device), attention_mask=attention_BL.to(self.device), **options
         )[0]
         x: Tensor = hidden_BLH.flatten(0, 1)[kept_R.to(self.device)].float()
         for layer in self._head:

@@ -46,6 +46,8 @@ class StudentSettings:
         markers: put a marker before queries and another before passages.
         augment: fill queries up to `query_maxlen` with the mask token.
         query_maxlen, doc_maxlen: tokens, markers included.
+        language: of the tuples, where the model has an adapter for each; becomes the default of
+            the checkpoint.
     """
 
     dim: int | None = None
@@ -53,6 +55,7 @@ class StudentSettings:
     augment: bool | None = None
     query_maxlen: int | None = None
     doc_maxlen: int | None = None
+    language: str | None = None
 
 
 def start_student(
@@ -69,12 +72,15 @@ def start_student(
         InvalidInput: a setting does not fit the model.
     """
     source = read_checkpoint(locate(model))
+    language = source.languages.choose(settings.language)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if source.format == "plain":
         form, weight_DH = _from_encoder(source, model, folder, settings, sample)
     else:
         form, weight_DH = _from_late_interaction(source, folder, settings)
+    if language is not None:
+        _edit(_inside(form, folder) / "config.json", {"default_language": language})
     backbone, _ = load_backbone(source, torch.float32)
     write_weights(form, folder, backbone, weight_DH)
     started = read_checkpoint(folder)
@@ -145,7 +151,7 @@ def _from_encoder(
                 shutil.copyfile(file, folder / file.name)
     if markers[0]:
         _require_markers(form)
-    encoder = Encoder.load(model, device="cpu", precision="float32")
+    encoder = Encoder.load(model, device="cpu", precision="float32", language=settings.language)
     dim = settings.dim or min(DIM, encoder.dim)
     matrix_HD = fit_pca(encoder.encode_passages(sample).vectors_TD, dim)
     if form.format == "stanford":
@@ -153,6 +159,11 @@ def _from_encoder(
     else:
         _write_pylate(form, encoder.dim, dim)
     return form, torch.from_numpy(matrix_HD.T.copy())
+
+
+def _inside(form: Checkpoint, folder: Path) -> Path:
+    """Where the transformer of a form lies under another folder."""
+    return folder / form.transformer.relative_to(form.folder)
 
 
 def _require_markers(form: Checkpoint) -> None:

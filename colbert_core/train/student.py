@@ -27,6 +27,8 @@ from colbert_core.text.tokens import TextTokenizer
 from colbert_core.train.batches import TokenBatch
 from colbert_core.train.maxsim import Vectors
 
+_ADAPTERS = "adapter_modules"
+
 
 class Student(torch.nn.Module):
     """ids → unit token vectors, float32.
@@ -44,6 +46,8 @@ class Student(torch.nn.Module):
         self.checkpoint = checkpoint
         self.tokenizer = TextTokenizer(checkpoint)
         self.backbone: Any = backbone.requires_grad_(True)
+        if checkpoint.languages.names:
+            _freeze_languages(backbone)
         self._bf16 = bf16
         self.projection = torch.nn.Linear(weight_DH.shape[1], weight_DH.shape[0], bias=False)
         self.projection.weight.data.copy_(weight_DH)
@@ -77,7 +81,12 @@ class Student(torch.nn.Module):
         """Train low-rank additions to the backbone's linear layers, and the projection, alone."""
         from peft import LoraConfig, get_peft_model
 
-        settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+        settings = LoraConfig(
+            r=rank,
+            lora_alpha=2 * rank,
+            target_modules="all-linear",
+            exclude_modules=rf".*\.{_ADAPTERS}\..*",
+        )
         with warnings.catch_warnings():  # peft asks transformers by a name that is deprecated
             warnings.simplefilter("ignore", FutureWarning)
             self.backbone = get_peft_model(self.backbone, settings)
@@ -122,6 +131,14 @@ def write_weights(
     _save_tensors(state, transformer / "model.safetensors")
     (dense,) = form.dense
     _save_tensors(head, folder / dense.relative_to(form.folder) / "model.safetensors")
+
+
+def _freeze_languages(backbone: torch.nn.Module) -> None:
+    """Embeddings and language adapters stay as they are, as ColBERT-XM has it: what is learnt in one
+    language then fits the adapters of all others."""
+    for name, parameter in backbone.named_parameters():
+        if set(name.split(".")) & {"embeddings", _ADAPTERS, "adapter_layer_norm"}:
+            parameter.requires_grad_(False)
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

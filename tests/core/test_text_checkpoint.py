@@ -92,15 +92,6 @@ def test_roberta_has_fewer_usable_positions(tmp_path):
     assert read_checkpoint(folder).max_positions == tiny.POSITIONS - 2
 
 
-def test_a_model_that_needs_a_language_says_so(tmp_path):
-    folder = tiny.plain(tmp_path)
-    tiny.edit(folder / "config.json", model_type="xmod", languages=["en_XX", "de_DE"])
-    with pytest.raises(ModelError, match="default_language: set it there to one of en_XX, de_DE"):
-        read_checkpoint(folder)
-    tiny.edit(folder / "config.json", default_language="de_DE")
-    assert read_checkpoint(folder).format == "plain"
-
-
 def test_nothing_heavy_is_imported_to_name_a_model():
     script = (
         "import sys; from colbert_core.text import ALIASES, ModelIdentity;"

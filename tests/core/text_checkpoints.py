@@ -25,6 +25,7 @@ VOCABULARY = [
     *WORDS.split(),
     *PIECES,
 ]
+LANGUAGES = ("en_XX", "de_DE", "zh_CN", "zh_TW")
 HIDDEN = 24
 POSITIONS = 40
 
@@ -79,6 +80,34 @@ def stanford(folder: Path, *, pickled: bool = False, dim: int = 16, **metadata) 
         torch.save(weights, folder / "pytorch_model.bin")
     else:
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    edit(folder / "config.json", architectures=["HF_ColBERT"])
+    settings = {"query_maxlen": 12, "doc_maxlen": 20, **metadata}
+    (folder / "artifact.metadata").write_text(json.dumps(settings))
+    return folder
+
+
+def xmod(folder: Path, *, default: str | None = None, dim: int = 16, **metadata) -> Path:
+    """An X-MOD with a projection, as ColBERT-XM is published: Stanford's format, `roberta.` names."""
+    from transformers import XmodConfig, XmodModel
+
+    torch.manual_seed(0)
+    config = XmodConfig(
+        vocab_size=write_tokenizer(folder),
+        hidden_size=HIDDEN,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=POSITIONS,
+        pad_token_id=0,
+        initializer_range=0.2,
+        languages=LANGUAGES,
+        default_language=default,
+    )
+    model = XmodModel(config)
+    model.save_pretrained(folder)
+    weights = {f"roberta.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
+    weights["linear.weight"] = torch.randn(dim, HIDDEN)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     edit(folder / "config.json", architectures=["HF_ColBERT"])
     settings = {"query_maxlen": 12, "doc_maxlen": 20, **metadata}
     (folder / "artifact.metadata").write_text(json.dumps(settings))
