@@ -23,6 +23,7 @@ from cluster.cli_train_options import (
     EvaluateEvery,
     InBatchWeight,
     JudgedData,
+    Language,
     Lora,
     Loss,
     LossName,
@@ -146,6 +147,7 @@ def distill_command(
     augment: Augment = None,
     query_maxlen: QueryMaxlen = None,
     doc_maxlen: DocMaxlen = None,
+    language: Language = None,
     workers: Workers = None,
     seed: Seed = 0,
     checkpoint_every: CheckpointEvery = 500,
@@ -170,7 +172,12 @@ def distill_command(
     from colbert_core.train.trainer import TrainSettings
 
     student = StudentSettings(
-        dim=dim, markers=markers, augment=augment, query_maxlen=query_maxlen, doc_maxlen=doc_maxlen
+        dim=dim,
+        markers=markers,
+        augment=augment,
+        query_maxlen=query_maxlen,
+        doc_maxlen=doc_maxlen,
+        language=language,
     )
     objective = Objective(
         loss=loss.value,

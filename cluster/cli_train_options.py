@@ -92,6 +92,12 @@ Augment = Annotated[
 ]
 QueryMaxlen = Annotated[int | None, typer.Option("--query-maxlen", help="Tokens.  [default: 32]")]
 DocMaxlen = Annotated[int | None, typer.Option("--doc-maxlen", help="Tokens.  [default: 180]")]
+Language = Annotated[
+    str | None,
+    typer.Option(
+        "--language", help="Of the tuples, where the model has an adapter for each: `de_DE`, `de`."
+    ),
+]
 EvaluateEvery = Annotated[int, typer.Option("--evaluate-every", help="Steps.")]
 JudgedData = Annotated[
     Path | None,

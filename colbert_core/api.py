@@ -380,7 +380,8 @@ class Index:
             query = encoder.encode_queries([query])[0]
         elif language is not None:
             raise QueryError(
-                f"language {language!r} says how text is read, and the query is a matrix; leave it out"
+                f"language {language!r} says how text is read, and the query is a matrix: leave "
+                "it out"
             )
         return check_query(query, self.dim)
 

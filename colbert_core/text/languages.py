@@ -1,4 +1,4 @@
-"""The language that a text is read in, where a backbone has an adapter for each (X-MOD, ColBERT-XM).
+"""The language that text is read in, where a backbone has an adapter for each (X-MOD, ColBERT-XM).
 
 All other models read every language alike, and have no `names` here.
 """

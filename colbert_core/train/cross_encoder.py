@@ -169,8 +169,8 @@ def _load(folder: Path, **options: Any) -> tuple[Any, bool]:
         ) from error
     if model.config.model_type == "xmod" and model.config.default_language is None:
         raise ModelError(
-            f"{folder} reads each language with an adapter of its own, and its config.json names no "
-            f"default_language: set it there to one of {', '.join(model.config.languages)}"
+            f"{folder} reads each language with an adapter of its own, and its config.json names "
+            f"no default_language: set it there to one of {', '.join(model.config.languages)}"
         )
     backbone = f"{model.base_model_prefix}."
     return model, any(not name.startswith(backbone) for name in report["missing_keys"])

@@ -134,8 +134,8 @@ def write_weights(
 
 
 def _freeze_languages(backbone: torch.nn.Module) -> None:
-    """Embeddings and language adapters stay as they are, as ColBERT-XM has it: what is learnt in one
-    language then fits the adapters of all others."""
+    """Embeddings and adapters stay as they are, as ColBERT-XM has it: what one language teaches
+    then fits the adapters of all others."""
     for name, parameter in backbone.named_parameters():
         if set(name.split(".")) & {"embeddings", _ADAPTERS, "adapter_layer_norm"}:
             parameter.requires_grad_(False)

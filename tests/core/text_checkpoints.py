@@ -87,7 +87,7 @@ def stanford(folder: Path, *, pickled: bool = False, dim: int = 16, **metadata) 
 
 
 def xmod(folder: Path, *, default: str | None = None, dim: int = 16, **metadata) -> Path:
-    """An X-MOD with a projection, as ColBERT-XM is published: Stanford's format, `roberta.` names."""
+    """An X-MOD with a projection, as ColBERT-XM is published: Stanford's format."""
     from transformers import XmodConfig, XmodModel
 
     torch.manual_seed(0)
