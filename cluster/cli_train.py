@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster import cli_train_tuples
+from cluster import cli_train_generate, cli_train_tuples
 from cluster.cli_options import Json
 from cluster.cli_train_options import (
     Augment,
@@ -230,4 +230,5 @@ def _train(job: TrainJob, out: Path, as_json: bool, following: str) -> None:
     print(f"next: {following} {report.checkpoint}")
 
 
+train_app.command("generate")(cli_train_generate.generate_command)
 cli_train_tuples.register(train_app)

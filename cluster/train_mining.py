@@ -9,7 +9,7 @@ pair, the positive passage first.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,19 +17,17 @@ import torch
 
 from cluster.beir import read_qrels
 from cluster.progress import Progress
-from colbert_core.api import Index
+from cluster.train_ranking import Rank, rankings, stored_texts
 from colbert_core.errors import InvalidInput, TrainingDataError
-from colbert_core.text.corpus import Corpus, read_corpus
+from colbert_core.text.corpus import Corpus
 from colbert_core.text.corpus_records import shown_id
 from colbert_core.train.cross_encoder import CrossEncoder
-from colbert_core.train.mining import Bm25, MiningSettings, candidates, draw, without_false
+from colbert_core.train.mining import MiningSettings, candidates, draw, without_false
 from colbert_core.train.records import Record
-from colbert_core.train.text_store import TextStore, TextWriter
+from colbert_core.train.text_store import TextStore
 from colbert_core.train.tuples import TupleWriter
 
 QUERIES_AT_ONCE = 64
-Rank = Callable[[Sequence[str], int], list[list[str]]]
-"""From queries and a depth to the ids of passages, best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +70,10 @@ def mine(
         raise InvalidInput("--teacher and --margin belong together: give both, or neither")
     judge = None if teacher is None else CrossEncoder.load(teacher, _device())
     with tempfile.TemporaryDirectory(prefix="tartan-mine-") as folder:
-        passages = _store(Path(folder) / "passages", corpus)
-        asked = _store(Path(folder) / "queries", queries)
+        passages = stored_texts(Path(folder) / "passages", corpus)
+        asked = stored_texts(Path(folder) / "queries", queries)
         pairs = _pairs(qrels, asked, passages)
-        ranks: list[Rank] = []
-        if index is not None:
-            ranks.append(_index_rank(Index.open(index), passages))
-        if bm25:
-            rows = range(len(passages))
-            texts = [passages.text(row) for row in rows]
-            ranks.append(Bm25(texts, [passages.id(row) for row in rows], language).search)
+        ranks = rankings(passages, index=index, bm25=bm25, language=language)
         progress.start("mine", len(pairs), "queries")
         written = left_out = 0
         with TupleWriter(out) as writer:
@@ -108,14 +100,6 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _store(folder: Path, source: Corpus) -> TextStore:
-    writer = TextWriter(folder)
-    for document in read_corpus(source):
-        writer.append(document.passage.text, document.passage.id)
-    writer.close()
-    return TextStore(folder)
-
-
 def _pairs(qrels: Path, queries: TextStore, passages: TextStore) -> dict[str, list[str]]:
     """The relevant passages of each query, both known to have texts."""
     pairs: dict[str, list[str]] = {}
@@ -137,20 +121,6 @@ def _pairs(qrels: Path, queries: TextStore, passages: TextStore) -> dict[str, li
     if not pairs:
         raise TrainingDataError(f"{qrels}: it judges nothing relevant")
     return pairs
-
-
-def _index_rank(index: Index, passages: TextStore) -> Rank:
-    def rank(queries: Sequence[str], depth: int) -> list[list[str]]:
-        found = [[hit.id for hit in index.search(query, k=depth)] for query in queries]
-        for one in (one for row in found for one in row):
-            if passages.row(one) is None:
-                raise TrainingDataError(
-                    f"the index has passage {shown_id(one)}, which is not in --corpus; give the "
-                    "corpus that it was built from"
-                )
-        return found
-
-    return rank
 
 
 def _found(

@@ -82,7 +82,7 @@ def write_model(folder: Path, words: Iterator[str]) -> None:
         languages=LANGUAGES,
     )
     model = XmodModel(config)
-    # So that a token's vector says which word it is, as trained models' do, and random ones' hardly.
+    # So that a token's vector says which word it is, which in random models it hardly does.
     model.embeddings.word_embeddings.weight.data *= 10
     model.save_pretrained(folder)
 
