@@ -23,7 +23,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from importlib.metadata import version
 from pathlib import Path
 
@@ -130,34 +130,21 @@ def build_index(
     )
     settings.check()
     check_workers(workers, min_workers, max_workers)
-    if on_error not in ("skip", "fail"):
-        raise InvalidInput(f"on_error is {on_error!r}; give 'skip' or 'fail'")
-    if device not in (None, "cpu", "cuda"):
-        raise InvalidInput(f"device is {device!r}; give cpu or cuda (Ray says which GPU is whose)")
+    _check_choices(on_error, device)
     place = location(out)
     if isinstance(place, Path):
-        check_place(place.expanduser().absolute(), overwrite=overwrite)
-        if staging is not None:
-            raise InvalidInput(
-                f"staging is {staging}, and {place} is a folder, which stages in itself; leave "
-                "--staging out, or give a URI"
-            )
+        _check_folder(place, overwrite, staging)
     files = corpus_files(corpus)
-    report = progress or SilentProgress()
+    bounds = (workers, min_workers, max_workers)
     private_staging = isinstance(place, RemotePath) and staging is None
 
     def build(folder: Path, overwrite: bool = False) -> BuildReport:
-        with building(
-            folder,
-            asked_for(settings, files),
-            overwrite=overwrite,
-            restart=restart,
-            note=report.note,
-        ) as here:
+        asked, note = asked_for(settings, files), report.note
+        with building(folder, asked, overwrite=overwrite, restart=restart, note=note) as here:
             job = Job(settings, here, report, on_error, private_staging)
-            return _run(job, files, (workers, min_workers, max_workers), device)
+            return _run(job, files, bounds, device)
 
-    try:
+    with closing(progress or SilentProgress()) as report:
         if isinstance(place, Path):
             return build(place, overwrite)
         return build_to_bucket(
@@ -169,8 +156,22 @@ def build_index(
             staging=staging,
             progress=report,
         )
-    finally:
-        report.close()
+
+
+def _check_choices(on_error: str, device: str | None) -> None:
+    if on_error not in ("skip", "fail"):
+        raise InvalidInput(f"on_error is {on_error!r}; give 'skip' or 'fail'")
+    if device not in (None, "cpu", "cuda"):
+        raise InvalidInput(f"device is {device!r}; give cpu or cuda (Ray says which GPU is whose)")
+
+
+def _check_folder(place: Path, overwrite: bool, staging: str | os.PathLike[str] | None) -> None:
+    check_place(place.expanduser().absolute(), overwrite=overwrite)
+    if staging is not None:
+        raise InvalidInput(
+            f"staging is {staging}, and {place} is a folder, which stages in itself; leave "
+            "--staging out, or give a URI"
+        )
 
 
 def _run(
