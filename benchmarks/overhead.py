@@ -37,7 +37,8 @@ from cluster.wire.shard_channel import ShardChannel
 from colbert_core.api import Index
 from colbert_core.index import open_generation
 from colbert_core.types import F32
-from workers.shard_server import HeldShard, ShardServer
+from workers.held_shard import HeldShard
+from workers.shard_server import ShardServer
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_MS = 3.0

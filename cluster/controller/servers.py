@@ -27,7 +27,7 @@ from cluster.telemetry.process import ShardTelemetry
 from cluster.wire.inner_tls import InnerTls
 from colbert_core.errors import TartanError
 from workers.process_meter import ProcessState
-from workers.shard_server import ShardServerActor
+from workers.shard_actor import ShardServerActor
 
 log = logging.getLogger(__name__)
 

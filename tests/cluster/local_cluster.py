@@ -22,7 +22,8 @@ from cluster.topology import ReplicaPlace, RoutingTable, ServedGeneration, Shard
 from cluster.wire.shard_channel import ShardChannel
 from cluster.wire.types import Limits
 from colbert_core.index import Manifest, open_generation
-from workers.shard_server import HeldShard, ShardServer
+from workers.held_shard import HeldShard
+from workers.shard_server import ShardServer
 
 T = TypeVar("T")
 DIM = 32

@@ -15,7 +15,8 @@ from colbert_core.index import open_generation
 
 SERVER = """
 import sys, time
-from workers.shard_server import HeldShard, ShardServer
+from workers.held_shard import HeldShard
+from workers.shard_server import ShardServer
 server = ShardServer(HeldShard.open(*sys.argv[2:]), threads=2, host=sys.argv[1])
 server.start()
 print(server.address, flush=True)

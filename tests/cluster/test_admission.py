@@ -27,7 +27,8 @@ from cluster.wire.tartan.shard.v1 import shard_pb2_grpc
 from cluster.wire.types import ShardQuery
 from colbert_core.errors import InvalidInput, Overloaded
 from colbert_core.index import open_generation
-from workers.shard_server import HeldShard, ShardServer
+from workers.held_shard import HeldShard
+from workers.shard_server import ShardServer
 
 ONCE = RetryPolicy(attempts=1)
 

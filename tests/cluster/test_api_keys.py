@@ -28,7 +28,8 @@ from cluster.wire.shard_channel import ShardChannel
 from cluster.wire.types import FetchQuery
 from colbert_core.errors import InvalidInput, NotAllowed, NotAuthenticated
 from colbert_core.index import open_generation
-from workers.shard_server import HeldShard, ShardServer
+from workers.held_shard import HeldShard
+from workers.shard_server import ShardServer
 
 SEARCH = "/tartan.v1.SearchService/Search"
 QUERY = np.full((3, DIM), 0.1, np.float32)

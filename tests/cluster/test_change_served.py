@@ -15,7 +15,7 @@ from colbert_core.api import Index
 from colbert_core.errors import IndexCorrupt
 from colbert_core.generations import collect
 from colbert_core.index import ShardWriter, publish, write_codec
-from workers.shard_server import HeldShard
+from workers.held_shard import HeldShard
 
 EXACT = {"k": 200, "recall": 1.0}
 

@@ -36,7 +36,8 @@ from colbert_core.errors import (
     Unavailable,
 )
 from colbert_core.index import open_generation
-from workers.shard_server import HeldShard, ShardServer
+from workers.held_shard import HeldShard
+from workers.shard_server import ShardServer
 
 TIMEOUT_S = 30.0
 TIMING = Timing(silent_s=1.0, hung_s=5.0, drain_s=10.0)

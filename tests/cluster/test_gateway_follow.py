@@ -26,7 +26,8 @@ from cluster.wire.shard_channel import ShardChannel
 from colbert_core.api import Index
 from colbert_core.errors import Unavailable
 from colbert_core.index import open_generation
-from workers.shard_server import HeldShard, ShardServer
+from workers.held_shard import HeldShard
+from workers.shard_server import ShardServer
 
 ONCE = RetryPolicy(attempts=1)
 

@@ -17,7 +17,8 @@ from local_cluster import LocalCluster
 
 from cluster.cli_health import check_health
 from colbert_core.errors import Unavailable
-from workers.shard_server import HeldShard, ShardServer
+from workers.held_shard import HeldShard
+from workers.shard_server import ShardServer
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -77,7 +78,8 @@ def test_one_replica_of_each_shard_is_enough(small_index: Path) -> None:
 
 HANGING = """
 import sys, time
-from workers.shard_server import HeldShard, ShardServer
+from workers.held_shard import HeldShard
+from workers.shard_server import ShardServer
 server = ShardServer(HeldShard.open(*sys.argv[1:]))
 server.start()
 print(server.address, flush=True)

@@ -17,7 +17,8 @@ from cluster.wire.shard_channel import ShardChannel
 from cluster.wire.types import FetchQuery
 from colbert_core.errors import DeadlineExceeded, Unavailable
 from colbert_core.index import open_generation
-from workers.shard_server import HeldShard, ShardServer
+from workers.held_shard import HeldShard
+from workers.shard_server import ShardServer
 
 TOKEN = "the token"
 

@@ -32,7 +32,7 @@ from cluster.wire.types import (
 from colbert_core.api import Index
 from colbert_core.errors import DeadlineExceeded, Overloaded, QueryError, TartanError, Unavailable
 from colbert_core.index import open_generation
-from workers.shard_server import HeldShard
+from workers.held_shard import HeldShard
 
 ONCE = RetryPolicy(attempts=1)
 FAULTS: dict[str, Behaviour | None] = {

@@ -20,7 +20,7 @@ from cluster.wire import request_context
 from cluster.wire.request_context import REQUEST_ID_KEY, begin_request
 from cluster.wire.tartan.v1 import search_pb2, search_pb2_grpc
 from colbert_core.errors import NotAuthenticated, QueryError
-from workers.shard_server import HeldShard
+from workers.held_shard import HeldShard
 
 TIMEOUT_S = 30.0
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

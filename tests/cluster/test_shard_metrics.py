@@ -18,7 +18,8 @@ from cluster.wire.shard_channel import ShardChannel
 from cluster.wire.types import FetchQuery, ShardQuery
 from colbert_core.errors import IndexMissing, NotAuthenticated
 from colbert_core.index import open_generation
-from workers.shard_server import SERVICE, HeldShard, ShardServer
+from workers.held_shard import HeldShard
+from workers.shard_server import SERVICE, ShardServer
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

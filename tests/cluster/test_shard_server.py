@@ -21,7 +21,9 @@ from cluster.wire.tartan.shard.v1 import shard_pb2, shard_pb2_grpc
 from cluster.wire.types import FetchQuery, ShardQuery
 from colbert_core.errors import IndexCorrupt, IndexMissing, Unavailable
 from colbert_core.index import open_generation
-from workers.shard_server import HeldShard, ShardServer, ShardServerActor
+from workers.held_shard import HeldShard
+from workers.shard_actor import ShardServerActor
+from workers.shard_server import ShardServer
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,8 @@ from cluster.telemetry.spans import span, start_tracing, stop_tracing, wants_tra
 from cluster.wire.request_context import REQUEST_ID_KEY, begin_request
 from cluster.wire.tartan.v1 import search_pb2, search_pb2_grpc
 from colbert_core.errors import InvalidInput
-from workers.shard_server import HeldShard, ShardServer
+from workers.held_shard import HeldShard
+from workers.shard_server import ShardServer
 
 TIMEOUT_S = 30.0
 CALLER_TRACE, CALLER_SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

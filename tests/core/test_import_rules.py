@@ -158,7 +158,7 @@ def loaded_after(statement: str) -> set[str]:
             "ray torch transformers pyarrow prometheus_client opentelemetry",
         ),
         ("import colbert_core; colbert_core.Index", "ray grpc google torch transformers"),
-        ("import workers.shard_server", "torch transformers prometheus_client opentelemetry"),
+        ("import workers.shard_actor", "torch transformers prometheus_client opentelemetry"),
         (
             "import numpy, tempfile; from colbert_core import Index; "
             "index = Index.build(tempfile.mkdtemp(), [numpy.eye(8)] * 9); "

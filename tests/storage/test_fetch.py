@@ -22,7 +22,7 @@ from colbert_core.errors import (
 from colbert_core.index import open_generation, read_current
 from colbert_core.index.fetch import fetched
 from colbert_core.storage import location
-from workers.shard_server import HeldShard
+from workers.held_shard import HeldShard
 
 QUERY = np.random.default_rng(2).standard_normal((5, DIM), dtype=np.float32)
 
