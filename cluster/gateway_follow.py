@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -229,34 +228,3 @@ class TableFollower:
         task = asyncio.create_task(one.retire(RETIRE_S))
         self._retiring[one] = task
         task.add_done_callback(lambda _: self._retiring.pop(one, None))
-
-
-class FixedTable:
-    """A table that changes only when told: for tests, and for a gateway without a controller."""
-
-    def __init__(self, table: RoutingTable) -> None:
-        self._table = table
-        self._changed = asyncio.Event()
-        self.reports: deque[GatewayReport] = deque(maxlen=1000)
-
-    @property
-    def table(self) -> RoutingTable:
-        """The table now."""
-        return self._table
-
-    def set(self, table: RoutingTable) -> None:
-        """Hand out another table. Call on the event loop of whoever watches."""
-        self._table = table
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def watch(self, report: GatewayReport) -> RoutingTable:
-        """See TableSource."""
-        self.reports.append(report)
-        if report.version >= self._table.version:
-            try:
-                async with asyncio.timeout(0.25):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass
-        return self._table

@@ -26,7 +26,6 @@ MAX_UNIT_PASSAGES = 2048
 BYTES_PER_TOKEN = 4  # of text; only for estimates before anything is encoded
 MARKERS_PER_PASSAGE = 3
 SHARD_BYTES = 8 * 2**30  # of codes, residuals and scales
-MAX_SHARDS = 4096
 EXPANSION = {".gz": 4, ".zst": 4, ".bz2": 5, ".xz": 5, ".parquet": 3}
 
 

@@ -15,11 +15,10 @@ from pathlib import Path
 
 from colbert_core.errors import IndexMissing, InvalidInput
 from colbert_core.index import Manifest, make_live, read_current, read_generation, write_lock
-from colbert_core.index.files import sync_folder
+from colbert_core.index.files import check_size, sync_folder
 from colbert_core.index.lease import in_use, lock_alone
 from colbert_core.index.leftovers import WRITTEN, remove
 from colbert_core.index.manifest import manifest_path
-from colbert_core.index.reader import check_size
 
 STAGING = "staging"
 BEGUN_ANEW = "add"

@@ -2,7 +2,7 @@
 
 Value i of width w lies in bits i·w … i·w + w − 1 of the string, its lowest bit first; bit k of the
 string is bit k mod 8 of byte k div 8. `SLACK` zero bytes follow, so that one 64-bit load at the
-byte where a value begins holds all of it and never leaves the array: hence `MAX_WIDTH`.
+byte where a value of up to 57 bits begins holds all of it and never leaves the array.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import numpy as np
 from colbert_core.types import I64, U8, AnyArray
 
 SLACK = 7
-MAX_WIDTH = 57
 
 
 def width_of(largest: int) -> int:

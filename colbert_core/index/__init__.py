@@ -13,21 +13,16 @@ from colbert_core.index.manifest import (
     read_current,
     read_generation,
 )
+from colbert_core.index.opening import Generation, files_of, open_generation
 from colbert_core.index.passages import StoredRow
 from colbert_core.index.presets import Preset
+from colbert_core.index.publish import make_live, new_generation_id, publish, publish_change
 from colbert_core.index.push import check_remote_place, live_generation, number_after, push
-from colbert_core.index.reader import Generation, ShardReader, files_of, open_generation
+from colbert_core.index.reader import ShardReader
 from colbert_core.index.repair import Repair, repair
 from colbert_core.index.tombstones import write_tombstones
 from colbert_core.index.verify import Problem, Report, check_index, verify, verify_checksums
-from colbert_core.index.writer import (
-    ShardWriter,
-    make_live,
-    new_generation_id,
-    publish,
-    publish_change,
-    write_codec,
-)
+from colbert_core.index.writer import ShardWriter, write_codec
 
 __all__ = [
     "Generation",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -66,12 +65,7 @@ class ArrayWriter:
     def __enter__(self) -> ArrayWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
         else:
@@ -198,3 +192,16 @@ def entry_of(path: Path) -> FileEntry:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return FileEntry(path.stat().st_size, digest.hexdigest())
+
+
+def check_size(path: Path, entry: FileEntry) -> None:
+    """Raise `IndexCorrupt` where a file is missing or has another size than the manifest says."""
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise IndexCorrupt(f"{path}: the manifest lists this file, but {error.strerror}") from error
+    if size != entry.size_bytes:
+        raise IndexCorrupt(
+            f"{path}: it has {size:,} bytes and the manifest says {entry.size_bytes:,}; "
+            "restore the file or build the index again"
+        )

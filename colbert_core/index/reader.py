@@ -1,41 +1,32 @@
-"""Opening a generation: the codec, and shards as mapped arrays behind the search kernel.
+"""One shard as mapped arrays behind the search kernel, and its ids, texts and metadata.
 
-Opening costs the same whatever the size of the index: files are checked by size and mapped, and
-only what a search touches is read. `verify.py` reads everything.
+Opening it costs the same whatever its size: files are mapped, and only what a search touches is
+read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from colbert_core import kernels
 from colbert_core.codec import Codec, Compressed
-from colbert_core.errors import IndexCorrupt, InvalidInput
-from colbert_core.index.cache import Pin
-from colbert_core.index.fetch import OnBytes, fetched
-from colbert_core.index.files import map_bytes, read_matrix
-from colbert_core.index.lease import Lease, lease_generation
+from colbert_core.errors import IndexCorrupt
+from colbert_core.index.files import map_bytes
 from colbert_core.index.manifest import (
-    FileEntry,
-    Manifest,
     ShardEntry,
-    read_current,
-    read_generation,
 )
 from colbert_core.index.metadata import MetadataReader
 from colbert_core.index.passages import PassageReader, StoredRow
 from colbert_core.index.tombstones import read_tombstones
 from colbert_core.index.windows import WindowsReader
 from colbert_core.packed_ints import PackedInts
-from colbert_core.storage import RemotePath, location
-from colbert_core.types import F32, I64, U8, AnyArray
+from colbert_core.types import I64, U8, AnyArray
 
 if TYPE_CHECKING:
     from colbert_core.torch_kernels import TorchShard, TorchTable
@@ -124,47 +115,51 @@ class ShardReader:
         Raises:
             IndexCorrupt: the arrays do not fit each other.
         """
-        arrays, codec = self.arrays, self.codec
-        centroids_CD = codec.centroids_CD if codec.normalize else None
         try:
-            native = kernels.Shard(
-                codec.centroid_table,
-                self.passages,
-                arrays.codes,
-                arrays.residuals,
-                arrays.scales,
-                arrays.offsets,
-                arrays.posting_offsets,
-                arrays.postings,
-                codec.bits,
-                codec.tables.levels,
-                codec.tables.alpha,
-                codec.tables.beta,
-                centroids_CD,
-                codec.normalize,
-            )
-            if self._table is None:
-                return native
-            from colbert_core.torch_kernels import TorchShard
-
-            return TorchShard(
-                self._table,
-                native,
-                arrays.codes,
-                arrays.residuals,
-                arrays.scales,
-                arrays.offsets,
-                codec.bits,
-                codec.tables.levels,
-                codec.tables.alpha,
-                codec.tables.beta,
-                centroids_CD,
-                codec.normalize,
-            )
+            native = self._native()
+            return native if self._table is None else self._on_device(native, self._table)
         except ValueError as error:
             raise IndexCorrupt(
                 f"{self.folder}: {error}; run `tartan index verify` to find the damaged file"
             ) from error
+
+    def _native(self) -> kernels.Shard:
+        arrays, codec = self.arrays, self.codec
+        return kernels.Shard(
+            codec.centroid_table,
+            self.passages,
+            arrays.codes,
+            arrays.residuals,
+            arrays.scales,
+            arrays.offsets,
+            arrays.posting_offsets,
+            arrays.postings,
+            codec.bits,
+            codec.tables.levels,
+            codec.tables.alpha,
+            codec.tables.beta,
+            codec.centroids_CD if codec.normalize else None,
+            codec.normalize,
+        )
+
+    def _on_device(self, native: kernels.Shard, table: TorchTable) -> TorchShard:
+        from colbert_core.torch_kernels import TorchShard
+
+        arrays, codec = self.arrays, self.codec
+        return TorchShard(
+            table,
+            native,
+            arrays.codes,
+            arrays.residuals,
+            arrays.scales,
+            arrays.offsets,
+            codec.bits,
+            codec.tables.levels,
+            codec.tables.alpha,
+            codec.tables.beta,
+            codec.centroids_CD if codec.normalize else None,
+            codec.normalize,
+        )
 
     @property
     def table(self) -> kernels.CentroidTable | TorchTable:
@@ -250,111 +245,3 @@ class ShardReader:
             return places_F, pids_F
         live_F = self.live_N[pids_F] != 0
         return places_F[live_F], pids_F[live_F]
-
-
-@dataclass(frozen=True)
-class Generation:
-    """An open generation: immutable, whatever is published after it, and not collected."""
-
-    path: Path
-    manifest: Manifest
-    codec: Codec
-    shards: tuple[ShardReader, ...]
-    device: str = "cpu"
-    device_table: TorchTable | None = None
-    lease: Lease | Pin | None = None
-
-    @property
-    def table(self) -> kernels.CentroidTable | TorchTable:
-        """The centroids where shards are searched."""
-        return self.device_table or self.codec.centroid_table
-
-    @property
-    def model(self) -> Mapping[str, Any] | None:
-        """Identity of the encoder, or None where the vectors came from elsewhere."""
-        return self.manifest.model
-
-    @cached_property
-    def projection(self) -> F32 | None:
-        """The matrix float32 [model dim, D] that reduces the model's vectors, or None."""
-        path = self.path / "global" / self.manifest.codec_id / "projection.npy"
-        return read_matrix(path) if path.exists() else None
-
-
-def open_generation(
-    path: str | Path | RemotePath,
-    *,
-    shards: Sequence[str] | None = None,
-    generation: str | None = None,
-    device: str = "cpu",
-    on_fetch: OnBytes | None = None,
-) -> Generation:
-    """Open a generation of an index.
-
-    Args:
-        path: folder of the index, or its URI: then what is opened of it is fetched into the local
-            cache first, and verified.
-        shards: ids of the shards to open; all by default, none for a gateway.
-        generation: its id; the live one by default.
-        device: where to search. "cpu" is the native kernels; "cuda", or "cuda:1" for one of
-            several GPUs, is those in torch, with the shards copied there now; "torch:cpu" is the
-            same without a GPU, for testing.
-        on_fetch: called with the bytes fetched and wanted, of one folder after another.
-
-    Raises:
-        InvalidInput: there is no such device here, or the shards do not fit on it.
-        IndexMissing: there is no index here.
-        IndexCorrupt: a file is missing, truncated, or does not fit the manifest.
-        StorageError, Unavailable: the bucket refuses, or does not answer.
-    """
-    place = location(path)
-    lease: Lease | Pin
-    if isinstance(place, Path):
-        index, (manifest, lease) = place, lease_generation(place, generation)
-    else:
-        manifest = read_generation(place, generation) if generation else read_current(place)
-    wanted = [s for s in manifest.shards if shards is None or s.id in shards]
-    needed = (f"global/{manifest.codec_id}/", *(name for s in wanted for name in files_of(s)))
-    if isinstance(place, RemotePath):
-        index, lease = fetched(place, manifest, needed, on_fetch)
-    for name, entry in manifest.files.items():
-        if name.startswith(needed):
-            check_size(index / name, entry)
-    codec = Codec.load(index / "global" / manifest.codec_id)
-    table = None if device == "cpu" else _device_table(codec, device)
-    readers = tuple(ShardReader(index, shard, codec, table) for shard in wanted)
-    if table is not None:
-        for reader in readers:  # copied now: threads that search first would each make a copy
-            _ = reader.kernel
-    return Generation(index, manifest, codec, readers, device, table, lease)
-
-
-def files_of(shard: ShardEntry) -> tuple[str, ...]:
-    """What the names of a shard's files in the manifest begin with."""
-    folder = f"shards/{shard.id}/"
-    return (folder, shard.tombstones.file) if shard.tombstones else (folder,)
-
-
-def _device_table(codec: Codec, device: str) -> TorchTable:
-    """The centroids on a device; torch is imported here, and nowhere else for searching."""
-    try:
-        from colbert_core.torch_kernels import TorchTable, open_device
-    except ModuleNotFoundError as error:
-        raise InvalidInput(
-            f"device is {device!r}, which needs torch: install it (`pip install torch`), or search "
-            "with device cpu"
-        ) from error
-    return TorchTable(*codec.centroids_i8, open_device(device))
-
-
-def check_size(path: Path, entry: FileEntry) -> None:
-    """Raise `IndexCorrupt` where a file is missing or has another size than the manifest says."""
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise IndexCorrupt(f"{path}: the manifest lists this file, but {error.strerror}") from error
-    if size != entry.size_bytes:
-        raise IndexCorrupt(
-            f"{path}: it has {size:,} bytes and the manifest says {entry.size_bytes:,}; "
-            "restore the file or build the index again"
-        )

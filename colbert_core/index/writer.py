@@ -1,65 +1,42 @@
-"""Writing an index: a codec, shards, and the one atomic step that makes them a generation.
+"""Writing the files of an index: a codec, and shards. `publish.py` makes them a generation.
 
-Everything is written under a temporary name, synced and renamed; only `publish` changes what
-readers see, and only by replacing `CURRENT`. A build that stops anywhere before leaves the live
-generation as it was.
+Everything is written under a temporary name, synced and renamed, so that a build that stops
+anywhere leaves the live generation as it was.
 
 Shapes: N passages, T tokens, C centroids.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
-import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from colbert_core.codec import Codec, Compressed
-from colbert_core.errors import CorpusError, IndexCorrupt, IndexExists, IndexMissing, InvalidInput
+from colbert_core.errors import CorpusError, IndexExists, InvalidInput
 from colbert_core.index.files import (
     ArrayWriter,
     PackedWriter,
-    entry_of,
     map_array,
     sync_folder,
-    write_file,
 )
 from colbert_core.index.manifest import (
-    CURRENT,
-    VERSION,
-    FileEntry,
-    Manifest,
     ShardEntry,
-    manifest_path,
-    read_current,
 )
 from colbert_core.index.metadata import write_metadata
 from colbert_core.index.passages import PassageWriter
 from colbert_core.index.postings import write_postings
-from colbert_core.index.presets import Preset
 from colbert_core.index.windows import Windows, WindowsWriter
 from colbert_core.packed_ints import PackedInts
 from colbert_core.types import F32, I32
 
 _DOCLENS = "doclens.npy"  # until the shard is whole
 _LENGTHS_AT_ONCE = 1 << 16
-
-
-def new_generation_id(index: Path) -> str:
-    """The id of the next generation: a number that only grows, and what keeps two builds apart."""
-    folder = index / "generations"
-    taken = [int(m[1]) for p in folder.glob("g*.json") if (m := re.match(r"g(\d+)-", p.name))]
-    return f"g{max(taken, default=0) + 1:06d}-{secrets.token_hex(3)}"
 
 
 class _Folder:
@@ -212,12 +189,7 @@ class ShardWriter:
     def __enter__(self) -> ShardWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for array in (*self._arrays, self._windows):
             array.abandon()
         self._folder.discard()
@@ -232,116 +204,3 @@ def _as_json(metadata: Mapping[str, Any], identity: str) -> str | None:
             f"passage {identity!r}: its metadata cannot be kept as JSON ({error}); use strings, "
             "finite numbers, booleans, lists and objects with string keys"
         ) from error
-
-
-def publish(
-    index: Path,
-    generation: str,
-    codec_id: str,
-    codec: Codec,
-    shards: Sequence[ShardEntry],
-    *,
-    model: Mapping[str, Any] | None = None,
-    truncated: int = 0,
-    pool_factor: int = 1,
-    presets: Sequence[Preset] = (),
-    extras: Mapping[str, Any] | None = None,
-) -> Manifest:
-    """Make written shards the live generation.
-
-    Raises:
-        IndexExists: another build published this generation id first.
-    """
-    folders = [index / "global" / codec_id, *(index / "shards" / shard.id for shard in shards)]
-    try:
-        parent = read_current(index).generation
-    except (IndexMissing, IndexCorrupt):  # what cannot be read is replaced, as its error advises
-        parent = None
-    manifest = Manifest(
-        generation=generation,
-        parent=parent,
-        created=_now(),
-        codec_id=codec_id,
-        codec={
-            "name": codec.name,
-            "bits": codec.bits,
-            "dim": codec.dim,
-            "centroids": codec.centroid_count,
-        },
-        shards=tuple(shards),
-        files={name: entry for folder in folders for name, entry in _entries(index, folder)},
-        model=model,
-        truncated=truncated,
-        pool_factor=pool_factor,
-        presets=tuple(presets),
-        extras=dict(extras or {}),
-    )
-    _commit(index, manifest)
-    return manifest
-
-
-def publish_change(
-    index: Path,
-    parent: Manifest,
-    generation: str,
-    shards: Sequence[ShardEntry],
-    **changed: Any,
-) -> Manifest:
-    """Make a generation live that shares the codec, and shards, with its parent.
-
-    Only what the parent does not list is read, so that a small change of a large index is quick.
-
-    Args:
-        shards: all of the new generation, in the order of the corpus.
-        changed: other fields of the manifest that differ from the parent's.
-
-    Raises:
-        IndexExists: another writer published this generation id first.
-    """
-    known: dict[str, dict[str, FileEntry]] = {}
-    for name, entry in parent.files.items():
-        known.setdefault("/".join(name.split("/")[:2]), {})[name] = entry
-    files = dict(known[f"global/{parent.codec_id}"])
-    for shard in shards:
-        folder = f"shards/{shard.id}"
-        files |= known[folder] if folder in known else dict(_entries(index, index / folder))
-        if shard.tombstones is not None:
-            name = shard.tombstones.file
-            files[name] = parent.files.get(name) or entry_of(index / name)
-    manifest = replace(
-        parent,
-        generation=generation,
-        parent=parent.generation,
-        created=_now(),
-        shards=tuple(shards),
-        files=files,
-        version=VERSION,
-        **changed,
-    )
-    _commit(index, manifest)
-    return manifest
-
-
-def make_live(index: Path, generation: str) -> None:
-    """Point `CURRENT` to a generation whose manifest is written: the step that readers see."""
-    digest = hashlib.sha256(manifest_path(index, generation).read_bytes()).hexdigest()
-    pointer = {"generation": generation, "manifest_sha256": digest}
-    write_file(index / CURRENT, (json.dumps(pointer) + "\n").encode())
-
-
-def _commit(index: Path, manifest: Manifest) -> None:
-    path = manifest_path(index, manifest.generation)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        raise IndexExists(f"{path}: this generation is published already")
-    write_file(path, manifest.to_json())
-    make_live(index, manifest.generation)
-
-
-def _entries(index: Path, folder: Path) -> Iterator[tuple[str, FileEntry]]:
-    for path in sorted(folder.iterdir()):
-        yield path.relative_to(index).as_posix(), entry_of(path)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

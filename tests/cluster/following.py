@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from local_cluster import LoopThread
+from local_cluster import FixedTable, LoopThread
 
 from cluster.gateway import Gateway, GatewayConfig
 from cluster.gateway_encoder import Encoders, LazyEncoder
-from cluster.gateway_follow import FixedTable
 from cluster.observer import Observer
 from cluster.topology import GatewayReport, RoutingTable, ServedGeneration
 from cluster.wire.shard_channel import ShardChannel

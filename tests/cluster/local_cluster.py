@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,10 @@ import numpy as np
 from cluster.fan_out import Connect, ShardRoute
 from cluster.gateway import Gateway, GatewayConfig
 from cluster.gateway_encoder import Encoders, LazyEncoder
-from cluster.gateway_follow import FixedTable
 from cluster.gateway_limits import DEFAULT_LIMITS
 from cluster.gateway_search import SearchPipeline
 from cluster.observer import Observer
-from cluster.topology import ReplicaPlace, RoutingTable, ServedGeneration, ShardPlace
+from cluster.topology import GatewayReport, ReplicaPlace, RoutingTable, ServedGeneration, ShardPlace
 from cluster.wire.shard_channel import ShardChannel
 from cluster.wire.types import Limits
 from colbert_core.index import Manifest, open_generation
@@ -45,6 +45,35 @@ class LoopThread:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(TIMEOUT_S)
         self._loop.close()
+
+
+class FixedTable:
+    """A routing table that changes only when told."""
+
+    def __init__(self, table: RoutingTable) -> None:
+        self._table = table
+        self._changed = asyncio.Event()
+        self.reports: deque[GatewayReport] = deque(maxlen=1000)
+
+    @property
+    def table(self) -> RoutingTable:
+        return self._table
+
+    def set(self, table: RoutingTable) -> None:
+        """Hand out another table. Call on the event loop of whoever watches."""
+        self._table = table
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def watch(self, report: GatewayReport) -> RoutingTable:
+        self.reports.append(report)
+        if report.version >= self._table.version:
+            try:
+                async with asyncio.timeout(0.25):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+        return self._table
 
 
 class LocalCluster:

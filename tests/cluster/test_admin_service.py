@@ -8,13 +8,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from local_cluster import LoopThread
+from local_cluster import FixedTable, LoopThread
 from local_cluster import served as served_generation
 
 from cluster.client_admin import AdminClient
 from cluster.gateway import Gateway, GatewayConfig
 from cluster.gateway_admin import AdminServicer
-from cluster.gateway_follow import FixedTable
 from cluster.security.api_keys import new_key
 from cluster.topology import RoutingTable
 from cluster.wire import admin

@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 from following import Following
-from local_cluster import LoopThread, replicas_at, served, unit_vectors
+from local_cluster import FixedTable, LoopThread, replicas_at, served, unit_vectors
 
 from cluster.client import Client
 from cluster.client_retry import RetryPolicy
 from cluster.gateway import Gateway, GatewayConfig
 from cluster.gateway_encoder import Encoders, LazyEncoder
-from cluster.gateway_follow import FixedTable
 from cluster.topology import RoutingTable, ServedGeneration
 from cluster.wire.shard_channel import ShardChannel
 from colbert_core.api import Index

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 WIRE = ("ray", "grpc", "google", "grpc_health", "grpc_reflection", "grpc_status")
 SERVING = (
-    ROOT / "workers" / "shard_server.py",
+    *(ROOT / "workers" / f"{name}.py" for name in ("held_shard", "shard_server", "shard_actor")),
     *ROOT.glob("cluster/gateway*.py"),
     *ROOT.glob("cluster/client*.py"),
 )
@@ -51,10 +51,10 @@ def test_only_text_and_train_import_transformers() -> None:
 
 
 def test_only_a_device_brings_torch_to_a_search() -> None:
-    """The kernels in torch are imported in three places, and use nothing of what stands above."""
+    """The kernels in torch are imported in four places, and use nothing of what stands above."""
     for path in sources("colbert_core"):
         inside = path.parts[-2] == "torch_kernels"
-        if not inside and path.name not in ("reader.py", "on_device.py", "assign.py"):
+        if not inside and path.name not in DEVICE:
             assert not under(imports_of(path), "colbert_core.torch_kernels"), path
         if inside:
             above = [f"colbert_core.{name}" for name in (*LAYERS, "text", "api", "build")]
@@ -63,6 +63,7 @@ def test_only_a_device_brings_torch_to_a_search() -> None:
         assert not under(imports_of(path), "torch"), path
 
 
+DEVICE = ("opening.py", "reader.py", "on_device.py", "assign.py")
 LAYERS = {"codec": 1, "index": 2, "search": 3}
 
 
