@@ -50,7 +50,8 @@ class Ask:
     @property
     def options(self) -> dict[str, Any]:
         """Everything but the query."""
-        rest = {"explain": self.explain, "timeout_s": self.timeout_s, "filter": self.filter}
+        names = ("explain", "timeout_s", "filter", "language")
+        rest = {name: getattr(self, name) for name in names}
         return {**self.knobs, **rest}
 
 
@@ -63,11 +64,6 @@ def search(
     if device != "cpu" and not index:
         raise InvalidInput(
             f"--device {device} goes with --index; a gateway's is chosen by `tartan serve --device`"
-        )
-    if ask.language is not None and not index:
-        raise InvalidInput(
-            f"--language {ask.language} goes with --index; a gateway reads queries in the language "
-            "of its index"
         )
     began = time.perf_counter()
     # A person's eye needs the matched words highlighted, so the matches are always asked for then.
@@ -92,7 +88,7 @@ def _search_index(ask: Ask, path: Location, device: str) -> tuple[Sequence[Hit],
         "generation": index.manifest.generation,
         "params": dataclasses.asdict(index.params(**ask.knobs)),
     }
-    return index.search(ask.query, language=ask.language, **ask.options), about
+    return index.search(ask.query, **ask.options), about
 
 
 def _search_gateway(ask: Ask, target: str) -> tuple[Sequence[Hit], dict[str, Any]]:

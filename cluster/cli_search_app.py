@@ -48,8 +48,7 @@ def search_command(
         str | None,
         typer.Option(
             "--language",
-            help="With --index: of the query, where it is not the index's, for a model with an "
-            "adapter for each.",
+            help="Of the query, where it is not the index's, for a model with an adapter for each.",
         ),
     ] = None,
     as_json: Json = False,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster import cli_train_generate, cli_train_tuples
+from cluster import cli_train_adapt, cli_train_generate, cli_train_tuples
 from cluster.cli_options import Json
 from cluster.cli_train_options import (
     Augment,
@@ -231,4 +231,5 @@ def _train(job: TrainJob, out: Path, as_json: bool, following: str) -> None:
 
 
 train_app.command("generate")(cli_train_generate.generate_command)
+train_app.command("adapt")(cli_train_adapt.adapt_command)
 cli_train_tuples.register(train_app)

@@ -62,7 +62,7 @@ def mine_command(
     from cluster.train_mining import mine
     from colbert_core.train.mining import MiningSettings
 
-    first, last = _ranks(ranks)
+    first, last = parse_ranks(ranks)
     report = mine(
         qrels,
         out,
@@ -121,7 +121,12 @@ def score_command(
     print(f"next: tartan train distill {out} --out RUN")
 
 
-def _ranks(text: str) -> tuple[int, int]:
+def parse_ranks(text: str) -> tuple[int, int]:
+    """FIRST and LAST of `FIRST:LAST`.
+
+    Raises:
+        InvalidInput: it is not written so.
+    """
     first, _, last = text.partition(":")
     if not (first.isdecimal() and last.isdecimal()):
         raise InvalidInput(f"ranks {text!r}: write FIRST:LAST, such as 5:100")

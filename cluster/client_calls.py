@@ -35,6 +35,7 @@ class SearchOptions(TypedDict, total=False):
             same as an expression (`colbert_core.filters`), or a collection of ids; None for all.
         allow_partial: where shards do not answer, give what the others found, with what is missing
             in `coverage`, instead of raising.
+        language: of the text, where it is not the index's and the model has an adapter for each.
     """
 
     nprobe: int | None
@@ -47,6 +48,7 @@ class SearchOptions(TypedDict, total=False):
     timings: bool
     filter: FilterLike | None
     allow_partial: bool
+    language: str | None
 
 
 def make_request(

@@ -20,6 +20,9 @@ from colbert_core.types import F32
 class QueryEncoder(Protocol):
     """What serving needs of colbert_core.text.Encoder."""
 
+    def in_language(self, language: str) -> QueryEncoder:
+        """The same model, reading in another language."""
+
     def encode_queries(self, texts: list[str]) -> list[F32]:
         """One float32 [L, D] per text."""
 

@@ -23,8 +23,8 @@ from colbert_core.types import F32
 MEAN_WEIGHT = 0.1
 LEAST_MEASURED = 16  # queries, before an expectation is trusted
 
-Key = tuple[str, str]
-"""(identity of the encoder, text)"""
+Key = tuple[str, str | None, str]
+"""(identity of the encoder, language, text)"""
 
 
 @dataclass(eq=False, slots=True)
@@ -32,12 +32,17 @@ class _Waiting:
     """One text, and who waits for its vectors."""
 
     encoder: LazyEncoder
+    language: str | None
     text: str
     deadline: float
     since: float
     done: asyncio.Future[tuple[F32, float]] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
+
+    def reads_as(self, other: _Waiting) -> bool:
+        """Whether both can be encoded together."""
+        return self.encoder is other.encoder and self.language == other.language
 
     @property
     def wanted(self) -> bool:
@@ -75,25 +80,29 @@ class EncodeQueue:
         self._measured = 0
         self._encoding = 0  # texts that are at it
 
-    async def encode(self, encoder: LazyEncoder, text: str, deadline: float) -> tuple[F32, float]:
+    async def encode(
+        self, encoder: LazyEncoder, text: str, deadline: float, language: str | None = None
+    ) -> tuple[F32, float]:
         """The vectors of a text, float32 [L, D], and the seconds that it waited.
 
         Args:
             deadline: on time.monotonic().
+            language: other than the encoder's own.
 
         Raises:
             Overloaded: with what waits already it would be too late.
             DeadlineExceeded: it became too late.
             ModelError: the model cannot be loaded.
+            InvalidInput: it does not read this language.
         """
-        key = (encoder.identity, text)
+        key = (encoder.identity, language, text)
         if self._cache.enabled:
             known = self._cache.get(key)
             self._observer.cache_asked("embedding", known is not None)
             if known is not None:
                 return known, 0.0
         self._refuse_if_late(deadline)
-        waiting = _Waiting(encoder, text, deadline, time.monotonic())
+        waiting = _Waiting(encoder, language, text, deadline, time.monotonic())
         self._queue.append(waiting)
         self._start()
         with contextlib.suppress(TimeoutError):
@@ -134,10 +143,11 @@ class EncodeQueue:
             task.add_done_callback(self._working.discard)
 
     def _next_batch(self) -> list[_Waiting]:
-        """The next texts of one encoder; those that are not wanted any more are dropped."""
+        """The next texts of one encoder and language; those that are not wanted any more are
+        dropped."""
         batch: list[_Waiting] = []
         while self._queue and len(batch) < self._max_batch:
-            if batch and self._queue[0].encoder is not batch[0].encoder:
+            if batch and not self._queue[0].reads_as(batch[0]):
                 break
             waiting = self._queue.popleft()
             if waiting.wanted:
@@ -146,11 +156,11 @@ class EncodeQueue:
 
     async def _work(self, batch: list[_Waiting]) -> None:
         texts = [waiting.text for waiting in batch]
-        encoder = batch[0].encoder
+        first = batch[0]
         loop = asyncio.get_running_loop()
         try:
             began, took_s, vectors = await loop.run_in_executor(
-                self._executor, _encode, encoder, texts
+                self._executor, _encode, first.encoder, first.language, texts
             )
         except Exception as error:
             for waiting in batch:
@@ -173,8 +183,11 @@ class EncodeQueue:
         self._mean_s += weight * (each_s - self._mean_s)
 
 
-def _encode(encoder: LazyEncoder, texts: list[str]) -> tuple[float, float, list[F32]]:
+def _encode(
+    encoder: LazyEncoder, language: str | None, texts: list[str]
+) -> tuple[float, float, list[F32]]:
     """When it began, on time.monotonic(), what it took, and the vectors. Runs in a thread."""
     began = time.monotonic()
-    vectors = encoder.get().encode_queries(texts)
+    reader = encoder.get() if language is None else encoder.get().in_language(language)
+    vectors = reader.encode_queries(texts)
     return began, time.monotonic() - began, vectors

@@ -62,6 +62,11 @@ def check_call(call: SearchCall, limits: Limits, presets: Sequence[Preset]) -> S
             raise QueryError(f"{name} is {value}: give at most {2**31 - 1:,}")
     if call.text is not None:
         _check_text(call.text, limits)
+    elif call.language is not None:
+        raise QueryError(
+            f"language {call.language[:40]!r} says how text is read, and the query is vectors: "
+            "leave it out"
+        )
     return derive_params(
         call.k,
         recall=call.recall,

@@ -147,7 +147,7 @@ class SearchPipeline:
             return call.query_LD, 0.0
         assert call.text is not None
         clock.left_s("the query was encoded")
-        return await self.encoding.encode(self.encoder, call.text, clock.deadline)
+        return await self.encoding.encode(self.encoder, call.text, clock.deadline, call.language)
 
     def _prepare(
         self,

@@ -170,10 +170,11 @@ def _asked(
     settings: GenerateSettings,
 ) -> dict[str, object]:
     digest = hashlib.sha256()
-    for row in rows:
+    for row in range(len(passages)):
         digest.update(json.dumps([passages.id(row), passages.text(row)]).encode())
     return {
-        "corpus": f"{len(passages)} passages, {len(rows)} of them {digest.hexdigest()[:16]}",
+        "corpus": f"{len(passages):,} passages, sha256 {digest.hexdigest()[:16]}",
+        "passages": len(rows),
         **writer.identity,
         "templates": {template.name: template.text for template in templates},
         "examples": [[one.passage, one.query] for one in examples],

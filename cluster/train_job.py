@@ -138,11 +138,15 @@ def train(job: TrainJob, out: Path, progress: Progress) -> TrainReport:
                 checkpoint = _fit(loop, name, workers, session.gpus > 0, job.max_failures)
         _save(checkpoint, loop, out)
         draw_curves(out)
-    measured = [row for row in read_log(out) if "ndcg@10" in row]
-    for row in measured:
+    return TrainReport(out / "checkpoint", name, settings.steps, *measured(out))
+
+
+def measured(out: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """What a run measured first and last, or nothing."""
+    rows = [row for row in read_log(out) if "ndcg@10" in row]
+    for row in rows:
         del row["step"]
-    ends = (measured[0], measured[-1]) if measured else ({}, {})
-    return TrainReport(out / "checkpoint", name, settings.steps, *ends)
+    return (rows[0], rows[-1]) if rows else ({}, {})
 
 
 def _make_writable(out: Path) -> None:

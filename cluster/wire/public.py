@@ -48,6 +48,7 @@ def call_to_proto(call: SearchCall) -> pb.SearchRequest:
         explain=call.explain,
         timings=call.timings,
         allow_partial=call.allow_partial,
+        language=call.language or "",
     )
     if call.text is not None:
         message.text = call.text
@@ -90,6 +91,7 @@ def call_from_proto(message: pb.SearchRequest) -> SearchCall:
         timings=message.timings,
         filter=filter_from_proto(message.filter) if message.HasField("filter") else None,
         allow_partial=message.allow_partial,
+        language=message.language or None,
     )
 
 

@@ -28,6 +28,7 @@ class SearchCall:
         exact: score every passage.
         filter: which passages may be found; None for all.
         allow_partial: give what answers there are where shards do not answer.
+        language: of the text, where it is not the index's and the model has an adapter for each.
     """
 
     text: str | None = None
@@ -44,6 +45,7 @@ class SearchCall:
     timings: bool = False
     filter: Filter | None = None
     allow_partial: bool = False
+    language: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

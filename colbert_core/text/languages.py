@@ -48,8 +48,8 @@ class Languages:
         if not self.names:
             if asked is not None:
                 raise InvalidInput(
-                    f"language {asked!r}: the model in {self.model} has no adapters for languages "
-                    "and reads all alike; leave --language out"
+                    f"language {asked[:40]!r}: the model in {self.model} has no adapters for "
+                    "languages and reads all alike; leave --language out"
                 )
             return None
         wanted = asked or self.default
@@ -64,8 +64,8 @@ class Languages:
         if len(fitting) == 1:
             return fitting[0]
         raise InvalidInput(
-            f"language {wanted!r}: the model in {self.model} has {len(fitting) or 'no'} adapters "
-            f"of that name; give one of {self._shown(fitting or self.names)}"
+            f"language {wanted[:40]!r}: the model in {self.model} has {len(fitting) or 'no'} "
+            f"adapters of that name; give one of {self._shown(fitting or self.names)}"
         )
 
     def number(self, language: str | None) -> int | None:

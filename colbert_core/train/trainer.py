@@ -63,6 +63,22 @@ def check_settings(settings: TrainSettings, tuples: TupleSet, workers: int) -> N
     Raises:
         InvalidInput: a value is out of range, or does not fit the tuples or the workers.
     """
+    check_values(settings, workers)
+    objective = settings.objective
+    if objective.loss == "kl" and objective.weight and not tuples.scored:
+        raise InvalidInput(
+            "loss kl learns from a teacher's scores, and the tuples have none; score them with "
+            "`tartan train score`, or learn from the positive passages alone with --loss v1"
+        )
+    batch_ordinals(0, tuples=len(tuples), batch=settings.batch, seed=settings.seed)
+
+
+def check_values(settings: TrainSettings, workers: int) -> None:
+    """Refuse what could be run on no tuples at all.
+
+    Raises:
+        InvalidInput: a value is out of range, or does not fit the workers.
+    """
     for name, value in (
         ("steps", settings.steps),
         ("batch", settings.batch),
@@ -82,11 +98,10 @@ def check_settings(settings: TrainSettings, tuples: TupleSet, workers: int) -> N
             raise InvalidInput(f"{name} {number}: a positive number is needed")
     if not 0 <= settings.warmup <= settings.steps:
         raise InvalidInput(f"warmup {settings.warmup}: between 0 and the {settings.steps} steps")
-    _check_objective(settings.objective, tuples)
-    batch_ordinals(0, tuples=len(tuples), batch=settings.batch, seed=settings.seed)
+    _check_objective(settings.objective)
 
 
-def _check_objective(objective: Objective, tuples: TupleSet) -> None:
+def _check_objective(objective: Objective) -> None:
     weights = (objective.weight, objective.in_batch_weight)
     if min(weights) < 0 or not sum(weights) > 0 or not all(map(math.isfinite, weights)):
         raise InvalidInput(
@@ -94,11 +109,6 @@ def _check_objective(objective: Objective, tuples: TupleSet) -> None:
         )
     if not (math.isfinite(objective.temperature) and objective.temperature > 0):
         raise InvalidInput(f"temperature {objective.temperature}: a positive number is needed")
-    if objective.loss == "kl" and objective.weight and not tuples.scored:
-        raise InvalidInput(
-            "loss kl learns from a teacher's scores, and the tuples have none; score them with "
-            "`tartan train score`, or learn from the positive passages alone with --loss v1"
-        )
 
 
 class Learner(Protocol):

@@ -26,6 +26,11 @@ class Gated:
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.batches: list[list[str]] = []
+        self.languages: list[str] = []
+
+    def in_language(self, language: str) -> Gated:
+        self.languages.append(language)
+        return self
 
     def encode_queries(self, texts: list[str]) -> list[Any]:
         self.batches.append(list(texts))
@@ -99,6 +104,23 @@ def test_the_first_goes_alone_and_what_came_meanwhile_together() -> None:
         assert told.sizes == [1, 4, 1]
 
     with_queue(test, max_batch=4)
+
+
+def test_languages_are_not_encoded_together() -> None:
+    async def test(queue: EncodeQueue, gated: Gated, encoder: LazyEncoder, told: Told) -> None:
+        first = await submitted(queue, encoder, "a")
+        await entered(gated, 1)
+        others = [
+            asyncio.create_task(queue.encode(encoder, text, later(), language))
+            for text, language in (("b", "de"), ("c", "de"), ("d", None), ("e", "en"))
+        ]
+        await asyncio.sleep(0)
+        gated.gate.set()
+        await asyncio.gather(*first, *others)
+        assert gated.batches == [["a"], ["b", "c"], ["d"], ["e"]]
+        assert gated.languages == ["de", "en"]
+
+    with_queue(test)
 
 
 def test_who_went_away_or_is_too_late_is_not_encoded() -> None:

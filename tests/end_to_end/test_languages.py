@@ -140,4 +140,3 @@ def test_trained_in_english_it_is_searched_in_german(
     hits = json.loads(tartan(*asked, "--language", "ru"))["hits"]
     assert hits[0]["score"] == pytest.approx(float(russian))
     assert "has no adapters of that name" in tartan(*asked, "--language", "fr")
-    assert "goes with --index" in tartan("search", query, "--language", "de")

@@ -151,12 +151,17 @@ def test_other_settings_are_refused_and_named(corpus, tmp_path, writer):
         ({"seed": 3}, "seed was 0, now 3"),
         ({"index": "i"}, "index was not given, now i"),
         ({"top": 9}, "top was 10, now 9"),
-        ({"passages": 4}, "corpus was 11 passages, 10 of them"),
+        ({"passages": 4}, "passages was 10, now 4"),
     ):
         with pytest.raises(IndexExists, match=says):
             generated(corpus, out, writer, "question", **changes)
     with pytest.raises(IndexExists, match="templates was"):
         generated(corpus, out, writer, "claim")
+    lines = corpus.read_text()
+    corpus.write_text(lines.replace("hello", "bye"))
+    with pytest.raises(IndexExists, match="corpus was 11 passages, sha256"):
+        generated(corpus, out, writer, "question")
+    corpus.write_text(lines)
     assert files(out) == before
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.txt").touch()

@@ -83,6 +83,7 @@ class SearchRequest(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     ALLOW_PARTIAL_FIELD_NUMBER: _builtins.int
+    LANGUAGE_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """Encoded by the gateway with the model that the index was built with; more tokens than the
     model's query length are cut, as in training.
@@ -106,6 +107,11 @@ class SearchRequest(_message.Message):
     """Where shards do not answer, give what the others found, and name what is missing in `coverage`,
     instead of failing. Of what it covers such an answer is right. A request that is wrong still
     fails.
+    """
+    language: _builtins.str
+    """The language of `text`, such as "de_DE" or "de", where the model has an adapter for each and it is
+    not that of the index, which an empty one stands for. INVALID_ARGUMENT where the model has none
+    such, or the query is `vectors`.
     """
     @_builtins.property
     def vectors(self) -> Global___Matrix:
@@ -136,10 +142,11 @@ class SearchRequest(_message.Message):
         timings: _builtins.bool = ...,
         filter: Global___Filter | None = ...,
         allow_partial: _builtins.bool = ...,
+        language: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_with_metadata", b"_with_metadata", "_with_text", b"_with_text", "budget", b"budget", "effort", b"effort", "exact", b"exact", "filter", b"filter", "k", b"k", "query", b"query", "recall", b"recall", "text", b"text", "vectors", b"vectors", "with_metadata", b"with_metadata", "with_text", b"with_text"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_with_metadata", b"_with_metadata", "_with_text", b"_with_text", "allow_partial", b"allow_partial", "budget", b"budget", "effort", b"effort", "exact", b"exact", "explain", b"explain", "filter", b"filter", "k", b"k", "query", b"query", "recall", b"recall", "text", b"text", "timings", b"timings", "vectors", b"vectors", "with_metadata", b"with_metadata", "with_text", b"with_text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_k", b"_k", "_with_metadata", b"_with_metadata", "_with_text", b"_with_text", "allow_partial", b"allow_partial", "budget", b"budget", "effort", b"effort", "exact", b"exact", "explain", b"explain", "filter", b"filter", "k", b"k", "language", b"language", "query", b"query", "recall", b"recall", "text", b"text", "timings", b"timings", "vectors", b"vectors", "with_metadata", b"with_metadata", "with_text", b"with_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__k: _TypeAlias = _typing.Literal["k"]  # noqa: Y015
     _WhichOneofArgType__k: _TypeAlias = _typing.Literal["_k", b"_k"]  # noqa: Y015
