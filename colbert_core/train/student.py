@@ -85,7 +85,7 @@ class Student(torch.nn.Module):
             r=rank,
             lora_alpha=2 * rank,
             target_modules="all-linear",
-            exclude_modules=rf".*\.{_ADAPTERS}\..*",
+            exclude_modules=rf".*\.{_ADAPTERS}\..*" if self.checkpoint.languages.names else None,
         )
         with warnings.catch_warnings():  # peft asks transformers by a name that is deprecated
             warnings.simplefilter("ignore", FutureWarning)
