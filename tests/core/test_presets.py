@@ -14,9 +14,10 @@ from colbert_core import Index
 from colbert_core.errors import IndexCorrupt
 from colbert_core.index import Manifest, Preset, describe, verify
 from colbert_core.index.manifest import manifest_path
-from colbert_core.search import COMMON_PRESETS, derive_params, pseudo_queries
+from colbert_core.search import COMMON_PRESETS, calibrate_margins, derive_params, pseudo_queries
 from colbert_core.search import calibrate as calibration
-from colbert_core.search.calibrate import RECALLS, TARGETS, calibrate
+from colbert_core.search.calibrate import calibrate
+from colbert_core.search.calibrate_margins import RECALLS, TARGETS
 from colbert_core.types import SearchParams
 
 PRESETS = (
@@ -145,7 +146,7 @@ def test_processors_do_not_matter(index: Index, monkeypatch: pytest.MonkeyPatch)
 def test_windows_do_not_matter(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a shard that is looked at in parts, the same comes out."""
     for window in (7, 200):
-        monkeypatch.setattr(calibration, "WINDOW", window)
+        monkeypatch.setattr(calibrate_margins, "WINDOW", window)
         monkeypatch.setattr(pseudo_queries, "WINDOW", window)
         assert calibrate(index.generation.shards, index.generation.codec) == index.manifest.presets
 

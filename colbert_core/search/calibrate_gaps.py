@@ -1,0 +1,136 @@
+"""How far behind the k-th best of their shard the exact hits of one query fall.
+
+Two scores say so: the estimate by which postings choose candidates, and the score by centroid
+interaction by which candidates are chosen for precise scoring.
+
+Shapes: L query tokens, D dimensions, W passages of a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from colbert_core.codec import Codec
+from colbert_core.search.pseudo_queries import PseudoQuery, Sample
+from colbert_core.types import F32, I32, AnyArray
+
+NPROBES = (8, 16, 32, 64)  # with fewer, pseudo-queries say little of real ones
+SIFTED_PER_HIT, SIFTED_BESIDE = 4, 256  # scored precisely of a shard, to find the exact top k
+
+Key = tuple[int, int]  # (nprobe, k)
+
+
+def gaps_of(
+    sample: Sample, codec: Codec, query: PseudoQuery, ks: Sequence[int]
+) -> dict[Key, AnyArray]:
+    """How far behind their shard's k-th best each of the exact top k falls, over √L: float32
+    [2, k], by estimate and by interaction. Infinite for a hit that no probe leads to.
+
+    The passage that the query was made from does not count, and k shrinks with the sample: the best
+    of many passages lie closer together.
+    """
+    Q_LD, shards = query.Q_LD, sample.shards
+    ranks = [max(1, round(k * sample.share_beside(1))) for k in ks]
+    compared = [
+        _sifted(sample, index, query, SIFTED_PER_HIT * ranks[-1] + SIFTED_BESIDE)
+        for index in range(len(shards))
+    ]
+    hits, scores = _exact_hits(sample, Q_LD, compared, ranks[-1])
+    by_interaction = _behind(hits, scores, [best for _, best in compared], ranks)
+    gaps: dict[Key, AnyArray] = {}
+    for nprobe in NPROBES:
+        probes = codec.centroid_table.probe(Q_LD, nprobe)
+        scores, bests = np.empty(len(hits), np.float32), []
+        for index in range(len(shards)):
+            here = hits[:, 0] == index
+            found = _estimates(sample, index, query, probes, hits[here, 1], ranks[-1])
+            scores[here] = found[0]
+            bests.append(found[1])
+        by_estimate = _behind(hits, scores, bests, ranks)
+        for k, both in zip(ks, zip(by_estimate, by_interaction, strict=True), strict=True):
+            gaps[nprobe, k] = np.stack(both) / np.float32(len(Q_LD) ** 0.5)
+    return gaps
+
+
+def _sifted(sample: Sample, index: int, query: PseudoQuery, most: int) -> tuple[AnyArray, F32]:
+    """The best `most` of a shard by interaction, and their scores; of equal ones the first."""
+    pids, scores = np.zeros(0, np.int64), np.zeros(0, np.float32)
+    for first, allowed_W in sample.windows(index, query):
+        of_window = first + np.flatnonzero(allowed_W)
+        scores_of = sample.shards[index].kernel.interaction(query.Q_LD, of_window)
+        good = scores_of >= kth_best(scores_of, most)
+        pids = np.concatenate([pids, of_window[good]])
+        scores = np.concatenate([scores, scores_of[good]])
+        best = np.argsort(-scores, kind="stable")[:most]
+        pids, scores = pids[best], scores[best]
+    return pids, scores
+
+
+def _exact_hits(
+    sample: Sample, Q_LD: F32, compared: Sequence[tuple[AnyArray, F32]], count: int
+) -> tuple[AnyArray, F32]:
+    """The best `count` by precise score, int64 [count, 2] of (shard, passage), and their scores by
+    interaction: looked for among those that it puts within several times as many."""
+    found: list[tuple[float, int, int, float]] = []
+    for index, (pids, scores) in enumerate(compared):
+        precise = sample.shards[index].kernel.score(Q_LD, pids)
+        shard = [index] * len(pids)
+        found += zip((-precise).tolist(), shard, pids.tolist(), scores.tolist(), strict=True)
+    best = sorted(found)[:count]
+    hits: AnyArray = np.array([(index, pid) for _, index, pid, _ in best], np.int64)
+    return hits, np.array([score for *_, score in best], np.float32)
+
+
+def _estimates(
+    sample: Sample,
+    index: int,
+    query: PseudoQuery,
+    probes: tuple[I32, F32],
+    wanted: AnyArray,
+    most: int,
+) -> tuple[F32, F32]:
+    """What postings say of some passages of a shard, minus infinity of those that no probe leads
+    to; and the best `most` of the shard."""
+    scores, best = np.full(len(wanted), -np.inf, np.float32), np.zeros(0, np.float32)
+    for first, allowed_W in sample.windows(index, query):
+        last = first + len(allowed_W)
+        kernel = sample.shards[index].kernel
+        pids, estimates = kernel.approximate(query.Q_LD, *probes, allowed_W, first, last)
+        here = (wanted >= first) & (wanted < last)
+        scores[here] = _look_up(wanted[here], pids, estimates)
+        best = best_of(best, estimates, most)
+    return scores, best
+
+
+def _behind(hits: AnyArray, scores: F32, bests: Sequence[F32], ks: Sequence[int]) -> list[AnyArray]:
+    """For each k, how far the scores of the first k hits, as (shard, passage), lie below the k-th
+    best of their shard."""
+    kth = np.full((len(ks), len(hits)), np.inf, np.float32)
+    for shard, of_shard in enumerate(bests):
+        kth[:, hits[:, 0] == shard] = [[kth_best(of_shard, k)] for k in ks]
+    return [(best - scores)[:k] for k, best in zip(ks, kth, strict=True)]
+
+
+def _look_up(wanted: AnyArray, pids: AnyArray, scores: F32) -> F32:
+    """The scores of passages among ascending `pids`; of others, minus infinity."""
+    if not len(pids):
+        return np.full(len(wanted), -np.inf, np.float32)
+    places = np.minimum(np.searchsorted(pids, wanted), len(pids) - 1)
+    found: F32 = np.where(pids[places] == wanted, scores[places], np.float32(-np.inf))
+    return found
+
+
+def best_of(scores: F32, more: F32, most: int) -> F32:
+    """The best `most` of both, in no order."""
+    scores = np.concatenate([scores, more])
+    return np.partition(scores, len(scores) - most)[-most:] if len(scores) > most else scores
+
+
+def kth_best(scores: F32, k: int) -> np.float32:
+    """The k-th best of the scores, the last where there are fewer."""
+    if not len(scores):
+        return np.float32(0)
+    last = max(0, len(scores) - k)
+    return np.float32(np.partition(scores, last)[last])
