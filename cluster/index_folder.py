@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.corpus_files import digest
-from cluster.ledger import Asked, CorpusFile, Done, differences
+from cluster.ledger import Asked, CorpusFile, Done
 from cluster.ledger_file import Ledger
+from cluster.resuming import differences
 from colbert_core.errors import (
     IndexCorrupt,
     IndexExists,

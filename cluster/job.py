@@ -17,7 +17,8 @@ from cluster.index_folder import BuildPlace
 from cluster.ledger import Done, Poisoned, Record
 from cluster.plan import WorkerPlan
 from cluster.progress import Progress
-from cluster.worker_pool import Work, WorkerPool
+from cluster.worker_pool import WorkerPool
+from cluster.worker_run import Work
 from colbert_core.errors import JobFailed
 from workers.encoder import CodecRef, UnitResult, WorkerSettings
 from workers.units import Staging, Unit

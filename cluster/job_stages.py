@@ -38,7 +38,8 @@ from cluster.plan import (
     unit_budget,
 )
 from cluster.ray_session import RaySession
-from cluster.worker_pool import Work, WorkerPool
+from cluster.worker_pool import WorkerPool
+from cluster.worker_run import Work
 from cluster.workers_sample import workers_sample
 from colbert_core.codec import Codec, check_settings, rotation_of, train_codec_on
 from colbert_core.errors import CorpusError, IndexExists, InvalidInput

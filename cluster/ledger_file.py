@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import IO
 
 from cluster.corpus_units import read_plan
-from cluster.ledger import Asked, Book, Done, Record, line_of, parse, without_damaged
+from cluster.ledger import Asked, Book, Done, Record, line_of, parse
+from cluster.resuming import without_damaged
 from colbert_core.index.files import entry_of, write_file
 from colbert_core.index.manifest import FileEntry
 from workers.units import Staging

@@ -1,7 +1,7 @@
 """The places for workers: actors are started, replaced when lost, and follow the cluster's size.
 
 Ray only runs what it is told: no task retries, no actor restarts. What a worker is sent, and who
-pays for a loss, is `worker_pool.py`'s business.
+pays for a loss, is `worker_run.py`'s business.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from colbert_core.errors import Unavailable
 from workers.encoder import EncoderWorker, LoadedModel, WorkerSettings
 
 if TYPE_CHECKING:
-    from cluster.worker_pool import Work
+    from cluster.worker_run import Work
 
 HEARTBEAT_S = 5.0
 FETCH_TIMEOUT_S = 60.0  # results are small; only a lost node makes this long

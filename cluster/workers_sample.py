@@ -25,7 +25,8 @@ import numpy as np
 import ray
 
 from cluster.attempts import MAX_LOSSES
-from cluster.worker_pool import Work, WorkerPool
+from cluster.worker_pool import WorkerPool
+from cluster.worker_run import Work
 from cluster.worker_slots import FETCH_TIMEOUT_S, LOST
 from colbert_core.codec.rows import Rows
 from colbert_core.errors import JobFailed

@@ -1,7 +1,7 @@
 """The batch worker: a Ray actor that turns units of passages into compressed chunks and shards.
 
 It holds one model and, once there is one, the codec. It decides nothing: which unit, how often,
-and what a failure means are the driver's to say (`cluster/worker_pool.py`). Each method's effect
+and what a failure means are the driver's to say (`cluster/worker_run.py`). Each method's effect
 is one file in the staging folder (or one shard), the same bytes however often it is repeated.
 """
 

@@ -24,9 +24,9 @@ import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError
 
 from colbert_core.codec.assign import Assigner
-from colbert_core.codec.codec import rotated
 from colbert_core.codec.rows import Rows
 from colbert_core.codec.sample import next_codes, no_sums
+from colbert_core.codec.training import rotated
 from colbert_core.errors import JobFailed
 from colbert_core.text.projection import on_grid, second_moment
 from colbert_core.types import F16, F32, F64, I32, I64

@@ -138,7 +138,7 @@ def _compress(codec: Codec, tokens_TD: np.ndarray, folder: Path) -> None:
 
 
 def _train(tokens_TD: np.ndarray) -> np.ndarray:
-    from colbert_core.codec.codec import train_codec
+    from colbert_core.codec import train_codec
     from colbert_core.codec.kmeans import SAMPLE_PER_CENTROID, default_centroids
 
     total = len(tokens_TD)

@@ -15,7 +15,6 @@ is rotated once (`rotate`) before anything is compared with it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,10 +24,8 @@ import numpy as np
 from colbert_core import kernels
 from colbert_core.codec import colbertv2, tartan
 from colbert_core.codec.assign import Assigner
-from colbert_core.codec.kmeans import default_centroids, spherical_kmeans
 from colbert_core.codec.packing import PLANES, packed_bytes
 from colbert_core.codec.rows import Rows
-from colbert_core.codec.sample import MemorySample, Sample
 from colbert_core.codec.tables import Tables
 from colbert_core.errors import IndexCorrupt, InvalidInput
 from colbert_core.npy import read_npy
@@ -41,8 +38,6 @@ _ARRAYS = {
 }
 _LARGEST = 1e3
 """What no value of a codec reaches: its vectors are of unit length."""
-_TABLE_TOKENS = 20_000
-"""Sample tokens that the levels and scales are trained on."""
 
 
 @dataclass(frozen=True)
@@ -167,35 +162,51 @@ class Codec:
             IndexCorrupt: a file is missing or is not what the header says.
         """
         try:
-            header = json.loads((folder / "codec.json").read_bytes())
-            name, bits = header["name"], header["bits"]
-            if name not in CODECS or type(bits) is not int or bits not in PLANES:
-                raise ValueError(f"codec {name!r} with {bits!r} bits is not known to this version")
-            centroids = read_npy(folder / "centroids.npy")
-            if name == "tartan":
-                scales = read_npy(folder / "centroid_scales.npy")
-                _check_shape("centroid_scales", scales, (len(centroids),))
-                centroids = centroids * scales[:, None]
-            if centroids.ndim != 2 or not len(centroids):
-                raise ValueError(f"its centroids are {list(centroids.shape)}")
-            check_settings(name=name, bits=bits, dim=centroids.shape[1])
-            levels = CODECS[name].level_count(bits)
-            sizes = {"levels": levels, "cutoffs": levels - 1, "alpha": 256, "beta": 256}
-            arrays = {array: read_npy(folder / f"{array}.npy") for array in _ARRAYS[name]}
-            for array, values in arrays.items():
-                _check_shape(array, values, (sizes[array],))
-            cutoffs = arrays.get("cutoffs")
-            tables = Tables(arrays["levels"], cutoffs, arrays["alpha"], arrays["beta"])
-            rotation = read_npy(folder / "rotation.npy") if name == "tartan" else None
-            if rotation is not None:
-                _check_shape("rotation", rotation, (centroids.shape[1],) * 2)
-                if not np.allclose(np.linalg.norm(rotation, axis=0), 1, atol=1e-2):
-                    raise ValueError("its rotation is not orthonormal")
-            if not (np.abs(centroids) <= _LARGEST).all():
-                raise ValueError(f"its centroids hold values beyond {_LARGEST:g}, or not finite")
-            return cls(name, bits, rotation, centroids.astype(np.float32, copy=False), tables)
+            return cls._read(folder)
         except (OSError, ValueError, KeyError, TypeError, RecursionError, InvalidInput) as error:
             raise IndexCorrupt(f"{folder}: the codec cannot be read: {error}") from error
+
+    @classmethod
+    def _read(cls, folder: Path) -> Codec:
+        header = json.loads((folder / "codec.json").read_bytes())
+        name, bits = header["name"], header["bits"]
+        if name not in CODECS or type(bits) is not int or bits not in PLANES:
+            raise ValueError(f"codec {name!r} with {bits!r} bits is not known to this version")
+        centroids = _read_centroids(folder, name)
+        check_settings(name=name, bits=bits, dim=centroids.shape[1])
+        tables = _read_tables(folder, name, bits)
+        rotation = _read_rotation(folder, centroids.shape[1]) if name == "tartan" else None
+        if not (np.abs(centroids) <= _LARGEST).all():
+            raise ValueError(f"its centroids hold values beyond {_LARGEST:g}, or not finite")
+        return cls(name, bits, rotation, centroids.astype(np.float32, copy=False), tables)
+
+
+def _read_centroids(folder: Path, name: str) -> AnyArray:
+    centroids = read_npy(folder / "centroids.npy")
+    if name == "tartan":
+        scales = read_npy(folder / "centroid_scales.npy")
+        _check_shape("centroid_scales", scales, (len(centroids),))
+        centroids = centroids * scales[:, None]
+    if centroids.ndim != 2 or not len(centroids):
+        raise ValueError(f"its centroids are {list(centroids.shape)}")
+    return centroids
+
+
+def _read_tables(folder: Path, name: str, bits: int) -> Tables:
+    levels = CODECS[name].level_count(bits)
+    sizes = {"levels": levels, "cutoffs": levels - 1, "alpha": 256, "beta": 256}
+    arrays = {array: read_npy(folder / f"{array}.npy") for array in _ARRAYS[name]}
+    for array, values in arrays.items():
+        _check_shape(array, values, (sizes[array],))
+    return Tables(arrays["levels"], arrays.get("cutoffs"), arrays["alpha"], arrays["beta"])
+
+
+def _read_rotation(folder: Path, dim: int) -> F32:
+    rotation = read_npy(folder / "rotation.npy")
+    _check_shape("rotation", rotation, (dim, dim))
+    if not np.allclose(np.linalg.norm(rotation, axis=0), 1, atol=1e-2):
+        raise ValueError("its rotation is not orthonormal")
+    return rotation
 
 
 def _check_shape(name: str, values: AnyArray, shape: tuple[int, ...]) -> None:
@@ -208,104 +219,10 @@ def _check_shape(name: str, values: AnyArray, shape: tuple[int, ...]) -> None:
         )
 
 
-def train_codec(
-    sample: F32 | Iterable[F32],
-    *,
-    name: str = "tartan",
-    bits: int = 2,
-    centroids: int | None = None,
-    total_tokens: int,
-    seed: int = 0,
-    on_iteration: Callable[[int, int], None] | None = None,
-) -> Codec:
-    """Train a codec on a sample of token vectors.
-
-    Args:
-        sample: float32 [S, D], unit vectors; or such arrays one after the other, so that no more
-            than one of them is in memory. `kmeans.SAMPLE_PER_CENTROID` vectors a centroid are
-            enough, and all that are given are used.
-        name: "tartan" or "colbertv2".
-        bits: residual bits per dimension, 1 to 4.
-        centroids: how many; by default the paper's 2^⌊log2(16·√total_tokens)⌋.
-        total_tokens: tokens of the whole collection.
-        seed: the same sample and seed give the same codec.
-        on_iteration: called with (k-means iterations done, in all).
-
-    Raises:
-        InvalidInput: an argument is outside what the codec can do.
-    """
-    if centroids is not None and centroids < 1:
-        raise InvalidInput(f"centroids is {centroids}; give 1 or more, or leave it out")
-    parts = [sample] if isinstance(sample, np.ndarray) else sample
-    rows, rotation_DD = _read_sample(parts, name, bits, seed)
-    return train_codec_on(
-        MemorySample(rows),
-        rotation_DD,
-        name=name,
-        bits=bits,
-        centroids=centroids,
-        total_tokens=total_tokens,
-        seed=seed,
-        on_iteration=on_iteration,
-    )
-
-
-def train_codec_on(
-    sample: Sample,
-    rotation_DD: F32 | None,
-    *,
-    name: str,
-    bits: int,
-    centroids: int | None,
-    total_tokens: int,
-    seed: int,
-    on_iteration: Callable[[int, int], None] | None = None,
-) -> Codec:
-    """`train_codec` on a sample wherever it lies, which `rotation_DD` has turned already.
-
-    What this process holds follows from the number of centroids, and 20,000 vectors for the tables:
-    not from the size of the sample.
-
-    Raises:
-        InvalidInput: the sample is empty.
-    """
-    if not len(sample):
-        raise InvalidInput("there are no token vectors to train centroids on; give at least one")
-    count = min(centroids or default_centroids(total_tokens), len(sample))
-    exact_CD = CODECS[name].storable(
-        spherical_kmeans(sample, count, seed=seed, on_iteration=on_iteration)
-    )
-    rng = np.random.default_rng(seed)
-    chosen = rng.choice(len(sample), min(_TABLE_TOKENS, len(sample)), replace=False)
-    rows = sample.rows(np.sort(chosen))
-    nearest_SD = exact_CD[Assigner(exact_CD)(rows)]
-    tables = CODECS[name].train_tables(rows.floats(), nearest_SD, bits=bits)
-    return Codec(name, bits, rotation_DD, exact_CD, tables)
-
-
 def rotation_of(name: str, dim: int, seed: int) -> F32 | None:
     """What turns vectors into a codec's space, float32 [D, D]; None where it does not rotate."""
     rotation_DD: F32 | None = CODECS[name].rotation(dim, seed)
     return rotation_DD
-
-
-def rotated(vectors_SD: F32, rotation_DD: F32 | None) -> Rows:
-    """Float32 [S, D] unit vectors as rows of a sample, in the codec's space."""
-    return Rows.of(vectors_SD if rotation_DD is None else vectors_SD @ rotation_DD)
-
-
-def _read_sample(parts: Iterable[F32], name: str, bits: int, seed: int) -> tuple[Rows, F32 | None]:
-    """The sample in the codec's space, and what turns vectors into it."""
-    rotation_DD: F32 | None = None
-    read: list[Rows] = []
-    for part_SD in parts:
-        if not read:
-            check_settings(name=name, bits=bits, dim=part_SD.shape[1])
-            rotation_DD = rotation_of(name, part_SD.shape[1], seed)
-        read.append(rotated(part_SD, rotation_DD))
-    if not any(map(len, read)):
-        raise InvalidInput("there are no token vectors to train centroids on; give at least one")
-    return Rows.gather(read), rotation_DD
 
 
 def check_settings(*, name: str, bits: int, dim: int) -> None:

@@ -20,13 +20,12 @@ from cluster.ledger import (
     Staged,
     Started,
     Trained,
-    differences,
     generation_id,
     line_of,
     parse,
-    without_damaged,
 )
 from cluster.ledger_file import Ledger, committed
+from cluster.resuming import differences, without_damaged
 from colbert_core.index import Preset, ShardEntry
 from colbert_core.index.files import entry_of
 from colbert_core.index.manifest import FileEntry

@@ -8,9 +8,10 @@ from itertools import count
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from cluster import worker_pool, worker_slots
+from cluster import worker_pool, worker_run, worker_slots
 from cluster.plan import WorkerPlan
-from cluster.worker_pool import Work, WorkerPool
+from cluster.worker_pool import WorkerPool
+from cluster.worker_run import Work
 from colbert_core.errors import EncodeFailed, JobFailed, ModelError, Unavailable
 from workers.encoder import LoadedModel, WorkerSettings
 from workers.units import Unit
@@ -96,6 +97,7 @@ def pool_on(monkeypatch):
     def make(outcome, workers=2, most=0):
         ray, notes = PretendedRay(outcome), []
         monkeypatch.setattr(worker_pool, "ray", ray)
+        monkeypatch.setattr(worker_run, "ray", ray)
         monkeypatch.setattr(worker_slots, "ray", ray)
         monkeypatch.setattr(worker_pool.time, "monotonic", lambda: ray.now)
         settings = WorkerSettings("", "", None, "cpu", 1)
