@@ -25,7 +25,7 @@ demo: venv
 	$(BIN)/tartan demo
 
 test: venv
-	$(BIN)/python -m pytest -m 'not long'
+	$(BIN)/python -m pytest -m 'not long' -n 2 --dist loadfile --no-loadscope-reorder
 
 test-long: venv
 	$(BIN)/python -m pytest -m long --timeout 3600
