@@ -24,7 +24,7 @@ from cluster.fan_out import FanOut, TailPolicy
 from cluster.fan_out.choose import power_of_two
 from cluster.gateway_encoder import LazyEncoder
 from cluster.gateway_encoding import EncodeQueue
-from cluster.observer import NullObserver, ReplicaEvent, ShardCallFinished
+from cluster.observer import Observer, ReplicaEvent, ShardCallFinished
 from cluster.topology import ReplicaPlace, ServedGeneration, ShardPlace
 from cluster.wire.types import FetchQuery, ShardAnswer, ShardQuery, StoredPassage
 from colbert_core.types import ShardTopK
@@ -58,7 +58,7 @@ class SlowAtTimes:
         """Nothing to close."""
 
 
-class Counted(NullObserver):
+class Counted(Observer):
     """Counts calls and hedges."""
 
     def __init__(self) -> None:

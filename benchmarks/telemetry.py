@@ -19,7 +19,7 @@ from typing import Any
 
 import grpc
 
-from cluster.observer import NullObserver, Observer, QueryFinished, ShardCallFinished
+from cluster.observer import Observer, QueryFinished, ShardCallFinished
 from cluster.telemetry.logs import configure_logging
 from cluster.telemetry.process import GatewayTelemetry, TelemetryConfig
 from cluster.telemetry.ray_bridge import Copier
@@ -45,7 +45,7 @@ def main() -> None:
     rows: list[tuple[str, Callable[[], Any]]] = [
         ("request id, made and passed on", _request),
         ("a stage's span, traces off", _stage),
-        ("events, nobody listens", lambda: _query(NullObserver(), asked.shards)),
+        ("events, nobody listens", lambda: _query(Observer(), asked.shards)),
         ("events, metrics and slow-query log", lambda: _query(telemetry, asked.shards)),
         ("events, and a JSON line for every query", lambda: _query(logging_all, asked.shards)),
         ("one call of a shard server, metrics", _shard_call(registry)),

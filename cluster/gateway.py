@@ -33,7 +33,7 @@ from cluster.gateway_health import GatewayHealth
 from cluster.gateway_intake import Intake
 from cluster.gateway_limits import DEFAULT_LIMITS
 from cluster.gateway_service import SearchServicer
-from cluster.observer import GatewaySnapshot, NullObserver, Observer
+from cluster.observer import GatewaySnapshot, Observer
 from cluster.security.tls import server_credentials
 from cluster.telemetry.call_spans import gateway_interceptors, traced
 from cluster.topology import GatewayReport, TableSource
@@ -86,7 +86,7 @@ class Gateway:
                 keys is not usable.
         """
         config.check()
-        observer = observer or NullObserver()
+        observer = observer or Observer()
         self.gateway_id = f"gateway-{secrets.token_hex(4)}"
         self.address = ""
         self._config = config

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cluster.gateway_config import GatewayConfig
-from cluster.observer import NullObserver, Observer, Refusal
+from cluster.observer import Observer, Refusal
 from colbert_core.errors import Overloaded
 
 CLIENTS_REMEMBERED = 10_000
@@ -38,7 +38,7 @@ class Admission:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
-        self._observer = observer or NullObserver()
+        self._observer = observer or Observer()
         self._clock = clock
         self._clients: OrderedDict[str, _Client] = OrderedDict()  # least recently seen first
         self.under_way = 0

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from cluster.gateway_cache import ByteLru
 from cluster.gateway_encoder import LazyEncoder
-from cluster.observer import NullObserver, Observer
+from cluster.observer import Observer
 from colbert_core.errors import DeadlineExceeded, Overloaded
 from colbert_core.types import F32
 
@@ -73,7 +73,7 @@ class EncodeQueue:
         self._threads = threads
         self._max_batch = max_batch
         self._cache: ByteLru[Key, F32] = ByteLru(0) if cache is None else cache
-        self._observer = observer or NullObserver()
+        self._observer = observer or Observer()
         self._queue: deque[_Waiting] = deque()
         self._working: set[asyncio.Task[None]] = set()
         self._mean_s = 0.0

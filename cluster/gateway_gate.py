@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from cluster.gateway_clock import Clock
-from cluster.observer import NullObserver, Observer
+from cluster.observer import Observer
 from colbert_core.errors import DeadlineExceeded, Overloaded
 
 MEAN_WEIGHT = 0.05
@@ -39,7 +39,7 @@ class Gate:
             clock: what deadlines are on.
         """
         self._at_once = at_once
-        self._observer = observer or NullObserver()
+        self._observer = observer or Observer()
         self._clock = clock
         self._free = at_once
         self._waiting: deque[asyncio.Future[None]] = deque()

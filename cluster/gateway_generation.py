@@ -21,7 +21,7 @@ from cluster.gateway_encoder import Encoders
 from cluster.gateway_encoding import EncodeQueue
 from cluster.gateway_limits import DEFAULT_LIMITS
 from cluster.gateway_search import SearchPipeline
-from cluster.observer import NullObserver, Observer
+from cluster.observer import Observer
 from cluster.topology import ServedGeneration
 from cluster.version import own_version
 from cluster.wire.types import IndexInfo, Limits, SearchCall, ServedShard
@@ -59,7 +59,7 @@ class Equipment:
     encoding: EncodeQueue
     limits: Limits = DEFAULT_LIMITS
     tail: TailPolicy = field(default_factory=TailPolicy)
-    observer: Observer = field(default_factory=NullObserver)
+    observer: Observer = field(default_factory=Observer)
     encoders: Encoders = field(default_factory=Encoders)
 
 

@@ -1,14 +1,14 @@
 """What happens in a gateway, told as it happens: where metrics, traces and logs look.
 
 Every event is a plain value; an observer must not block, raise or keep what it is given for long,
-since it is called on the gateway's event loop (`encoded` on it, too). `NullObserver` ignores all.
+since it is called on the gateway's event loop (`encoded` on it, too).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 from cluster.wire.types import Coverage
 from colbert_core.types import SearchParams
@@ -112,8 +112,9 @@ class GatewaySnapshot:
     cache_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
-class Observer(Protocol):
-    """Who wants to know. All methods return at once."""
+class Observer:
+    """Who wants to know: a subclass has the methods that it listens with, and each returns at once.
+    The others ignore what they are told."""
 
     def query_finished(self, event: QueryFinished) -> None:
         """A query was answered or failed."""
@@ -144,37 +145,3 @@ class Observer(Protocol):
 
     def generation_live(self, generation: str) -> None:
         """New queries are answered from this generation from now on."""
-
-
-class NullObserver:
-    """Ignores everything."""
-
-    def query_finished(self, event: QueryFinished) -> None:
-        """Nothing."""
-
-    def shard_call_finished(self, event: ShardCallFinished) -> None:
-        """Nothing."""
-
-    def hedged(self, event: ReplicaEvent) -> None:
-        """Nothing."""
-
-    def retried(self, event: ReplicaEvent) -> None:
-        """Nothing."""
-
-    def ejected(self, event: ReplicaEvent) -> None:
-        """Nothing."""
-
-    def readmitted(self, event: ReplicaEvent) -> None:
-        """Nothing."""
-
-    def refused(self, reason: Refusal, client: str) -> None:
-        """Nothing."""
-
-    def encoded(self, queries: int, waited_ms: float, took_ms: float) -> None:
-        """Nothing."""
-
-    def cache_asked(self, kind: CacheKind, hit: bool) -> None:
-        """Nothing."""
-
-    def generation_live(self, generation: str) -> None:
-        """Nothing."""

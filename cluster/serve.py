@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -26,6 +25,7 @@ from cluster.controller.gateways import FollowingGateway, GatewaySettings
 from cluster.controller.placement import gpu_share
 from cluster.controller.servers import ServerPlan
 from cluster.controller.service import Wanted, all_serve, bring_up, end, exists
+from cluster.listening import try_to_listen
 from cluster.security.inner_certificates import inner_certificates
 from cluster.serve_config import ServeConfig
 from cluster.telemetry.process import ShardTelemetry
@@ -71,12 +71,7 @@ def serve(config: ServeConfig) -> int:
 def check_address(host: str, port: int) -> None:
     """Raise AddressInUse now, before Ray is started, where the gateway could not listen later."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+        try_to_listen(host, port)
     except OSError as error:
         raise AddressInUse(
             f"cannot listen on {host}:{port} ({error.strerror or error}): choose another with "

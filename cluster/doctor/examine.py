@@ -25,6 +25,7 @@ from cluster.client_retry import RetryPolicy
 from cluster.doctor import certificates, machine, service
 from cluster.doctor.findings import Finding, fail, ok, warn
 from cluster.doctor.index import index_checks
+from cluster.listening import try_to_listen
 from cluster.security.client import access_from_environment
 from cluster.security.tls import ServerTls
 from cluster.version import own_version
@@ -108,12 +109,7 @@ def free_port(host: str, port: int) -> Finding:
     """Whether `tartan serve` could listen here."""
     where = f"{host}:{port}"
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
+        try_to_listen(host, port)
     except OSError as error:
         return warn(
             "port",

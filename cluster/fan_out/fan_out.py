@@ -12,7 +12,7 @@ from cluster.fan_out.attempts import Reply, ShardCall, Surroundings
 from cluster.fan_out.budget import Budget
 from cluster.fan_out.policy import TailPolicy
 from cluster.fan_out.routes import Connect, Replica, ShardRoute, ShardTransport
-from cluster.observer import CallKind, NullObserver, Observer, ReplicaEvent
+from cluster.observer import CallKind, Observer, ReplicaEvent
 from cluster.topology import ServedGeneration
 from cluster.wire.types import (
     Coverage,
@@ -54,7 +54,7 @@ class FanOut:
             policy,
             Budget(policy.hedge_budget, policy.hedge_burst),
             Budget(policy.retry_budget, policy.retry_burst),
-            observer or NullObserver(),
+            observer or Observer(),
             draw,
         )
         self._connect = connect

@@ -12,7 +12,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from cluster.observer import (
     CacheKind,
-    NullObserver,
+    Observer,
     QueryFinished,
     Refusal,
     ReplicaEvent,
@@ -34,7 +34,7 @@ class Series(dict[Any, Any]):
         return found
 
 
-class GatewayMetrics(NullObserver):
+class GatewayMetrics(Observer):
     """Counts what happens in one gateway. Belongs to one event loop."""
 
     def __init__(self, registry: Registry) -> None:

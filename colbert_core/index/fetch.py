@@ -17,7 +17,6 @@ import secrets
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,6 +39,7 @@ from colbert_core.index.manifest import (
     pointer_to,
     read_current,
 )
+from colbert_core.index.transfers import transfer
 from colbert_core.storage import RemotePath, timeout_s
 from colbert_core.storage.files import RemoteFile
 
@@ -176,21 +176,12 @@ def _fetch_folder(
     folder.partial.mkdir(exist_ok=True)
     progress = _Progress(total, on_bytes)
     stop = threading.Event()
-    with ThreadPoolExecutor(PARALLEL, thread_name_prefix="fetch") as pool:
-        largest_first = sorted(files, key=lambda name: -files[name].size_bytes)
-        tasks = [
-            pool.submit(_fetch_file, remote / n, files[n], folder.partial / n, progress, stop)
-            for n in largest_first
-        ]
-        try:
-            wait(tasks, return_when=FIRST_EXCEPTION)
-        finally:  # after an error, or Ctrl-C, the others end at their next block
-            stop.set()
-            for task in tasks:
-                task.cancel()
-    for task in tasks:
-        if not task.cancelled():
-            task.result()
+
+    def fetch(name: str) -> None:
+        _fetch_file(remote / name, files[name], folder.partial / name, progress, stop)
+
+    largest_first = sorted(files, key=lambda name: -files[name].size_bytes)
+    transfer(largest_first, fetch, PARALLEL, stop)
     sync_folder(folder.partial)
     folder.partial.rename(folder.path)
     sync_folder(folder.path.parent)

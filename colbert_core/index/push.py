@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,6 +26,7 @@ from colbert_core.index.manifest import (
     pointer_to,
     read_current,
 )
+from colbert_core.index.transfers import transfer
 from colbert_core.storage import RemotePath, Store, store_of
 from colbert_core.storage.store import Conflict
 
@@ -144,23 +144,14 @@ def _send_files(
 ) -> None:
     stop, one_at_a_time = threading.Event(), threading.Lock()
 
-    def send(name: str, entry: FileEntry) -> None:
+    def send(name: str) -> None:
         if not stop.is_set():
+            entry = manifest.files[name]
             _send(store, local / name, remote / name, entry)
             with one_at_a_time:
                 on_sent(entry.size_bytes)
 
-    with ThreadPoolExecutor(PARALLEL, thread_name_prefix="push") as pool:
-        tasks = [pool.submit(send, name, entry) for name, entry in manifest.files.items()]
-        try:
-            wait(tasks, return_when=FIRST_EXCEPTION)
-        finally:  # after an error, or Ctrl-C
-            stop.set()
-            for task in tasks:
-                task.cancel()
-    for task in tasks:
-        if not task.cancelled():
-            task.result()
+    transfer(manifest.files, send, PARALLEL, stop)
 
 
 def _send(store: Store, path: Path, remote: RemotePath, entry: FileEntry) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cluster.fan_out import FanOut, TailPolicy
-from cluster.observer import NullObserver, ReplicaEvent, ShardCallFinished
+from cluster.observer import Observer, ReplicaEvent, ShardCallFinished
 from cluster.topology import ReplicaPlace, ServedGeneration, ShardPlace
 from cluster.wire.types import FetchQuery, ShardAnswer, ShardQuery, StoredPassage
 from colbert_core.types import ShardTopK
@@ -92,7 +92,7 @@ class FakeShard:
         self.closed = True
 
 
-class Seen(NullObserver):
+class Seen(Observer):
     """Keeps what it is told."""
 
     def __init__(self) -> None:

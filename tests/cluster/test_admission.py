@@ -21,7 +21,7 @@ from cluster.client_retry import RetryPolicy
 from cluster.gateway_admission import CLIENTS_REMEMBERED, Admission
 from cluster.gateway_config import GatewayConfig
 from cluster.gateway_encoder import LazyEncoder
-from cluster.observer import NullObserver, Refusal
+from cluster.observer import Observer, Refusal
 from cluster.wire import shard as convert
 from cluster.wire.tartan.shard.v1 import shard_pb2_grpc
 from cluster.wire.types import ShardQuery
@@ -33,7 +33,7 @@ from workers.shard_server import ShardServer
 ONCE = RetryPolicy(attempts=1)
 
 
-class Refusals(NullObserver):
+class Refusals(Observer):
     def __init__(self) -> None:
         self.seen: list[tuple[str, str]] = []
 

@@ -2,47 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import runner
 from typer.main import get_command
 
-from cluster.cli import app, main
+from cluster.cli import app
 from cluster.cli_search import snippet
 from colbert_core import Hit, Index, TokenMatch
 
 
-class Result:
-    """Exit code and what was printed."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
 @pytest.fixture
 def tartan(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
-    """Runs a command line in this process."""
-
-    def run(*words: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["tartan", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        captured = capfd.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return run
+    return runner(monkeypatch, capfd)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 
 from cluster.gateway_encoder import LazyEncoder
 from cluster.gateway_encoding import LEAST_MEASURED, EncodeQueue
-from cluster.observer import NullObserver, Refusal
+from cluster.observer import Observer, Refusal
 from colbert_core.errors import DeadlineExceeded, ModelError, Overloaded
 
 LONG_S = 60.0
@@ -46,7 +46,7 @@ class Gated:
         return []
 
 
-class Told(NullObserver):
+class Told(Observer):
     def __init__(self) -> None:
         self.sizes: list[int] = []
         self.refusals: list[str] = []

@@ -9,13 +9,13 @@ import pytest
 
 from cluster.gateway_clock import Clock
 from cluster.gateway_gate import CAUTION, LEAST_MEASURED, Gate
-from cluster.observer import NullObserver, Refusal
+from cluster.observer import Observer, Refusal
 from colbert_core.errors import DeadlineExceeded, Overloaded
 
 LONG_S = 60.0
 
 
-class Refusals(NullObserver):
+class Refusals(Observer):
     def __init__(self) -> None:
         self.seen: list[Refusal] = []
 

@@ -19,7 +19,7 @@ from cluster.client_retry import RetryPolicy
 from cluster.gateway_cache import ENTRY_BYTES, ByteLru, SingleFlight, answer_key
 from cluster.gateway_config import GatewayConfig
 from cluster.gateway_encoder import LazyEncoder
-from cluster.observer import CacheKind, NullObserver, QueryFinished
+from cluster.observer import CacheKind, Observer, QueryFinished
 from cluster.wire.tartan.v1 import search_pb2
 from colbert_core.errors import DeadlineExceeded, InvalidInput, Unavailable
 
@@ -31,7 +31,7 @@ def query(seed: int = 0) -> Any:
     return unit_vectors(np.random.default_rng(seed), 5)
 
 
-class Lookups(NullObserver):
+class Lookups(Observer):
     def __init__(self) -> None:
         self.seen: list[tuple[str, bool]] = []
         self.queries: list[QueryFinished] = []
