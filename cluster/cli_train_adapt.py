@@ -54,6 +54,14 @@ def adapt_command(
     template: Templates = None,
     examples: Examples = None,
     passages: SampleSize = 1000,
+    more: Annotated[
+        int,
+        typer.Option(
+            "--more",
+            help="So many passages get a second round of queries, for the student alone, with the "
+            "first round's as examples.",
+        ),
+    ] = 0,
     top: Top = 20,
     index: FilterIndex = None,
     bm25: FilterBm25 = None,
@@ -110,9 +118,11 @@ def adapt_command(
     from colbert_core.train.mining import MiningSettings
     from colbert_core.train.starting import StudentSettings
     from colbert_core.train.step import Objective
-    from colbert_core.train.templates import TEMPLATES, find_template, read_examples
+    from colbert_core.train.templates import TEMPLATES, find_templates, read_examples
     from colbert_core.train.trainer import TrainSettings
 
+    shown = read_examples(examples) if examples else []
+    templates = find_templates(template or list(TEMPLATES), shown)
     first, last = parse_ranks(ranks)
     mining = MiningSettings(n_way=n_way, first=first, last=last, seed=seed)
     mining.check()
@@ -139,9 +149,9 @@ def adapt_command(
     job = AdaptJob(
         corpus=corpus,
         writer=make_writer(writer, endpoint, endpoint_model, temperature, max_tokens, prompts),
-        templates=[find_template(name) for name in template or TEMPLATES],
-        examples=read_examples(examples) if examples else [],
+        templates=templates,
         generating=generating,
+        more=more,
         mining=mining,
         teacher_model=teacher_model,
         teacher=teacher,

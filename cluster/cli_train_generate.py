@@ -102,7 +102,7 @@ def generate_command(
     Example: `tartan train generate corpus.jsonl --writer MODEL --examples few.jsonl --out made`
     """
     from cluster.train_generating import GenerateSettings, generate
-    from colbert_core.train.templates import TEMPLATES, find_template, read_examples
+    from colbert_core.train.templates import TEMPLATES, find_templates, read_examples
 
     settings = GenerateSettings(
         passages=passages,
@@ -113,14 +113,13 @@ def generate_command(
         seed=seed,
     )
     settings.check()
-    templates = [find_template(name) for name in template or TEMPLATES]
     shown = read_examples(examples) if examples else []
+    templates = find_templates(template or list(TEMPLATES), shown)
     sets = generate(
         corpus,
         out,
         writer=make_writer(writer, endpoint, endpoint_model, temperature, max_tokens, batch),
         templates=templates,
-        examples=shown,
         settings=settings,
         progress=progress_for(),
     )

@@ -1,12 +1,12 @@
 """A corpus without queries becomes a model for it: UDAPDR, from one command.
 
-    generate: a query set for each template
-      └ for each set: mine its tuples ─ train a cross-encoder of its own on them
+    generate: a query set for each template, and if asked one more, with the first as examples
+      └ for each set: mine its tuples ─ for each first one: train a cross-encoder of its own on them
     score the tuples of all sets by all cross-encoders ─ distill one student from the averages
 
 Under one folder, each step in its own:
 
-    OUT/generated/            query sets (train_generating.py)
+    OUT/generated/, OUT/more/  query sets (train_generating.py)
     OUT/sets/NAME/mined.jsonl, OUT/sets/NAME/teacher/
     OUT/scored/scored.jsonl
     OUT/student/checkpoint/   the result
@@ -27,10 +27,11 @@ from pathlib import Path
 from cluster.beir import read_judged
 from cluster.progress import Progress
 from cluster.ray_session import ray_session
-from cluster.train_generating import GenerateSettings, QuerySet, generate
+from cluster.train_generating import GenerateSettings, QuerySet
 from cluster.train_job import TrainJob, measured, train
 from cluster.train_mining import mine
 from cluster.train_record import Asked, is_recorded, record
+from cluster.train_rounds import check_more, query_sets, set_folders
 from cluster.train_scoring import score_tuples
 from colbert_core.errors import InvalidInput
 from colbert_core.index.lock import write_lock
@@ -39,7 +40,7 @@ from colbert_core.text.checkpoint import read_checkpoint
 from colbert_core.text.corpus import Corpus
 from colbert_core.train.mining import MiningSettings
 from colbert_core.train.starting import StudentSettings
-from colbert_core.train.templates import Example, Template
+from colbert_core.train.templates import Template
 from colbert_core.train.trainer import TrainSettings, check_values
 from colbert_core.train.writers import Writer
 
@@ -50,7 +51,8 @@ class AdaptJob:
 
     Attributes:
         corpus: passages.
-        writer, templates, examples, generating: of the queries.
+        writer, templates, generating: of the queries.
+        more: passages that get a second query of each template; those train no cross-encoder.
         mining: of the tuples; the filter's rankings give the negatives.
         teacher_model, teacher: what each cross-encoder starts from, and how it learns.
         model, student, distilling: the same of the student.
@@ -62,8 +64,8 @@ class AdaptJob:
     corpus: Corpus
     writer: Writer
     templates: Sequence[Template]
-    examples: Sequence[Example]
     generating: GenerateSettings
+    more: int
     mining: MiningSettings
     teacher_model: str
     teacher: TrainSettings
@@ -138,13 +140,13 @@ def adapt(job: AdaptJob, out: Path, progress: Progress) -> AdaptReport:
     _check(job)
     tuples, runs = _steps(job, out, progress)
     todo = [step for step in (*tuples, *runs) if not step.done()]
-    sets = generate(
+    sets = query_sets(
         job.corpus,
-        out / "generated",
+        out,
         writer=job.writer,
         templates=job.templates,
-        examples=job.examples,
         settings=job.generating,
+        more=job.more,
         progress=progress,
     )
     with write_lock(out):
@@ -161,6 +163,7 @@ def _check(job: AdaptJob) -> None:
     """Refuse now what a step would refuse after hours."""
     job.generating.check()
     job.mining.check()
+    check_more(job.more, job.templates)
     if not job.generating.bm25 and job.generating.index is None:
         raise InvalidInput("no source of negatives: give --index INDEX, --bm25, or both")
     for settings in (job.teacher, job.distilling):
@@ -178,17 +181,18 @@ def _check(job: AdaptJob) -> None:
 def _steps(job: AdaptJob, out: Path, progress: Progress) -> tuple[list[Step], list[Step]]:
     """What follows the queries: mining, in this process, and what runs on Ray."""
     names = [template.name for template in job.templates]
-    folders = [out / "sets" / name for name in names]
-    mined = [str(folder / "mined.jsonl") for folder in folders]
-    queries = [str(out / "generated" / name / "queries.jsonl") for name in names]
+    made = set_folders(out, names, job.more)
+    mined = {name: str(out / "sets" / name / "mined.jsonl") for name in made}
+    queries = [str(folder / "queries.jsonl") for folder in made.values()]
+    teachers = [out / "sets" / name / "teacher" for name in names]
     scored = out / "scored" / "scored.jsonl"
 
-    def mine_set(name: str, target: str) -> None:
+    def mine_set(name: str) -> None:
         mine(
-            out / "generated" / name / "qrels.tsv",
-            Path(target),
+            made[name] / "qrels.tsv",
+            Path(mined[name]),
             corpus=job.corpus,
-            queries=str(out / "generated" / name / "queries.jsonl"),
+            queries=str(made[name] / "queries.jsonl"),
             index=job.generating.index,
             bm25=job.generating.bm25,
             language=job.generating.language,
@@ -202,9 +206,9 @@ def _steps(job: AdaptJob, out: Path, progress: Progress) -> tuple[list[Step], li
 
     def score() -> None:
         score_tuples(
-            mined,
+            list(mined.values()),
             scored,
-            [str(folder / "teacher" / "checkpoint") for folder in folders],
+            [str(folder / "checkpoint") for folder in teachers],
             corpus=job.corpus,
             queries=queries,
             n_way=None,
@@ -213,16 +217,15 @@ def _steps(job: AdaptJob, out: Path, progress: Progress) -> tuple[list[Step], li
         )
 
     mining, teacher, student = _asked_of_each(job)
-    each = list(zip(names, folders, mined, strict=True))
-    tuples = [Step(folder, mining, partial(mine_set, name, file)) for name, folder, file in each]
-    teachers = [
-        Step(folder / "teacher", teacher, partial(run, [file], folder / "teacher", student=False))
-        for _, folder, file in each
+    tuples = [Step(out / "sets" / name, mining, partial(mine_set, name)) for name in made]
+    runs = [
+        Step(folder, teacher, partial(run, [mined[name]], folder, student=False))
+        for name, folder in zip(names, teachers, strict=True)
     ]
     last = out / "student"
     return tuples, [
-        *teachers,
-        Step(scored.parent, {"teachers": names}, score),
+        *runs,
+        Step(scored.parent, {"sets": list(made), "teachers": names}, score),
         Step(last, student, partial(run, [str(scored)], last, student=True)),
     ]
 

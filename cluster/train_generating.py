@@ -31,7 +31,7 @@ from cluster.train_record import is_recorded, record, take_folder, write_whole
 from colbert_core.errors import InvalidInput, TrainingDataError
 from colbert_core.index.lock import write_lock
 from colbert_core.text.corpus import Corpus
-from colbert_core.train.templates import Example, Template, query_of
+from colbert_core.train.templates import Template, query_of
 from colbert_core.train.text_store import TextStore
 from colbert_core.train.writers import Writer
 
@@ -42,7 +42,7 @@ UNIT = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateSettings:
-    """What decides about the queries, beside corpus, writer, templates and examples.
+    """What decides about the queries, beside corpus, writer and templates.
 
     Attributes:
         passages: how many get a query from each template; 0: all.
@@ -97,7 +97,6 @@ def generate(
     *,
     writer: Writer,
     templates: Sequence[Template],
-    examples: Sequence[Example],
     settings: GenerateSettings,
     progress: Progress,
 ) -> list[QuerySet]:
@@ -112,21 +111,21 @@ def generate(
             what is done is kept.
     """
     settings.check()
-    _check_templates(templates, examples)
+    _check_templates(templates)
     with tempfile.TemporaryDirectory(prefix="tartan-generate-") as folder:
         passages = stored_texts(Path(folder) / "passages", corpus)
         rows = sample(passages, settings)
-        asked = _asked(passages, rows, writer, templates, examples, settings)
+        asked = _asked(passages, rows, writer, templates, settings)
         is_recorded(out, asked)
         todo = [one for one in templates if not is_recorded(out / one.name, _filtered_by(settings))]
         if todo:  # what may be refused, before the work
             ranks = _ranks(passages, settings)
             texts = [passages.text(row) for row in rows]
-            writer.check(max((one.prompt(t, examples) for one in todo for t in texts), key=len))
+            writer.check(max((one.prompt(t) for one in todo for t in texts), key=len))
         take_folder(out, asked)
         with write_lock(out):
             if todo:
-                _write_answers(out, passages, rows, writer, todo, examples, settings.seed, progress)
+                _write_answers(out, passages, rows, writer, todo, settings.seed, progress)
             for template in todo:
                 _filter(out, passages, rows, template, ranks, settings, progress)
             return [_read_set(out, template.name, len(rows)) for template in templates]
@@ -147,9 +146,7 @@ def sample(passages: TextStore, settings: GenerateSettings) -> list[int]:
     return [rows[at] for at in sorted(drawn.tolist())]
 
 
-def _check_templates(templates: Sequence[Template], examples: Sequence[Example]) -> None:
-    if not templates:
-        raise InvalidInput("no template: give --template NAME or FILE, once for each")
+def _check_templates(templates: Sequence[Template]) -> None:
     names = [template.name for template in templates]
     for name in names:
         if names.count(name) > 1 or name == ANSWERS or name.startswith("."):
@@ -157,8 +154,6 @@ def _check_templates(templates: Sequence[Template], examples: Sequence[Example])
                 f"template {name!r}: its name is taken twice, or cannot name a folder here; give "
                 "the file another name"
             )
-    if examples and not any(template.takes_examples for template in templates):
-        raise InvalidInput("--examples are given, and no template has a place for {examples}")
 
 
 def _asked(
@@ -166,7 +161,6 @@ def _asked(
     rows: Sequence[int],
     writer: Writer,
     templates: Sequence[Template],
-    examples: Sequence[Example],
     settings: GenerateSettings,
 ) -> dict[str, object]:
     digest = hashlib.sha256()
@@ -177,7 +171,10 @@ def _asked(
         "passages": len(rows),
         **writer.identity,
         "templates": {template.name: template.text for template in templates},
-        "examples": [[one.passage, one.query] for one in examples],
+        "examples": {
+            template.name: [[one.passage, one.query] for one in template.examples]
+            for template in templates
+        },
         "seed": settings.seed,
         "unit": UNIT,
     }
@@ -194,7 +191,6 @@ def _write_answers(
     rows: Sequence[int],
     writer: Writer,
     templates: Sequence[Template],
-    examples: Sequence[Example],
     seed: int,
     progress: Progress,
 ) -> None:
@@ -204,7 +200,7 @@ def _write_answers(
     waiting = [one for one in units if not _answers_path(out, *one[:2]).is_file()]
     progress.start("generate", sum(len(unit) for *_, unit in waiting), "queries")
     for template, at, unit in waiting:
-        prompts = [template.prompt(passages.text(row), examples) for row in unit]
+        prompts = [template.prompt(passages.text(row)) for row in unit]
         answers = writer.write(prompts, _seed(seed, template.name, at))
         write_whole(_answers_path(out, template, at), json.dumps(answers))
         progress.advance(len(unit))

@@ -9,7 +9,9 @@ from colbert_core.importing.report import ImportReport
 from colbert_core.index.importers import Source
 
 
-def model_of(source: Source, model: str | None, report: ImportReport) -> dict[str, Any] | None:
+def model_of(
+    source: Source, model: str | None, language: str | None, report: ImportReport
+) -> dict[str, Any] | None:
     """The identity of the encoder, where it can be loaded and encodes as the index was."""
     named = model or source.settings.get("checkpoint")
     if not isinstance(named, str) or not named:
@@ -22,10 +24,11 @@ def model_of(source: Source, model: str | None, report: ImportReport) -> dict[st
             named,
             query_maxlen=_length(source.settings.get("query_maxlen")),
             doc_maxlen=_length(source.settings.get("doc_maxlen")),
+            language=language,
         )
         problem = _differences(source, encoder.identity)
     except (ModelError, InvalidInput) as error:
-        if model:
+        if model or language:
             raise
         problem = str(error)
     if problem and model:
@@ -36,6 +39,11 @@ def model_of(source: Source, model: str | None, report: ImportReport) -> dict[st
             "(--model names another place)"
         )
         return None
+    if language is None and encoder.identity.language is not None:
+        report.notes.append(
+            f"its model has an adapter for each language, and {encoder.identity.language}, its "
+            "default, is taken; if the passages were encoded in another, give --language"
+        )
     report.model = named
     return dict(encoder.identity.to_dict())
 

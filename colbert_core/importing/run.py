@@ -51,6 +51,7 @@ def import_index(
     ids: Path | None = None,
     collection: list[str] | None = None,
     model: str | None = None,
+    language: str | None = None,
     shards: int = 1,
     overwrite: bool = False,
     on_progress: OnProgress | None = None,
@@ -65,6 +66,7 @@ def import_index(
             numbers in decimal.
         collection: files of a corpus in the order of their passages: gives ids, texts, metadata.
         model: the encoder that made it; by default what its metadata name, if it can be loaded.
+        language: in which it was made, where the model has an adapter for each.
         shards: how many to cut it into.
         overwrite: publish a new generation where an index exists.
         on_progress: called with (stage, done, total).
@@ -89,7 +91,7 @@ def import_index(
     kept_N = np.flatnonzero(opened.all_doclens)
     report.compare_counts(opened)
     columns = Columns.open(len(opened.all_doclens), ids, collection, opened.metadata)
-    identity = model_of(opened, model, report)
+    identity = model_of(opened, model, language, report)
     codec = _codec(opened)
     ranges = shard_ranges(opened.all_doclens[kept_N].astype(np.int32), shards)
     path.mkdir(parents=True, exist_ok=True)

@@ -160,7 +160,7 @@ class EndpointWriter:
     def _away(self, error: Exception) -> TartanError:
         reason = self._said(str(getattr(error, "reason", error) or type(error).__name__).encode())
         return Unavailable(
-            f"{self._url} does not answer ({reason}; up to {TIMEOUT_S:.0f} s were waited): check "
+            f"{self._url} does not answer ({reason}; a call may take {TIMEOUT_S:.0f} s): check "
             "that the server is up; the same command goes on"
         )
 

@@ -1,8 +1,8 @@
 """Prompts by which a language model writes a query for a passage, and what its answer says.
 
-    template = find_template("question")        # one of TEMPLATES, or a file
-    prompt = template.prompt(passage, examples)
-    query = query_of(answer)                    # None where it is none
+    (template,) = find_templates(["question"], examples)    # of TEMPLATES, or a file
+    prompt = template.prompt(passage)
+    query = query_of(answer)                                # None where it is none
 
 A template is text with `{passage}`. What stands behind `{examples}`, if that is there, is repeated
 for each example, followed by its query; so a template says once how passage and query are written.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from colbert_core.errors import InvalidInput
@@ -57,25 +57,41 @@ class Template:
     Attributes:
         name: short; names the query set that it makes.
         text: as it was written.
+        examples: shown before the passage, where the text has a place for them.
     """
 
     name: str
     text: str
+    examples: tuple[Example, ...] = ()
 
     @property
     def takes_examples(self) -> bool:
         """Whether there is a place for examples."""
         return EXAMPLES in self.text
 
-    def prompt(self, passage: str, examples: Sequence[Example] = ()) -> str:
+    def prompt(self, passage: str) -> str:
         """What a language model is given for a passage, which is cut to `PASSAGE_CHARS`."""
         head, _, pattern = self.text.rpartition(EXAMPLES)
         before, _, after = pattern.partition(PASSAGE)
         shown = [
             f"{before}{_cut(one.passage)}{after} {one.query}\n\n"
-            for one in (examples if self.takes_examples else ())
+            for one in (self.examples if self.takes_examples else ())
         ]
         return f"{head}{''.join(shown)}{before}{_cut(passage)}{after}"
+
+
+def find_templates(names: Sequence[str], examples: Sequence[Example]) -> list[Template]:
+    """Templates by name or file, each with the examples.
+
+    Raises:
+        InvalidInput: there is none, one cannot be used, or none has a place for the examples.
+    """
+    found = [replace(find_template(name), examples=tuple(examples)) for name in names]
+    if not found:
+        raise InvalidInput("no template: give --template NAME or FILE, once for each")
+    if examples and not any(template.takes_examples for template in found):
+        raise InvalidInput(f"--examples are given, and no template has a place for {EXAMPLES}")
+    return found
 
 
 def find_template(name: str) -> Template:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from text_checkpoints import xmod
 
 from colbert_core import Index
 from colbert_core.codec import Compressed
@@ -175,6 +176,22 @@ def test_text_queries_work_where_the_checkpoint_can_be_loaded(source: Path, tmp_
     assert note(report.notes, "attend_to_mask_tokens=True and the checkpoint has False")
     with pytest.raises(InvalidInput, match="did not make this index"):
         import_index(source, tmp_path / "third", model=str(CHECKPOINT))
+
+
+def test_an_index_in_one_language_of_many(source: Path, tmp_path: Path) -> None:
+    """Its metadata do not name the language: what is taken is said, or is what one gives."""
+    checkpoint = xmod(tmp_path / "xmod", default="en_XX")
+    about = json.loads((source / "metadata.json").read_text())
+    about["config"] |= {"checkpoint": str(checkpoint), "doc_maxlen": 36, "query_maxlen": 12}
+    (source / "metadata.json").write_text(json.dumps(about))
+    report = import_index(source, tmp_path / "ix")
+    assert note(report.notes, "en_XX, its default, is taken")
+    import_index(source, tmp_path / "de", language="de")
+    index = Index.open(tmp_path / "de")
+    assert index.encoder.identity.language == "de_DE"
+    assert len(index.search("late interaction", k=3)) == 3
+    with pytest.raises(InvalidInput, match="no adapters of that name"):
+        import_index(source, tmp_path / "fr", language="fr")
 
 
 def test_a_checkpoint_that_is_not_here_leaves_vectors(source: Path, tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ from writing import causal
 
 WAIT_S = 900.0  # three runs of Ray Train, each many processes that start
 SETS = ("question", "claim")
+MORE = ("question-more", "claim-more")
+TEACHER = f"sets/{SETS[0]}/teacher/checkpoint/*"
 
 
 @pytest.fixture
@@ -40,7 +42,8 @@ def command(tmp_path: Path) -> list[str]:
         "--writer", str(causal(tmp_path / "causal")), "--max-tokens", "6", "--language", "none",
         *(part for name in SETS for part in ("--template", name)),
         "--model", str(plain(tmp_path / "model")), "--teacher-model", str(tmp_path / "model"),
-        "--n-way", "3", "--ranks", "1:20", "--teacher-batch", "4", "--teacher-steps", "6",
+        "--more", "20", "--n-way", "3", "--ranks", "1:20",
+        "--teacher-batch", "4", "--teacher-steps", "6",
         "--teacher-rate", "1e-3", "--batch", "4", "--steps", "6", "--rate", "1e-3",
         "--dim", "16", "--query-maxlen", "12", "--doc-maxlen", "20", "--workers", "1",
     ]  # fmt: skip
@@ -71,15 +74,17 @@ def test_a_killed_driver_is_gone_on_with_to_the_student(command: list[str], tmp_
         doomed.kill()
         doomed.wait()
     assert not (out / "student").exists()
-    patterns = ("generated/**/*", "sets/*/mined.jsonl", f"sets/{SETS[0]}/teacher/checkpoint/*")
+    patterns = ("generated/**/*", "more/**/*", "sets/*/mined.jsonl", TEACHER)
     kept = times(out, *patterns)
     again = tartan(*command, "--json")
     printed, _ = again.communicate(timeout=WAIT_S)
     assert again.returncode == 0
     assert times(out, *patterns) == kept
     report = json.loads(printed)
-    assert [one["name"] for one in report["sets"]] == list(SETS)
-    assert all(0 < one["kept"] <= one["written"] == 40 for one in report["sets"])
+    assert [one["name"] for one in report["sets"]] == [*SETS, *MORE]
+    assert [one["written"] for one in report["sets"]] == [40, 40, 20, 20]
+    assert all(0 < one["kept"] <= one["written"] for one in report["sets"])
+    assert not list(out.glob("sets/*-more/teacher"))
     assert Encoder.load(report["checkpoint"]).dim == 16
     check_scores(tmp_path, out)
 
@@ -97,17 +102,19 @@ def test_a_killed_driver_is_gone_on_with_to_the_student(command: list[str], tmp_
 
 
 def check_scores(folder: Path, out: Path) -> None:
-    """The tuples of both sets stand in one file, with the average of both teachers' scores."""
+    """The tuples of all sets stand in one file, with the average of both teachers' scores."""
     mined = [
-        record for name in SETS for record, _ in read_records(out / "sets" / name / "mined.jsonl")
+        record
+        for name in (*SETS, *MORE)
+        for record, _ in read_records(out / "sets" / name / "mined.jsonl")
     ]
     scored = [record for record, _ in read_records(out / "scored" / "scored.jsonl")]
     assert [(one.query, one.passages) for one in scored] == [
         (one.query, one.passages) for one in mined
     ]
     texts = {d.passage.id: d.passage.text for d in read_corpus(folder / "corpus.jsonl")}
-    for name in SETS:
-        read = read_corpus(out / "generated" / name / "queries.jsonl")
+    for name in (*SETS, *MORE):
+        read = read_corpus(out / ("more" if name in MORE else "generated") / name / "queries.jsonl")
         texts |= {d.passage.id: d.passage.text for d in read}
     pairs = [(texts[one.query], texts[passage]) for one in scored for passage in one.passages]
     each = []

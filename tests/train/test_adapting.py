@@ -16,7 +16,7 @@ from colbert_core.errors import CorpusError, IndexExists, InvalidInput, ModelErr
 from colbert_core.train.mining import MiningSettings
 from colbert_core.train.starting import StudentSettings
 from colbert_core.train.step import Objective
-from colbert_core.train.templates import find_template
+from colbert_core.train.templates import Template, find_templates
 from colbert_core.train.trainer import TrainSettings
 from colbert_core.train.tuples import read_records
 from colbert_core.train.writers import LocalWriter, Sampling
@@ -50,9 +50,9 @@ def job(tmp_path_factory):
     return AdaptJob(
         corpus=str(folder / "corpus.jsonl"),
         writer=Counting(writer),
-        templates=[find_template("question"), find_template("claim")],
-        examples=[],
+        templates=find_templates(["question", "claim"], []),
         generating=GenerateSettings(top=20, language=None),
+        more=0,
         mining=MiningSettings(n_way=3, first=1, last=20),
         teacher_model=model,
         teacher=replace(training, objective=Objective(loss="v1", in_batch_weight=0.0)),
@@ -73,6 +73,7 @@ def test_what_a_later_step_would_refuse_is_refused_first(job, tmp_path):
     def bad(**changes):
         return replace(job, **changes)
 
+    twin = Template("question-more", "{passage}?")
     for wrong, error, says in (
         (bad(mining=MiningSettings(n_way=1)), InvalidInput, "n-way 1"),
         (bad(generating=GenerateSettings(top=0, bm25=False)), InvalidInput, "no source of neg"),
@@ -83,7 +84,8 @@ def test_what_a_later_step_would_refuse_is_refused_first(job, tmp_path):
         (bad(teacher_model="/no/such/model"), ModelError, "no such folder"),
         (bad(data=tmp_path), CorpusError, "cannot be read"),
         (bad(student=StudentSettings(language="de")), InvalidInput, "no adapters"),
-        (bad(templates=[]), InvalidInput, "no template"),
+        (bad(more=-1), InvalidInput, "more -1"),
+        (bad(more=5, templates=[job.templates[0], twin]), InvalidInput, "'question-more': the sec"),
     ):
         with pytest.raises(error, match=says):
             adapt(wrong, tmp_path / "out", SilentProgress())
@@ -116,3 +118,30 @@ def test_what_was_done_before_ray_failed_is_kept(job, tmp_path, monkeypatch):
     # A step that was not begun takes what it is given now.
     with pytest.raises(Unavailable):
         adapt(replace(job, distilling=replace(job.distilling, rate=1e-4)), out, SilentProgress())
+
+
+def test_a_second_round_shows_the_first_as_examples(job, tmp_path, monkeypatch):
+    def fails(*, purpose):
+        raise Unavailable("no Ray")
+
+    monkeypatch.setattr(train_adapting, "ray_session", fails)
+    out = tmp_path / "out"
+    prompts = []
+
+    class Listening(Counting):
+        def write(self, given, seed):
+            prompts.extend(given)
+            return super().write(given, seed)
+
+    with pytest.raises(Unavailable):
+        adapt(replace(job, writer=Listening(job.writer), more=10), out, SilentProgress())
+    first, second = prompts[:60], prompts[60:]
+    assert len(second) == 20
+    kept = (out / "generated" / "question" / "queries.jsonl").read_text().splitlines()
+    shown = [json.loads(line)["text"] for line in kept[:4]]
+    assert all(f"Question: {text}\n\n" in prompt for text in shown for prompt in second[:10])
+    assert not any(f"Question: {text}\n\n" in prompt for text in shown for prompt in first)
+    names = {path.parent.name for path in out.glob("sets/*/mined.jsonl")}
+    assert names == {"question", "claim", "question-more", "claim-more"}
+    records = [one for one, _ in read_records(out / "sets" / "claim-more" / "mined.jsonl")]
+    assert all(one.query == f"claim-more-{one.passages[0]}" for one in records)

@@ -21,7 +21,7 @@ from colbert_core.errors import (
 from colbert_core.train import endpoint
 from colbert_core.train.endpoint import KEY_VARIABLE, EndpointWriter
 from colbert_core.train.mining import MiningSettings
-from colbert_core.train.templates import Example, find_template
+from colbert_core.train.templates import Example, find_templates
 from colbert_core.train.tuples import read_records
 from colbert_core.train.writers import LocalWriter, Sampling
 
@@ -61,8 +61,7 @@ def generated(corpus, out, writer, *templates, **changes):
         str(corpus),
         out,
         writer=writer,
-        templates=[find_template(name) for name in templates or ("question", "claim")],
-        examples=FEW,
+        templates=find_templates(templates or ("question", "claim"), FEW),
         settings=GenerateSettings(**({"top": 10} | changes)),
         progress=SilentProgress(),
     )
@@ -218,9 +217,6 @@ def test_bad_input_is_refused_before_any_word_is_written(corpus, tmp_path, write
         assert not (tmp_path / "out").exists()
     with pytest.raises(InvalidInput, match="taken twice"):
         generated(corpus, tmp_path / "out", writer, "claim", "claim")
-    (tmp_path / "bare.txt").write_text("{passage}?")
-    with pytest.raises(InvalidInput, match="no template has a place for"):
-        generated(corpus, tmp_path / "out", writer, str(tmp_path / "bare.txt"))
     corpus.write_text('{"_id": "a", "text": " "}\n')
     with pytest.raises(TrainingDataError, match="no passage with words"):
         generated(corpus, tmp_path / "out", writer)
@@ -253,7 +249,8 @@ def test_an_endpoint_writes_the_same_way(corpus, tmp_path, service):
     assert len(bodies) == 10  # one was answered with nothing, and one asked to see that it answers
     assert {body["model"] for body in bodies} == {"tiny"}
     assert {(body["max_tokens"], body["temperature"]) for body in bodies} == {(8, 0.7)}
-    prompts = {find_template("question").prompt(text, FEW) for text in CORPUS.values()}
+    (template,) = find_templates(["question"], FEW)
+    prompts = {template.prompt(text) for text in CORPUS.values()}
     assert {body["messages"][0]["content"] for body in bodies} <= prompts
     again = generated(corpus, tmp_path / "again", writer, "question")
     assert again[0].queries.read_bytes() == sets[0].queries.read_bytes()

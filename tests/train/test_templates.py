@@ -1,5 +1,7 @@
 """Prompts, examples, and the query in an answer."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,20 +14,21 @@ from colbert_core.train.templates import (
     Example,
     Template,
     find_template,
+    find_templates,
     query_of,
     read_examples,
 )
 
 
 def test_what_stands_behind_examples_is_repeated_for_each():
-    template = Template("t", "Ask.\n\n{examples}P: {passage}\nQ:")
-    few = [Example("one {passage}", "what is one?"), Example("two {examples}", "and two?")]
-    assert template.prompt("a {b} {passage}", few) == (
+    few = (Example("one {passage}", "what is one?"), Example("two {examples}", "and two?"))
+    template = Template("t", "Ask.\n\n{examples}P: {passage}\nQ:", few)
+    assert template.prompt("a {b} {passage}") == (
         "Ask.\n\nP: one {passage}\nQ: what is one?\n\nP: two {examples}\nQ: and two?\n\n"
         "P: a {b} {passage}\nQ:"
     )
-    assert template.prompt("a") == "Ask.\n\nP: a\nQ:"
-    assert Template("t", "P: {passage}").prompt("a", few) == "P: a"
+    assert replace(template, examples=()).prompt("a") == "Ask.\n\nP: a\nQ:"
+    assert Template("t", "P: {passage}", few).prompt("a") == "P: a"
 
 
 @settings(max_examples=30, deadline=None)
@@ -61,6 +64,16 @@ def test_templates_that_cannot_be_used(tmp_path, text, says):
     with pytest.raises(InvalidInput) as error:
         find_template(str(path))
     assert says in str(error.value)
+
+
+def test_examples_need_a_place(tmp_path):
+    few = [Example("a", "b?")]
+    (bare := tmp_path / "bare.txt").write_text("{passage}?")
+    assert [one.examples for one in find_templates(["claim", str(bare)], few)] == [(*few,)] * 2
+    with pytest.raises(InvalidInput, match="no template has a place for"):
+        find_templates([str(bare)], few)
+    with pytest.raises(InvalidInput, match="no template: give"):
+        find_templates([], [])
 
 
 def test_examples(tmp_path):
