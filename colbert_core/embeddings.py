@@ -6,10 +6,11 @@ Shapes: N passages, T tokens, D dimensions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -135,42 +136,60 @@ def check_embeddings(
         return _check_matrix(embeddings, doclens, normalize, check_dim, on_passage)
     once = iter(embeddings) is embeddings
     path = spool / "vectors.fp16"
-    file = path.open("wb") if once else None
-    lengths: list[int] = []
-    dim = 0
-    batch: list[AnyArray] = []
-    waiting = 0
-
-    def check_batch() -> None:
-        first = len(lengths) - len(batch)
-        rows_TD = np.concatenate(batch)
-        _check_norms(rows_TD, first, lengths[first:], normalize)
-        if file:
-            (unit_vectors(rows_TD) if normalize else rows_TD).astype(np.float16).tofile(file)
-        on_passage(first)
-        batch.clear()
-
-    for number, one in enumerate(embeddings):
-        rows_TD = _as_passage(one, number, dim)
-        if not dim:
-            dim = rows_TD.shape[1]
-            check_dim(dim)
-        batch.append(rows_TD)
-        lengths.append(len(rows_TD))
-        waiting += rows_TD.size
-        if waiting * 4 >= BATCH_BYTES:
-            check_batch()
-            waiting = 0
-    if not lengths:
+    with path.open("wb") if once else nullcontext() as file:
+        read = _Passages(normalize, check_dim, on_passage, file)
+        for one in embeddings:
+            read.add(one)
+        read.check_batch()
+    if not read.lengths:
         raise CorpusError("there are no passages; an index needs at least one")
-    if batch:
-        check_batch()
-    doclens_N = np.array(lengths, np.int32)
-    if file:
-        file.close()
-        matrix_TD = np.memmap(path, np.float16, "r", shape=(sum(lengths), dim))
-        return Embeddings(matrix_TD, doclens_N, dim, normalize)
-    return Embeddings(embeddings, doclens_N, dim, normalize)
+    doclens_N = np.array(read.lengths, np.int32)
+    if once:
+        matrix_TD = np.memmap(path, np.float16, "r", shape=(sum(read.lengths), read.dim))
+        return Embeddings(matrix_TD, doclens_N, read.dim, normalize)
+    return Embeddings(embeddings, doclens_N, read.dim, normalize)
+
+
+class _Passages:
+    """Passages as they come: checked a batch at a time, and written to `file` if there is one."""
+
+    def __init__(
+        self,
+        normalize: bool,
+        check_dim: Callable[[int], None],
+        on_passage: Callable[[int], None],
+        file: IO[bytes] | None,
+    ) -> None:
+        self.lengths: list[int] = []
+        self.dim = 0
+        self._normalize, self._check_dim = normalize, check_dim
+        self._on_passage, self._file = on_passage, file
+        self._batch: list[AnyArray] = []
+        self._waiting = 0  # numbers in the batch
+
+    def add(self, one: AnyArray) -> None:
+        rows_TD = _as_passage(one, len(self.lengths), self.dim)
+        if not self.dim:
+            self.dim = rows_TD.shape[1]
+            self._check_dim(self.dim)
+        self._batch.append(rows_TD)
+        self.lengths.append(len(rows_TD))
+        self._waiting += rows_TD.size
+        if self._waiting * 4 >= BATCH_BYTES:
+            self.check_batch()
+
+    def check_batch(self) -> None:
+        if not self._batch:
+            return
+        first = len(self.lengths) - len(self._batch)
+        rows_TD = np.concatenate(self._batch)
+        _check_norms(rows_TD, first, self.lengths[first:], self._normalize)
+        if self._file:
+            kept_TD = unit_vectors(rows_TD) if self._normalize else rows_TD
+            kept_TD.astype(np.float16).tofile(self._file)
+        self._on_passage(first)
+        self._batch.clear()
+        self._waiting = 0
 
 
 def _check_matrix(

@@ -12,8 +12,9 @@ Shapes: N passages, T tokens, D dimensions, C centroids.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from colbert_core.importing.columns import Columns
 from colbert_core.importing.model import model_of
 from colbert_core.importing.report import ImportReport
 from colbert_core.index import (
+    Manifest,
     ShardEntry,
     ShardReader,
     ShardWriter,
@@ -98,23 +100,8 @@ def import_index(
     with write_lock(path):
         generation = new_generation_id(path)
         try:
-            write_codec(path, generation, codec)
             work = _Import(opened, codec, columns, report, report_progress)
-            entries = work.write(path, generation, ranges)
-            report_progress("calibrate", 0, 1)
-            presets = calibrate([ShardReader(path, entry, codec) for entry in entries], codec)
-            report_progress("calibrate", 1, 1)
-            manifest = publish(
-                path,
-                generation,
-                generation,
-                codec,
-                entries,
-                model=identity,
-                pool_factor=1,
-                presets=presets,
-                extras={"imported": {"format": opened.format, "settings": dict(opened.settings)}},
-            )
+            manifest = work.publish(path, generation, ranges, identity)
         except BaseException:
             remove_unpublished(path, generation)
             raise
@@ -144,7 +131,35 @@ class _Import:
             if self._postings.problem:
                 report.notes.append(f"its postings cannot be compared: {self._postings.problem}")
 
-    def write(self, path: Path, generation: str, ranges: list[tuple[int, int]]) -> list[ShardEntry]:
+    def publish(
+        self,
+        path: Path,
+        generation: str,
+        ranges: list[tuple[int, int]],
+        model: Mapping[str, Any] | None,
+    ) -> Manifest:
+        """Write codec and shards, calibrate, and make that the live generation."""
+        source, codec = self._source, self._codec
+        write_codec(path, generation, codec)
+        entries = self._write(path, generation, ranges)
+        self._progress("calibrate", 0, 1)
+        presets = calibrate([ShardReader(path, entry, codec) for entry in entries], codec)
+        self._progress("calibrate", 1, 1)
+        return publish(
+            path,
+            generation,
+            generation,
+            codec,
+            entries,
+            model=model,
+            pool_factor=1,
+            presets=presets,
+            extras={"imported": {"format": source.format, "settings": dict(source.settings)}},
+        )
+
+    def _write(
+        self, path: Path, generation: str, ranges: list[tuple[int, int]]
+    ) -> list[ShardEntry]:
         """Write all shards; `ranges` are passages that have tokens, counted from 0."""
         batches = ShardCutter(self._batches())
         entries = []

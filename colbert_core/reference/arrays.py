@@ -69,25 +69,8 @@ class ShardArrays:
         self.tokens = len(scales_T)
         self.passages = passages
         require(0 <= passages < 1 << 32, f"passages {passages} must lie between 0 and 2^32")
-        for name, packed in (
-            ("codes", codes),
-            ("offsets", offsets),
-            ("posting_offsets", posting_offsets),
-            ("postings", postings),
-        ):
-            check_array(name, packed, 1, "uint8")
-        check_array("residuals_TB", residuals_TB, 2, "uint8")
-        check_array("scales_T", scales_T, 1, "uint8")
-        require(bits in (1, 2, 3, 4), f"bits {bits} must be 1, 2, 3 or 4")
-        stored = self.dim * bits // 8
-        require(
-            residuals_TB.shape == (self.tokens, stored),
-            f"residuals_TB has shape {residuals_TB.shape}, expected ({self.tokens}, {stored})",
-        )
-        require(
-            len(postings) >= SLACK,
-            f"postings has {len(postings)} bytes, expected at least {SLACK}",
-        )
+        _check_stored(codes, offsets, posting_offsets, postings)
+        _check_residuals(residuals_TB, scales_T, self.dim, bits)
         end, centroids = len(postings) - SLACK, table.centroids
         self.codes_T = PackedInts("codes", codes, self.tokens, centroids - 1)
         self.offsets_N1 = PackedInts("offsets", offsets, passages + 1, self.tokens)
@@ -95,20 +78,7 @@ class ShardArrays:
         check_ends("offsets", self.offsets_N1, self.tokens)
         check_ends("posting_offsets", self.lists_C1, end)
         self.trellis = len(levels) == WINDOWS
-        for name, values, size in (
-            ("levels", levels, WINDOWS if self.trellis else 1 << bits),
-            ("alpha", alpha, 256),
-            ("beta", beta, 256),
-        ):
-            check_array(name, values, 1, "float32")
-            require(len(values) == size, f"{name} has {len(values)} entries, expected {size}")
-            require(bool(np.all(np.abs(values) <= MAX_MAGNITUDE)), f"{name} must lie within ±1e6")
-        if centroids_f32 is not None:
-            check_array("centroids_f32", centroids_f32, 2, "float32")
-            require(
-                centroids_f32.shape == table.codes_CD.shape,
-                f"centroids_f32 has shape {centroids_f32.shape}, expected {table.codes_CD.shape}",
-            )
+        _check_decoding(table, bits, levels, alpha, beta, centroids_f32)
         self.table, self.residuals_TB, self.scales_T = table, residuals_TB, scales_T
         self.postings, self.bits, self.levels = postings, bits, levels
         self.alpha, self.beta, self.centroids_f32 = alpha, beta, centroids_f32
@@ -181,6 +151,50 @@ class ShardArrays:
 
     def _check_pid(self, pid: int) -> None:
         require(0 <= pid < self.passages, f"passage {pid} is not one of {self.passages}")
+
+
+def _check_stored(codes: U8, offsets: U8, posting_offsets: U8, postings: U8) -> None:
+    for name, packed in (
+        ("codes", codes),
+        ("offsets", offsets),
+        ("posting_offsets", posting_offsets),
+        ("postings", postings),
+    ):
+        check_array(name, packed, 1, "uint8")
+    require(
+        len(postings) >= SLACK,
+        f"postings has {len(postings)} bytes, expected at least {SLACK}",
+    )
+
+
+def _check_residuals(residuals_TB: U8, scales_T: U8, dim: int, bits: int) -> None:
+    check_array("residuals_TB", residuals_TB, 2, "uint8")
+    check_array("scales_T", scales_T, 1, "uint8")
+    require(bits in (1, 2, 3, 4), f"bits {bits} must be 1, 2, 3 or 4")
+    expected = len(scales_T), dim * bits // 8
+    require(
+        residuals_TB.shape == expected,
+        f"residuals_TB has shape {residuals_TB.shape}, expected {expected}",
+    )
+
+
+def _check_decoding(
+    table: CentroidTable, bits: int, levels: F32, alpha: F32, beta: F32, centroids_f32: F32 | None
+) -> None:
+    for name, values, size in (
+        ("levels", levels, WINDOWS if len(levels) == WINDOWS else 1 << bits),
+        ("alpha", alpha, 256),
+        ("beta", beta, 256),
+    ):
+        check_array(name, values, 1, "float32")
+        require(len(values) == size, f"{name} has {len(values)} entries, expected {size}")
+        require(bool(np.all(np.abs(values) <= MAX_MAGNITUDE)), f"{name} must lie within ±1e6")
+    if centroids_f32 is not None:
+        check_array("centroids_f32", centroids_f32, 2, "float32")
+        require(
+            centroids_f32.shape == table.codes_CD.shape,
+            f"centroids_f32 has shape {centroids_f32.shape}, expected {table.codes_CD.shape}",
+        )
 
 
 def scores_are_integers(levels: F32, centroids_f32: F32 | None, normalize: bool) -> bool:

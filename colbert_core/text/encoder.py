@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from colbert_core.errors import InvalidInput, ModelError
-from colbert_core.hardware import bf16_is_native
 from colbert_core.text.aliases import DEFAULT_MODEL, locate
 from colbert_core.text.batches import plan_batches
 from colbert_core.text.checkpoint import Checkpoint, read_checkpoint
+from colbert_core.text.device import Precision, device_for, dtype_for, one_thread, token_budget
 from colbert_core.text.identity import ModelIdentity
 from colbert_core.text.languages import Languages
 from colbert_core.text.network import Network
@@ -24,12 +23,6 @@ from colbert_core.text.projection import matrix_sha256
 from colbert_core.text.together import Together
 from colbert_core.text.tokens import NO_SPAN, TextTokenizer, Tokens
 from colbert_core.types import F32, I32, Bool
-
-Precision = Literal["auto", "float32", "bfloat16"]
-
-# Measured for all-MiniLM-L6-v2 on 2 cores: beyond this the activations leave the caches.
-_CPU_TOKEN_BUDGET = 4096
-_CUDA_TOKEN_BUDGET = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +111,13 @@ class Encoder:
         """
         checkpoint = read_checkpoint(locate(model))
         chosen = checkpoint.languages.choose(language)
-        place = _device(device)
+        place = device_for(device)
         if threads is not None:
             if threads < 1:
                 raise InvalidInput(f"threads {threads}: at least 1 is needed")
             torch.set_num_threads(threads)
         tokenizer = TextTokenizer(checkpoint, query_maxlen=query_maxlen, doc_maxlen=doc_maxlen)
-        network = Network.load(checkpoint, place, _dtype(precision, place))
+        network = Network.load(checkpoint, place, dtype_for(precision, place))
         identity = _identity(_source(model), checkpoint, tokenizer, network, chosen)
         return cls(tokenizer, network, identity, checkpoint.languages)
 
@@ -214,7 +207,7 @@ class Encoder:
         # On one thread, and together only where it gives the same: a batch's shape and the number
         # of threads change the last bits, and the same query must score the same everywhere.
         queries = self._tokenizer.queries(_checked(texts))
-        with _one_thread():
+        with one_thread():
             return self._together.encode(queries, self._encode)
 
     def encode_passages(self, texts: Sequence[str]) -> EncodedPassages:
@@ -264,7 +257,7 @@ class Encoder:
         return DevicePassages(vectors_TD, doclens_N, truncated_N)
 
     def _batches(self, passages: Sequence[Tokens]) -> list[list[int]]:
-        budget = _CUDA_TOKEN_BUDGET if self._network.device.type == "cuda" else _CPU_TOKEN_BUDGET
+        budget = token_budget(self._network.device)
         return plan_batches([len(tokens.ids) for tokens in passages], budget)
 
     def query_tokens(self, text: str) -> list[str]:
@@ -371,43 +364,6 @@ def _identity(
         passage_prompt=rules.passage_prompt,
         language=language,
     )
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InvalidInput(
-            f"device {name!r} cannot be used here ({error}): give 'cpu', or 'cuda' where there is"
-            " a GPU that torch sees"
-        ) from error
-    return device
-
-
-def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    if precision == "auto":
-        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else bf16_is_native()
-        return torch.bfloat16 if native else torch.float32
-    if precision not in ("float32", "bfloat16"):
-        raise InvalidInput(f"precision {precision!r}: give 'auto', 'float32' or 'bfloat16'")
-    return torch.float32 if precision == "float32" else torch.bfloat16
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch computes on one thread inside; a query gains nothing from more."""
-    threads = torch.get_num_threads()
-    if threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _checked(texts: Sequence[str]) -> list[str]:
