@@ -24,7 +24,8 @@ from cluster.client_retry import Attempts, RetryPolicy
 from cluster.client_targets import Rotation, open_aio_channel, open_channel, targets_of
 from cluster.security.client import Access, channel_credentials, checked_key
 from cluster.security.tls import Tls
-from cluster.wire.public import answer_from_proto, info_from_proto
+from cluster.wire.info import info_from_proto
+from cluster.wire.public import answer_from_proto
 from cluster.wire.status import from_status
 from cluster.wire.tartan.v1 import search_pb2, search_pb2_grpc
 from cluster.wire.token import bearer

@@ -28,6 +28,7 @@ from cluster.wire.handlers import (
     deadline_after,
     problem_of,
 )
+from cluster.wire.info import info_to_proto
 from cluster.wire.request_context import begin_part, caller, note_query_text
 from cluster.wire.requests import checked
 from cluster.wire.status import code_from_number, to_problem
@@ -121,7 +122,7 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
         context: AsyncContext,  # noqa: ARG002
     ) -> search_pb2.GetIndexInfoResponse:
         with self._follower.pinned() as generation:
-            return convert.info_to_proto(generation.info())
+            return info_to_proto(generation.info())
 
     async def _answer(
         self, request: search_pb2.SearchRequest, deadline: float, client: str

@@ -1,4 +1,4 @@
-"""Conversions of the public API, `tartan.v1`, in both directions."""
+"""Conversions of a search and its answer, of the public API, `tartan.v1`, in both directions."""
 
 from __future__ import annotations
 
@@ -12,12 +12,9 @@ from cluster.wire.tensors import matrix_from_proto, matrix_to_proto
 from cluster.wire.types import (
     DEFAULT_K,
     Coverage,
-    IndexInfo,
-    Limits,
     MissingShard,
     SearchAnswer,
     SearchCall,
-    ServedShard,
     ShardTiming,
 )
 from colbert_core.errors import QueryError, TartanError
@@ -183,75 +180,6 @@ def coverage_from_proto(message: pb.Coverage) -> Coverage:
             MissingShard(one.shard_id, one.passages, one.timed_out, one.reason)
             for one in message.missing
         ),
-    )
-
-
-def info_to_proto(info: IndexInfo) -> pb.GetIndexInfoResponse:
-    """What is served, as a message."""
-    limits = info.limits
-    return pb.GetIndexInfoResponse(
-        generation=info.generation,
-        passages=info.passages,
-        tokens=info.tokens,
-        dim=info.dim,
-        centroids=info.centroids,
-        codec=info.codec,
-        bits=info.bits,
-        model=info.model,
-        shards=[
-            pb.ShardInfo(
-                shard_id=shard.shard_id,
-                passages=shard.passages,
-                tokens=shard.tokens,
-                replicas=shard.replicas,
-            )
-            for shard in info.shards
-        ],
-        limits=pb.Limits(
-            max_k=limits.max_k,
-            max_query_tokens=limits.max_query_tokens,
-            max_text_chars=limits.max_text_chars,
-            max_message_bytes=limits.max_message_bytes,
-            max_batch=limits.max_batch,
-            max_filter_conditions=limits.max_filter_conditions,
-            max_filter_values=limits.max_filter_values,
-            max_filter_depth=limits.max_filter_depth,
-        ),
-        fields=[pb.MetadataField(name=name, type=kind) for name, kind in info.fields.items()],
-        server_time=info.server_time,
-        version=info.version,
-    )
-
-
-def info_from_proto(message: pb.GetIndexInfoResponse) -> IndexInfo:
-    """A message as what is served."""
-    limits = message.limits
-    return IndexInfo(
-        generation=message.generation,
-        passages=message.passages,
-        tokens=message.tokens,
-        dim=message.dim,
-        centroids=message.centroids,
-        codec=message.codec,
-        bits=message.bits,
-        model=message.model,
-        shards=tuple(
-            ServedShard(shard.shard_id, shard.passages, shard.tokens, shard.replicas)
-            for shard in message.shards
-        ),
-        limits=Limits(
-            max_k=limits.max_k,
-            max_query_tokens=limits.max_query_tokens,
-            max_text_chars=limits.max_text_chars,
-            max_message_bytes=limits.max_message_bytes,
-            max_batch=limits.max_batch,
-            max_filter_conditions=limits.max_filter_conditions,
-            max_filter_values=limits.max_filter_values,
-            max_filter_depth=limits.max_filter_depth,
-        ),
-        fields={one.name: one.type for one in message.fields},
-        server_time=message.server_time,
-        version=message.version,
     )
 
 

@@ -20,8 +20,9 @@ from colbert_core.text.identity import ModelIdentity
 from colbert_core.text.languages import Languages
 from colbert_core.text.network import Network
 from colbert_core.text.projection import matrix_sha256
+from colbert_core.text.spans import NO_SPAN
 from colbert_core.text.together import Together
-from colbert_core.text.tokens import NO_SPAN, TextTokenizer, Tokens
+from colbert_core.text.tokens import TextTokenizer, Tokens
 from colbert_core.types import F32, I32, Bool
 
 

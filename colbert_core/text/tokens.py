@@ -14,11 +14,10 @@ from typing import Any
 from colbert_core.errors import InvalidInput, ModelError
 from colbert_core.text.checkpoint import Checkpoint, TextRules
 from colbert_core.text.quiet import quiet_transformers
+from colbert_core.text.spans import NO_SPAN, prepare, source_spans, whole_words
 
 # [CLS], marker, one piece of text, [SEP].
 SHORTEST = 4
-
-NO_SPAN = (-1, -1)
 
 OVERLAP = 0.25
 """The share of a window's tokens that the next one has too: what stands at the border of one stands
@@ -119,7 +118,7 @@ class TextTokenizer:
         overlap = int((room - self._tokenizer.num_special_tokens_to_add()) * OVERLAP)
         with self._lock:
             batch = self._tokenizer(
-                [self._prepare(text, "") for text in texts],
+                [prepare(text, "", self.rules) for text in texts],
                 truncation=True,
                 max_length=room,
                 stride=overlap,
@@ -134,7 +133,7 @@ class TextTokenizer:
             text = texts[owner]
             places = [one for one in self._spans(batch, row, text, "") if one != NO_SPAN]
             if places:
-                found[owner].append(_whole_words(places, text, overlap // 2))
+                found[owner].append(whole_words(places, text, overlap // 2))
         return [
             windows if len(windows) > 1 else [(0, len(text))]
             for windows, text in zip(found, texts, strict=True)
@@ -168,7 +167,7 @@ class TextTokenizer:
         if not texts:
             return []
         room = maxlen - (marker_id is not None)
-        prepared = [self._prepare(text, prompt) for text in texts]
+        prepared = [prepare(text, prompt, self.rules) for text in texts]
         # Truncation is a setting of the fast tokenizer, so two threads must not be in here.
         with self._lock:
             batch = self._tokenizer(
@@ -200,30 +199,11 @@ class TextTokenizer:
             for ids, text in zip(batch["input_ids"], prepared, strict=True)
         ]
 
-    def _prepare(self, text: str, prompt: str) -> str:
-        text = prompt + text
-        if self.rules.strip:
-            text = text.strip()
-        return text.lower() if self.rules.lowercase else text
-
     def _spans(self, batch: Any, row: int, text: str, prompt: str) -> list[tuple[int, int]]:
         """Offsets into the prepared text, as spans of the text that the caller knows."""
         if not self._tokenizer.is_fast:
             return [NO_SPAN] * len(batch["input_ids"][row])
-        origin = self._origin(text, prompt)
-        return [_source_span(offset, origin, text) for offset in batch.encodings[row].offsets]
-
-    def _origin(self, text: str, prompt: str) -> list[int]:
-        """For each character of the prepared text its index in `text`; -1 within the prompt."""
-        whole = prompt + text
-        start, end = 0, len(whole)
-        if self.rules.strip:
-            start = len(whole) - len(whole.lstrip())
-            end = max(start, len(whole.rstrip()))
-        places = range(start, end)
-        if self.rules.lowercase:  # one character may become two: 'İ'
-            return [max(at - len(prompt), -1) for at in places for _ in whole[at].lower()]
-        return [max(at - len(prompt), -1) for at in places]
+        return source_spans(batch.encodings[row].offsets, text, prompt, self.rules)
 
     def _marker_id(self, checkpoint: Checkpoint, marker: str | None) -> int | None:
         if marker is None:
@@ -267,27 +247,6 @@ class TextTokenizer:
         if checkpoint.format == "stanford":
             ids.add(tokenizer.pad_token_id)
         return frozenset(int(id_) for id_ in ids if id_ is not None)
-
-
-def _whole_words(places: list[tuple[int, int]], text: str, most: int) -> tuple[int, int]:
-    """The characters from the first token to the last, less up to `most` tokens of a word that is
-    cut at either end: the window beside this one has it whole."""
-
-    def inside(at: int) -> bool:
-        return 0 < at < len(text) and text[at - 1].isalnum() and text[at].isalnum()
-
-    starts = [start for start, _ in places[: most + 1] if not inside(start)]
-    ends = [end for _, end in places[-most - 1 :] if not inside(end)]
-    return (starts or [places[0][0]])[0], (ends or [places[-1][1]])[-1]
-
-
-def _source_span(offset: tuple[int, int], origin: list[int], text: str) -> tuple[int, int]:
-    start, end = offset
-    places = [place for place in origin[start:end] if place >= 0]
-    # Byte-level and SentencePiece tokens may begin with the space before the word.
-    while places and text[places[0]].isspace():
-        places.pop(0)
-    return (places[0], places[-1] + 1) if places else NO_SPAN
 
 
 def _load(checkpoint: Checkpoint) -> Any:

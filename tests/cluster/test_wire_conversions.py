@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from cluster.wire import public, shard, tensors
+from cluster.wire.info import info_from_proto, info_to_proto
 from cluster.wire.tartan.shard.v1 import shard_pb2
 from cluster.wire.tartan.v1 import search_pb2
 from cluster.wire.types import (
@@ -196,7 +197,7 @@ def test_index_info() -> None:
         (ServedShard("s0", 5, 50, 2),),
         Limits(1, 2, 3, 4, 5, 6, 7, 8),
     )
-    assert public.info_from_proto(through(public.info_to_proto(info))) == info
+    assert info_from_proto(through(info_to_proto(info))) == info
 
 
 @given(st.data(), st.booleans())

@@ -10,7 +10,8 @@ from text_checkpoints import id_of
 
 from colbert_core.errors import InvalidInput, ModelError
 from colbert_core.text.checkpoint import read_checkpoint
-from colbert_core.text.tokens import NO_SPAN, TextTokenizer
+from colbert_core.text.spans import NO_SPAN
+from colbert_core.text.tokens import TextTokenizer
 
 CLS, SEP, MASK, UNK = (id_of(token) for token in ("[CLS]", "[SEP]", "[MASK]", "[UNK]"))
 HELLO, WORLD = id_of("hello"), id_of("world")
