@@ -1,4 +1,4 @@
-"""One service for all tests of this folder, and the load generator of benchmarks/ on the path."""
+"""A service for the tests of a file, and the load generator of benchmarks/ on the path."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from loadgen.service import Service, running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Each test waits until it is whole: the one before may have killed a part of it."""
     with running(tmp_path_factory.mktemp("service")) as started:
