@@ -73,7 +73,7 @@ Temperature = Annotated[
 MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Of a query.")]
 AtOnce = Annotated[
     int,
-    typer.Option("--batch", help="Prompts at a time: of a --writer together, or calls under way."),
+    typer.Option("--batch", help="Prompts at a time: of a --writer together, up to 32, or calls."),
 ]
 
 

@@ -33,11 +33,9 @@ from colbert_core.index.lock import write_lock
 from colbert_core.text.corpus import Corpus
 from colbert_core.train.templates import Template, query_of
 from colbert_core.train.text_store import TextStore
-from colbert_core.train.writers import Writer
+from colbert_core.train.writers import UNIT, Writer
 
 ANSWERS = "answers"
-UNIT = 64
-"""Prompts of a unit: what is lost at most when the job is killed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

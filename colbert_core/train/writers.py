@@ -21,6 +21,10 @@ from colbert_core.text.aliases import locate
 from colbert_core.text.checkpoint import weight_files
 from colbert_core.text.quiet import quiet_transformers
 
+UNIT = 32
+"""Prompts that a writer is given at a time: what is lost at most when the job is killed, and how
+often progress is seen, where a model takes seconds for each."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
@@ -84,15 +88,15 @@ class LocalWriter:
 
         Args:
             model: path or hub name.
-            batch: prompts that are answered at a time.
+            batch: prompts that are answered at a time, at most `UNIT`.
 
         Raises:
             ModelError: it cannot be loaded, or is no causal language model.
             InvalidInput: a value is out of range.
         """
         sampling.check()
-        if batch < 1:
-            raise InvalidInput(f"batch {batch}: at least 1 is needed")
+        if not 1 <= batch <= UNIT:
+            raise InvalidInput(f"batch {batch}: give 1 to {UNIT}")
         folder = locate(model)
         loaded, tokenizer = _load(folder)
         tokenizer.padding_side = "left"  # an answer goes on where its prompt ends

@@ -234,6 +234,9 @@ def test_a_model_that_cannot_write_is_refused(corpus, tmp_path, model):
     ):
         with pytest.raises(InvalidInput, match=says):
             LocalWriter.load(model, sampling, 1)
+    for batch in (0, 33):
+        with pytest.raises(InvalidInput, match=f"batch {batch}: give 1 to 32"):
+            LocalWriter.load(model, SHORT, batch)
 
 
 def test_an_endpoint_writes_the_same_way(corpus, tmp_path, service):
