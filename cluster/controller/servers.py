@@ -104,17 +104,15 @@ class Servers:
         for slot in service.gateways:
             wanted[slot.gateway] = partial(self._new_gateway, slot)
         for name in self._watchers.keys() - wanted.keys():
-            self._watchers.pop(name).cancel()
+            self._end(name)
             self.probes.pop(name, None)
             self._promised.pop(name, None)
-            self._end(name)
         for name in wanted.keys() - self._watchers.keys():
             self._watchers[name] = asyncio.create_task(self._watch(name, wanted[name]))
 
     async def stop(self, grace_s: float) -> None:
         """End all of them, after calls under way, for up to `grace_s`."""
         for name in list(self._watchers):
-            self._watchers.pop(name).cancel()
             self._end(name, grace_s)
         if self._ending:
             await asyncio.wait(self._ending, timeout=grace_s + 2 * STOP_MARGIN_S)
@@ -125,7 +123,7 @@ class Servers:
         while True:
             try:
                 if actor is None:
-                    actor = await asyncio.to_thread(make)
+                    actor = await _made(make)
                 said: ProcessState = await actor.probe.remote()
             except (ActorDiedError, ActorUnavailableError) as error:
                 self._note(name, Probe(alive=False, message=_first_line(error)))
@@ -216,17 +214,30 @@ class Servers:
         return choose_node(nodes, taken, counts, self._plan.cpus, self._plan.gpus), taken
 
     def _end(self, name: str, grace_s: float | None = None) -> None:
-        task = asyncio.create_task(
-            _ended(
-                actor_name(self._service, name), self._plan.grace_s if grace_s is None else grace_s
-            )
-        )
+        """Watch it no longer, and end it."""
+        watcher = self._watchers.pop(name, None)
+        grace_s = self._plan.grace_s if grace_s is None else grace_s
+        task = asyncio.create_task(_ended(actor_name(self._service, name), watcher, grace_s))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
 
-async def _ended(name: str, grace_s: float) -> None:
-    """Let an actor finish, and kill it."""
+async def _made(make: Callable[[], Any]) -> Any:
+    """The actor, made in a thread. Cancelled, it is waited for all the same: one that came to be
+    after it was to be ended would never be ended."""
+    making = asyncio.create_task(asyncio.to_thread(make))
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        await asyncio.gather(making, return_exceptions=True)
+        raise
+
+
+async def _ended(name: str, watcher: asyncio.Task[None] | None, grace_s: float) -> None:
+    """Let an actor finish, and kill it, once nobody makes it any more."""
+    if watcher is not None:
+        watcher.cancel()
+        await asyncio.wait([watcher])
     try:
         actor = await asyncio.to_thread(ray.get_actor, name, namespace=NAMESPACE)
     except ValueError:
