@@ -101,6 +101,40 @@ def test_a_killed_driver_is_gone_on_with_to_the_student(command: list[str], tmp_
     assert times(out, "**/*") == done
 
 
+@pytest.mark.long
+def test_killed_while_it_writes_queries_it_writes_the_same(
+    command: list[str], tmp_path: Path
+) -> None:
+    def generate(out: str) -> list[str]:
+        (corpus,) = (part for part in command if part.endswith("corpus.jsonl"))
+        writer = command[command.index("--writer") + 1]
+        return [
+            "train", "generate", corpus, "--out", str(tmp_path / out), "--writer", writer,
+            "--batch", "2", "--max-tokens", "12", "--language", "none",
+        ]  # fmt: skip
+
+    doomed = tartan(*generate("killed"))
+    try:
+        wait_for(tmp_path / "killed" / "answers" / "question-000001.json")
+    finally:
+        doomed.kill()
+        doomed.wait()
+    assert not (tmp_path / "killed" / "claim").exists()
+    for out in ("killed", "whole"):
+        process = tartan(*generate(out))
+        process.communicate(timeout=WAIT_S)
+        assert process.returncode == 0
+    killed, whole = (
+        {path.relative_to(tmp_path / out): path.read_bytes() for path in files_of(tmp_path / out)}
+        for out in ("killed", "whole")
+    )
+    assert killed == whole
+
+
+def files_of(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
 def check_scores(folder: Path, out: Path) -> None:
     """The tuples of all sets stand in one file, with the average of both teachers' scores."""
     mined = [
