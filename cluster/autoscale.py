@@ -4,7 +4,10 @@ Of each kind so many are *needed* that each has its share of the work: calls und
 time and, for gateways, what queries wait. Then, with hysteresis:
 
     up    at once: when the mean need of the last seconds is more than there are, by a tolerance
-    down  slowly: when for a minute the need was never more than fewer could do, by a tolerance
+    down  slowly: when for a minute that mean was never more than fewer could do, by a tolerance
+
+Means in both directions: the calls under way at one moment come by chance, and the highest of a
+minute would hold on to replicas that nobody needs.
 
 After a change nothing is decided before its effect can show. All replicas of all shards move
 together, since every query asks every shard.
@@ -13,7 +16,7 @@ together, since every query asks every shard.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -89,7 +92,7 @@ def decide(
         now: how many there are.
         low, high: the bounds.
         recent: what was needed in the last seconds; empty where it is too early to say.
-        longer: what was needed over the longer time; empty where it is too early to say.
+        longer: means of such seconds over the longer time; empty where it is too early to say.
         tolerance: in [0, 1).
     """
     wanted = now
@@ -110,36 +113,42 @@ def rescaled(
         changed_at: when the scale changed last.
     """
     fresh = [sample for sample in samples if sample.at > changed_at]
-    recent = [one for one in fresh if one.at > now - policy.up_s]
-    longer = [one for one in fresh if one.at > now - policy.down_s]
-    if now - changed_at < policy.up_s:
-        recent = []
-    if now - changed_at < policy.down_s:
-        longer = []
+
+    def needed(need: Callable[[Sample], float]) -> tuple[list[float], list[float]]:
+        recent = [need(one) for one in fresh if one.at > now - policy.up_s]
+        longer = _means([(one.at, need(one)) for one in fresh], now - policy.down_s, policy.up_s)
+        since = now - changed_at
+        return recent if since >= policy.up_s else [], longer if since >= policy.down_s else []
+
     replicas = decide(
         scale.replicas,
         scale.min_replicas,
         scale.max_replicas,
-        [needed_replicas(policy, one) for one in recent],
-        [needed_replicas(policy, one) for one in longer],
+        *needed(lambda one: needed_replicas(policy, one)),
         policy.tolerance,
     )
     gateways = decide(
         scale.gateways,
         scale.min_gateways,
         scale.max_gateways,
-        [needed_gateways(policy, one, scale.gateways) for one in recent],
-        [needed_gateways(policy, one, scale.gateways) for one in longer],
+        *needed(lambda one: needed_gateways(policy, one, scale.gateways)),
         policy.tolerance,
     )
     if (replicas, gateways) == (scale.replicas, scale.gateways):
         return scale
+    seen = [one for one in fresh if one.at > now - policy.up_s] or fresh
     return replace(
-        scale,
-        replicas=replicas,
-        gateways=gateways,
-        reason=_reason(scale, replicas, gateways, recent or longer),
+        scale, replicas=replicas, gateways=gateways, reason=_reason(scale, replicas, gateways, seen)
     )
+
+
+def _means(needs: Sequence[tuple[float, float]], start: float, span_s: float) -> list[float]:
+    """The mean of the seconds that end with each (time, need) after `start`."""
+    return [
+        fmean(need for at, need in needs if end - span_s < at <= end)
+        for end, _ in needs
+        if end > start
+    ]
 
 
 def _reason(scale: Scale, replicas: int, gateways: int, samples: Sequence[Sample]) -> str:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT_S = 120.0
+ADDRESS = "127.0.0.2"  # what is called 127.0.0.1 Ray looks for under the machine's other address
 HEAD = "fffffffffffffffffffffffffffffffffffffffffffffffffff00000"
 PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 
@@ -59,10 +60,10 @@ def fake_nodes(*, head_cpus: int, node_cpus: int, nodes: int, idle_s: float) -> 
     environment |= {"RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     port = _free_port()
     config = folder / "autoscaling.json"
-    config.write_text(json.dumps(_config(f"127.0.0.1:{port}", head_cpus, node_cpus, nodes, idle_s)))
+    config.write_text(json.dumps(_config(f"{ADDRESS}:{port}", head_cpus, node_cpus, nodes, idle_s)))
     command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start"]
     command += ["--head", "--block", f"--port={port}", f"--num-cpus={head_cpus}"]
-    command += ["--node-ip-address=127.0.0.1", f"--temp-dir={folder}"]
+    command += [f"--node-ip-address={ADDRESS}", f"--temp-dir={folder}"]
     command += ["--include-dashboard=false", "--dashboard-agent-listen-port=0"]
     command += ["--object-store-memory=100000000", f"--autoscaling-config={config}"]
     own = {
@@ -84,7 +85,7 @@ def fake_nodes(*, head_cpus: int, node_cpus: int, nodes: int, idle_s: float) -> 
         )
     try:
         _wait_for(log, r"Ray runtime started", head)
-        environment["RAY_ADDRESS"] = f"127.0.0.1:{port}"
+        environment["RAY_ADDRESS"] = f"{ADDRESS}:{port}"
         yield FakeNodes(environment, folder)
     finally:
         named = [pid for pid, _ in _processes_naming(folder)]
@@ -96,7 +97,14 @@ def fake_nodes(*, head_cpus: int, node_cpus: int, nodes: int, idle_s: float) -> 
 
 
 def _config(address: str, head_cpus: int, node_cpus: int, nodes: int, idle_s: float) -> Any:
+    unused = ("initialization", "setup", "head_setup", "worker_setup")
+    start = ("head_start_ray_commands", "worker_start_ray_commands")
+    commands = [*(f"{name}_commands" for name in unused), *start, "cluster_synced_files"]
     return {
+        **{name: [] for name in commands},
+        "auth": {},
+        "file_mounts": {},
+        "docker": {},
         "cluster_name": "fake",
         "max_workers": nodes,
         "upscaling_speed": 10.0,

@@ -100,9 +100,15 @@ def test_up_within_seconds_down_after_a_minute() -> None:
 def test_a_peak_within_the_minute_keeps_what_there_is() -> None:
     scale, samples = replace(WIDE, replicas=5), []
     for second in range(1, 200):
-        calls = 9.0 if second % 40 == 0 else 0.0
+        calls = 9.0 if second % 40 < POLICY.up_s else 0.0
         samples.append(Sample(float(second), shard_calls=calls))
         assert rescaled(POLICY, scale, samples, float(second), 0.0) == scale
+
+
+def test_calls_that_happen_to_meet_at_a_moment_keep_nothing() -> None:
+    scale = replace(WIDE, replicas=5)
+    samples = [Sample(float(s), shard_calls=12.0 if s % 10 == 0 else 0.0) for s in range(1, 100)]
+    assert rescaled(POLICY, scale, samples, 99.0, 0.0).replicas == 2  # 2.4 calls on average
 
 
 @pytest.mark.parametrize("calls", [4.3, 3.7, 3.3])
