@@ -3,7 +3,9 @@ of its own in 127.0.0.0/8, so that an address that names the wrong node does not
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import re
 import secrets
 import shutil
@@ -105,6 +107,9 @@ def ray_nodes(*, dashboard: bool = False) -> Iterator[Nodes]:
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port to be listened on later: of those that the system gives to nobody who asks for any."""
+    for port in random.sample(range(20_000, 30_000), 100):
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("100 ports are in use")
