@@ -18,6 +18,7 @@ from colbert_core.errors import TartanError
 DIM = 32
 QUERIES = 12
 K = 7
+PAUSE_S = 0.02  # of a client between queries: what is swapped needs the processors, too
 
 Answer = list[tuple[str, float]]
 
@@ -65,7 +66,7 @@ class Generations:
 
 
 class Load:
-    """Clients that ask all the time, and compare every answer with the truth of the generation that
+    """Clients that ask on and on, and compare every answer with the truth of the generation that
     it names. Each knows one gateway and never asks again; or, with `all_known`, all of them, and
     asks again as clients do."""
 
@@ -92,7 +93,7 @@ class Load:
     def _ask(self, targets: list[str], number: int) -> None:
         turn = number
         with Client(targets, retry=self._retry, timeout_s=20.0) as client:
-            while not self._end.is_set():
+            while not self._end.wait(PAUSE_S):
                 turn += 1
                 which = turn % QUERIES
                 try:
