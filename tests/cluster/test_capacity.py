@@ -19,7 +19,9 @@ from colbert_core.index import describe
 MS_MARCO_V2 = Workload(140_000_000, 60)
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize(
+    "bits", [2, *(pytest.param(bits, marks=pytest.mark.long) for bits in (1, 4))]
+)
 def test_bytes_are_those_of_a_real_index(tmp_path: Path, bits: int) -> None:
     rng = np.random.default_rng(bits)
     # words come back in a passage: that is what makes postings fewer than tokens

@@ -23,7 +23,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Index, list[F32]]:
     """Documentation of Python's library, cut short; queries are first sentences of the rest."""
     texts = [text for _, _, text in documents()]
     random.Random(0).shuffle(texts)
-    encoder = Encoder.load(DEFAULT_MODEL, doc_maxlen=64)
+    encoder = Encoder.load(DEFAULT_MODEL, doc_maxlen=40)
     encoded = encoder.encode_passages(texts[:PASSAGES])
     passages = np.split(encoded.vectors_TD, np.cumsum(encoded.doclens_N)[:-1])
     asked = [text.partition("\n")[2].partition("\n")[0] for text in texts[PASSAGES:]]
