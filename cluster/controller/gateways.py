@@ -15,6 +15,7 @@ from cluster.controller.state import GatewaySlot
 from cluster.gateway import Gateway, GatewayConfig
 from cluster.gateway_admin import AdminServicer
 from cluster.gateway_limits import DEFAULT_LIMITS
+from cluster.security.exposure import is_loopback
 from cluster.telemetry.process import GatewayTelemetry, TelemetryConfig
 from cluster.wire.inner_tls import InnerTls
 from cluster.wire.shard_channel import ShardChannel
@@ -49,9 +50,10 @@ class GatewaySettings:
 
 
 def of_number(settings: GatewaySettings, number: int, *, at_home: bool) -> GatewaySettings:
-    """The settings of a further gateway: its ports follow those of the first, where that is."""
+    """The settings of a further gateway: its ports follow those of the first, where that is. On
+    loopback they always do: several Ray nodes may be one machine."""
     config, telemetry = settings.config, settings.telemetry
-    if not at_home:
+    if not at_home and not is_loopback(config.host):
         return settings
     if config.port:
         config = replace(config, port=config.port + number)

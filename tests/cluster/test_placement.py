@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,12 +50,13 @@ def test_it_falls_back_to_any_other_and_names_none_where_nothing_has_room() -> N
 
 
 def test_further_gateways_have_the_ports_after_the_first_on_its_machine() -> None:
-    settings = GatewaySettings(
-        GatewayConfig(port=50051), telemetry=TelemetryConfig(MetricsAddress(9464))
-    )
+    config = GatewayConfig(host="0.0.0.0", port=50051)
+    settings = GatewaySettings(config, telemetry=TelemetryConfig(MetricsAddress(9464)))
     second = of_number(settings, 1, at_home=True)
     assert (second.config.port, second.telemetry.metrics) == (50052, MetricsAddress(9465))
     assert of_number(settings, 1, at_home=False) == settings
+    local = replace(settings, config=replace(config, host="127.0.0.1"))  # nodes of one machine
+    assert of_number(local, 1, at_home=False).config.port == 50052
     free = GatewaySettings(GatewayConfig(port=0), telemetry=TelemetryConfig(MetricsAddress(0)))
     assert of_number(free, 2, at_home=True) == free
 
