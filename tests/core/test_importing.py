@@ -322,6 +322,8 @@ def test_other_codecs_are_refused(
         ("centroids.npy", lambda a: a * np.nan, "not finite"),
         ("centroids.npy", lambda a: a[:, :9], "9 dimensions; a multiple of 8"),
         ("bucket_weights.npy", lambda a: a[:3], "do not fit 2 bits"),
+        ("bucket_weights.npy", lambda a: a * 1e30, "far from what"),
+        ("bucket_cutoffs.npy", lambda a: a * 1e30, "far from what"),
         ("bucket_cutoffs.npy", lambda a: a[::-1], "do not rise"),
     ],
 )

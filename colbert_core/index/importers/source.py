@@ -103,6 +103,8 @@ class Source:
             self.fail("its centroids or buckets hold values that are not finite")
         if not np.abs(centroids.astype(np.float32)).max() <= 1e3:
             self.fail("its centroids are far from unit length")
+        if not max(np.abs(self.weights).max(), np.abs(self.cutoffs).max()) <= 1e3:
+            self.fail("its buckets are far from what parts of unit vectors differ by")
         if (np.diff(self.cutoffs) < 0).any():
             self.fail("its bucket cutoffs do not rise")
         if any((part < 0).any() for part in self.doclens):
