@@ -23,6 +23,7 @@ from cluster.cli_train_generate import (
     Templates,
     Top,
     WriterModel,
+    make_settings,
     make_writer,
 )
 from cluster.cli_train_options import (
@@ -114,7 +115,6 @@ def adapt_command(
     Example: `tartan train adapt corpus.jsonl --writer MODEL --examples few.jsonl --out adapted`
     """
     from cluster.train_adapting import AdaptJob, adapt
-    from cluster.train_generating import GenerateSettings
     from colbert_core.train.mining import MiningSettings
     from colbert_core.train.starting import StudentSettings
     from colbert_core.train.step import Objective
@@ -126,14 +126,7 @@ def adapt_command(
     first, last = parse_ranks(ranks)
     mining = MiningSettings(n_way=n_way, first=first, last=last, seed=seed)
     mining.check()
-    generating = GenerateSettings(
-        passages=passages,
-        top=top,
-        index=index,
-        bm25=index is None if bm25 is None else bm25,
-        language=None if language == "none" else language,
-        seed=seed,
-    )
+    generating = make_settings(passages, top, index, bm25, language, seed)
     teacher = TrainSettings(
         steps=teacher_steps,
         batch=teacher_batch,

@@ -11,6 +11,7 @@ from cluster.progress import progress_for
 from colbert_core.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from cluster.train_generating import GenerateSettings
     from colbert_core.train.writers import Writer
 
 Passages = Annotated[
@@ -101,17 +102,10 @@ def generate_command(
 
     Example: `tartan train generate corpus.jsonl --writer MODEL --examples few.jsonl --out made`
     """
-    from cluster.train_generating import GenerateSettings, generate
+    from cluster.train_generating import generate
     from colbert_core.train.templates import TEMPLATES, find_templates, read_examples
 
-    settings = GenerateSettings(
-        passages=passages,
-        top=top,
-        index=index,
-        bm25=index is None if bm25 is None else bm25,
-        language=None if language == "none" else language,
-        seed=seed,
-    )
+    settings = make_settings(passages, top, index, bm25, language, seed)
     settings.check()
     shown = read_examples(examples) if examples else []
     templates = find_templates(template or list(TEMPLATES), shown)
@@ -128,6 +122,22 @@ def generate_command(
     print(
         f"next: tartan train mine {sets[0].qrels} --queries {sets[0].queries} "
         f"--corpus {corpus[0]} --bm25 --out mined.jsonl"
+    )
+
+
+def make_settings(
+    passages: int, top: int, index: str | None, bm25: bool | None, language: str, seed: int
+) -> GenerateSettings:
+    """What the options ask for: BM25 filters where no index does, and `none` stems nothing."""
+    from cluster.train_generating import GenerateSettings
+
+    return GenerateSettings(
+        passages=passages,
+        top=top,
+        index=index,
+        bm25=index is None if bm25 is None else bm25,
+        language=None if language == "none" else language,
+        seed=seed,
     )
 
 
