@@ -59,7 +59,7 @@ def _differences(source: Source, identity: Any) -> str:
         return f"its vectors have {identity.dim} dimensions and the index has {source.dim}"
     for name, actual in (
         ("attend_to_mask_tokens", identity.attend_to_expansion),
-        ("mask_punctuation", bool(identity.skip_ids)),
+        ("mask_punctuation", len(identity.skip_ids) > 1),  # one: padding, which is always left out
     ):
         if isinstance(settings.get(name), bool) and settings[name] != actual:
             return (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from text_checkpoints import xmod
+from text_checkpoints import stanford, xmod
 
 from colbert_core import Index
 from colbert_core.codec import Compressed
@@ -176,6 +176,22 @@ def test_text_queries_work_where_the_checkpoint_can_be_loaded(source: Path, tmp_
     assert note(report.notes, "attend_to_mask_tokens=True and the checkpoint has False")
     with pytest.raises(InvalidInput, match="did not make this index"):
         import_index(source, tmp_path / "third", model=str(CHECKPOINT))
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_checkpoint_that_keeps_punctuation_is_told_from_one_that_does_not(
+    source: Path, tmp_path: Path, masked: bool
+) -> None:
+    checkpoint = stanford(tmp_path / "model", mask_punctuation=masked)
+    about = json.loads((source / "metadata.json").read_text())
+    about["config"] |= {"checkpoint": str(checkpoint), "doc_maxlen": 36, "query_maxlen": 12}
+    about["config"]["mask_punctuation"] = masked
+    (source / "metadata.json").write_text(json.dumps(about))
+    assert import_index(source, tmp_path / "ix").model == str(checkpoint)
+    about["config"]["mask_punctuation"] = not masked
+    (source / "metadata.json").write_text(json.dumps(about))
+    report = import_index(source, tmp_path / "other")
+    assert note(report.notes, f"mask_punctuation={not masked} and the checkpoint has {masked}")
 
 
 def test_an_index_in_one_language_of_many(source: Path, tmp_path: Path) -> None:
