@@ -14,37 +14,31 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-import numpy as np
-
 from cluster.fan_out import FanOut, Reply
 from cluster.gateway_clock import Clock
+from cluster.gateway_collect import Collected, Collector, sent_along
 from cluster.gateway_encoder import LazyEncoder
 from cluster.gateway_encoding import EncodeQueue
 from cluster.gateway_explain import token_matches
 from cluster.gateway_limits import check_call, check_filter_size, check_probes, check_vectors
 from cluster.wire.types import (
-    FetchQuery,
     Limits,
-    MissingShard,
     SearchAnswer,
     SearchCall,
     ShardAnswer,
     ShardQuery,
     ShardTiming,
-    StoredPassage,
 )
 from colbert_core.codec import Codec
 from colbert_core.errors import DeadlineExceeded
-from colbert_core.filters import Filter, check_filter
+from colbert_core.filters import check_filter
 from colbert_core.index import Preset
-from colbert_core.search import Located, merge
 from colbert_core.types import F32, I32, Hit, SearchParams, TokenMatch
 
 T = TypeVar("T")
 
 # A partial answer must still be merged and fetched when a shard has used up its time.
 SEARCH_SHARE = 0.8
-FETCH_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +56,6 @@ class Found:
 
     answer: SearchAnswer
     metadata_json: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Collected:
-    """The merged hits with their passages, and the shards that they are not from."""
-
-    located: list[Located]
-    passages: list[StoredPassage]
-    missing: Mapping[int, MissingShard]
 
 
 @dataclass(frozen=True)
@@ -119,10 +104,11 @@ class SearchPipeline:
             lambda: self._prepare(call, query_LD, params, clock, submitted),
         )
         with clock.stage("fan_out"):
-            query = self._shard_query(prepared, params, call.filter)
+            query = self._shard_query(prepared, params, call)
             until = clock.share(SEARCH_SHARE) if call.allow_partial else deadline
             replies = await self.fan_out.search(query, until, partial=call.allow_partial)
-        found = await self._collect(call, prepared, replies, params.k, clock)
+        collector = Collector(self.fan_out, call, prepared.query_LD, clock)
+        found = await collector.collect(replies, params.k)
         with clock.stage("explain"):
             hits = await self._hits(call, prepared, found, clock)
         clock.ms["total"] = (time.monotonic() - clock.started) * 1e3
@@ -164,7 +150,7 @@ class SearchPipeline:
             tokens = tuple(self.encoder.get().query_tokens(call.text))
         with clock.stage("probe"):
             clock.left_s("the centroids were probed")  # it may have waited for a thread
-            query_LD = self.codec.rotate(check_vectors(query_LD, self.codec.dim, self.limits))
+            query_LD = self.codec.rotate_query(check_vectors(query_LD, self.codec.dim, self.limits))
             probes = None
             if not params.exact:
                 check_probes(len(query_LD), params.nprobe, self.codec.centroid_count)
@@ -172,7 +158,7 @@ class SearchPipeline:
         return Prepared(query_LD, probes, tokens)
 
     def _shard_query(
-        self, prepared: Prepared, params: SearchParams, wanted: Filter | None
+        self, prepared: Prepared, params: SearchParams, call: SearchCall
     ) -> ShardQuery:
         ids_LP, scores_LP = prepared.probes or (None, None)
         return ShardQuery(
@@ -186,69 +172,9 @@ class SearchPipeline:
             params.exact,
             params.margin,
             params.interaction_margin,
-            wanted,
+            call.filter,
+            sent_along(call, params.k, len(self.fan_out.routes)),
         )
-
-    async def _collect(
-        self,
-        call: SearchCall,
-        prepared: Prepared,
-        replies: Sequence[Reply[ShardAnswer] | MissingShard],
-        k: int,
-        clock: Clock,
-    ) -> Collected:
-        """Merge, and fetch what was merged. A shard that found something and then does not give
-        its passages counts as missing, and what the others found is merged without it."""
-        parts = [reply.value.top if isinstance(reply, Reply) else None for reply in replies]
-        missing = {
-            index: reply for index, reply in enumerate(replies) if isinstance(reply, MissingShard)
-        }
-        passages: dict[tuple[int, int], StoredPassage] = {}
-        while True:
-            with clock.stage("merge"):
-                located = merge(parts, k).located()
-            wanted = [(shard, pid) for shard, pid, _ in located if (shard, pid) not in passages]
-            with clock.stage("fetch"):
-                lost = await self._fetch(call, prepared, wanted, passages, clock)
-            if not lost:
-                in_order = [passages[shard, pid] for shard, pid, _ in located]
-                return Collected(located, in_order, missing)
-            missing |= lost
-            for shard in lost:
-                parts[shard] = None
-
-    async def _fetch(
-        self,
-        call: SearchCall,
-        prepared: Prepared,
-        wanted: Sequence[tuple[int, int]],
-        passages: dict[tuple[int, int], StoredPassage],
-        clock: Clock,
-    ) -> dict[int, MissingShard]:
-        """Add passages, by (shard, pid), from the shards that own them; returns the shards that
-        did not give theirs."""
-        pids: dict[int, list[int]] = {}
-        for shard, pid in wanted:
-            pids.setdefault(shard, []).append(pid)
-        queries = {
-            shard: FetchQuery(
-                self.generation,
-                np.asarray(owned, np.int64),
-                with_text=call.with_text or call.explain,  # spans are found in the text
-                with_metadata=call.with_metadata,
-                query_LD=prepared.query_LD if call.explain else None,
-            )
-            for shard, owned in pids.items()
-        }
-        until = clock.share(FETCH_SHARE) if call.allow_partial else clock.deadline
-        fetched = await self.fan_out.fetch(queries, until, partial=call.allow_partial)
-        lost = {}
-        for shard, given in fetched.items():
-            if isinstance(given, MissingShard):
-                lost[shard] = given
-            else:
-                passages |= zip(((shard, pid) for pid in pids[shard]), given, strict=True)
-        return lost
 
     async def _hits(
         self, call: SearchCall, prepared: Prepared, found: Collected, clock: Clock

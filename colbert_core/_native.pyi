@@ -2,6 +2,8 @@
 
 from colbert_core.types import F32, I8, I32, I64, U8
 
+def rotate_query(Q_LD: F32, rotation_DD: F32) -> F32: ...
+
 class CentroidTable:
     def __init__(self, codes_CD: I8, scales_C: F32) -> None: ...
     @property

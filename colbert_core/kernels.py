@@ -21,6 +21,7 @@ __all__ = [
     "isas",
     "quantise_colbertv2",
     "quantise_tartan",
+    "rotate_query",
     "to_int8",
     "use_isa",
 ]
@@ -56,6 +57,7 @@ if TYPE_CHECKING or _REASON is None:
         isas,
         quantise_colbertv2,
         quantise_tartan,
+        rotate_query,
         to_int8,
         use_isa,
     )
@@ -71,6 +73,7 @@ else:
         best_bits,
         quantise_colbertv2,
         quantise_tartan,
+        rotate_query,
         to_int8,
     )
 

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from cluster.wire.types import FetchQuery, ShardAnswer, ShardIdentity, ShardQuery, StoredPassage
+from cluster.wire.types import (
+    Along,
+    FetchQuery,
+    ShardAnswer,
+    ShardIdentity,
+    ShardQuery,
+    StoredPassage,
+)
 from colbert_core.errors import IndexCorrupt, IndexMissing, QueryError
 from colbert_core.index import (
     Lease,
@@ -124,7 +132,14 @@ class HeldShard:
         started = time.monotonic()
         allowed_N = None if query.filter is None else self._matcher.allowed(query.filter)
         top = search_shard(self.shard, query_LD, probes, params, allowed_N, deadline)
-        return ShardAnswer(top, (time.monotonic() - started) * 1e3)
+        search_ms = (time.monotonic() - started) * 1e3
+        return ShardAnswer(top, search_ms, self._along(query.along, top.pids_K))
+
+    def _along(self, along: Along | None, pids_K: I64) -> tuple[StoredPassage, ...]:
+        if along is None:
+            return ()
+        best = pids_K[: along.passages].tolist()
+        return tuple(self._stored(pid, along.with_text, along.with_metadata) for pid in best)
 
     def fetch(self, query: FetchQuery, deadline: float) -> list[StoredPassage]:
         """Fetch passages, and match their tokens with the query's where one is given.
@@ -142,18 +157,18 @@ class HeldShard:
             tokens_L, scores_L = None, None
             if query_LD is not None:
                 tokens_L, scores_L = self.kernel.match(query_LD, pid)
-            row = self.shard.stored(pid)
-            stored.append(
-                StoredPassage(
-                    id=row.id,
-                    text=row.text if query.with_text else None,
-                    metadata_json=(row.metadata_json or "{}") if query.with_metadata else "",
-                    match_tokens_L=tokens_L,
-                    match_scores_L=scores_L,
-                    window=row.window,
-                )
-            )
+            passage = self._stored(pid, query.with_text, query.with_metadata)
+            stored.append(replace(passage, match_tokens_L=tokens_L, match_scores_L=scores_L))
         return stored
+
+    def _stored(self, pid: int, with_text: bool, with_metadata: bool) -> StoredPassage:
+        row = self.shard.stored(pid)
+        return StoredPassage(
+            id=row.id,
+            text=row.text if with_text else None,
+            metadata_json=(row.metadata_json or "{}") if with_metadata else "",
+            window=row.window,
+        )
 
     def check_meant(self, generation: str, shard_id: str) -> None:
         """Raise IndexMissing unless a call means this shard of this generation."""

@@ -16,7 +16,15 @@ from cluster.wire.tensors import (
     i64_from_bytes,
     i64_to_bytes,
 )
-from cluster.wire.types import FetchQuery, ShardAnswer, ShardIdentity, ShardQuery, StoredPassage
+from cluster.wire.types import (
+    Along,
+    FetchQuery,
+    ShardAnswer,
+    ShardIdentity,
+    ShardQuery,
+    StoredPassage,
+)
+from colbert_core.errors import QueryError
 from colbert_core.types import ShardTopK
 
 
@@ -40,6 +48,13 @@ def query_to_proto(query: ShardQuery, shard_id: str) -> pb.SearchRequest:
         margin=query.margin,
         interaction_margin=query.interaction_margin,
         filter=None if query.filter is None else filter_to_proto(query.filter),
+        along=None if query.along is None else _along_to_proto(query.along),
+    )
+
+
+def _along_to_proto(along: Along) -> pb.Along:
+    return pb.Along(
+        passages=along.passages, with_text=along.with_text, with_metadata=along.with_metadata
     )
 
 
@@ -68,7 +83,12 @@ def query_from_proto(message: pb.SearchRequest) -> ShardQuery:
             message.interaction_margin if message.HasField("interaction_margin") else None
         ),
         filter=filter_from_proto(message.filter) if message.HasField("filter") else None,
+        along=_along_from_proto(message.along) if message.HasField("along") else None,
     )
+
+
+def _along_from_proto(message: pb.Along) -> Along:
+    return Along(message.passages, message.with_text, message.with_metadata)
 
 
 def answer_to_proto(answer: ShardAnswer) -> pb.SearchResponse:
@@ -79,12 +99,16 @@ def answer_to_proto(answer: ShardAnswer) -> pb.SearchResponse:
         touched=answer.top.touched,
         scored=answer.top.scored,
         search_ms=answer.search_ms,
+        passages=[passage_to_proto(passage) for passage in answer.passages],
     )
 
 
 def answer_from_proto(message: pb.SearchResponse) -> ShardAnswer:
-    """A message as a shard's answer; raises QueryError if pids and scores differ in number."""
+    """A message as a shard's answer; raises QueryError if pids and scores differ in number,
+    or there are more passages than pids."""
     count = count_of(message.pids, 8)
+    if len(message.passages) > count:
+        raise QueryError(f"{len(message.passages)} passages were sent along with {count} pids")
     return ShardAnswer(
         top=ShardTopK(
             pids_K=i64_from_bytes(message.pids, (count,), "pids"),
@@ -93,6 +117,7 @@ def answer_from_proto(message: pb.SearchResponse) -> ShardAnswer:
             scored=message.scored,
         ),
         search_ms=message.search_ms,
+        passages=tuple(passage_from_proto(passage) for passage in message.passages),
     )
 
 

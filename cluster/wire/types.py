@@ -167,6 +167,15 @@ class IndexInfo:
     version: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Along:
+    """Which of the passages that a shard finds it sends along: the best so many, and with what."""
+
+    passages: int
+    with_text: bool
+    with_metadata: bool
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ShardQuery:
     """One query as every shard gets it.
@@ -178,6 +187,7 @@ class ShardQuery:
         probe_scores_LP: float32 [L, P]; None when `exact`.
         scored, margin, interaction_margin: as in `SearchParams`.
         filter: which passages may be found; None for all.
+        along: which passages to send along; None for none.
     """
 
     generation: str
@@ -191,14 +201,7 @@ class ShardQuery:
     margin: float | None = None
     interaction_margin: float | None = None
     filter: Filter | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ShardAnswer:
-    """One shard's best passages, and its time in the kernel."""
-
-    top: ShardTopK
-    search_ms: float
+    along: Along | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -235,6 +238,15 @@ class StoredPassage:
     match_tokens_L: I32 | None = None
     match_scores_L: F32 | None = None
     window: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ShardAnswer:
+    """One shard's best passages, its time in the kernel, and what it sent along of the first."""
+
+    top: ShardTopK
+    search_ms: float
+    passages: tuple[StoredPassage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ that selects two scales. In the codec's rotated space it decodes as
 
 Two codecs share this form, this file and the search kernels: `tartan` (tartan.py), our default,
 and `colbertv2` (colbertv2.py), the paper's, whose decoded vectors are then L2-normalised. A query
-is rotated once (`rotate`) before anything is compared with it.
+is rotated once (`rotate_query`) before anything is compared with it.
 """
 
 from __future__ import annotations
@@ -102,10 +102,15 @@ class Codec:
     def _assigner(self) -> Assigner:
         return Assigner(self.centroids_CD)
 
-    def rotate(self, vectors_LD: F32) -> F32:
+    def rotate_query(self, Q_LD: F32) -> F32:
         """Float32 [L, D] in the model's space → contiguous float32 [L, D] as kernels take it."""
-        rotated = vectors_LD if self.rotation_DD is None else vectors_LD @ self.rotation_DD
-        return np.ascontiguousarray(rotated, np.float32)
+        Q_LD = np.ascontiguousarray(Q_LD, np.float32)
+        return Q_LD if self.rotation_DD is None else kernels.rotate_query(Q_LD, self.rotation_DD)
+
+    def rotate(self, vectors_TD: F32) -> F32:
+        """As `rotate_query`, of many vectors: to the last bit it depends on BLAS's threads."""
+        rotated_TD = vectors_TD if self.rotation_DD is None else vectors_TD @ self.rotation_DD
+        return np.ascontiguousarray(rotated_TD, np.float32)
 
     def compress(self, vectors_TD: F32) -> Compressed:
         """Float32 [T, D] unit vectors → compressed tokens."""

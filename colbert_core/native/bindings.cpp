@@ -5,6 +5,7 @@
 
 #include "arrays.hpp"
 #include "cpu.hpp"
+#include "leaf.hpp"
 #include "shard.hpp"
 #include "table.hpp"
 
@@ -64,6 +65,24 @@ HitArrays to_arrays(const tartan::Hits& hits) {
   std::copy(hits.pids.begin(), hits.pids.end(), pids.data());
   std::copy(hits.scores.begin(), hits.scores.end(), scores.data());
   return {pids, scores, hits.touched, hits.scored};
+}
+
+// ---------------------------------------------------------------- functions
+
+Matrix<float> rotate_query(const Array& Q_LD, const Array& rotation_DD) {
+  const auto rotation = view<float>("rotation_DD", rotation_DD, 2, "float32");
+  const size_t dim = rotation_DD.shape(0);
+  require(rotation_DD.shape(1) == dim, "rotation_DD must be square");
+  require(dim >= 8 && dim <= 1024 && dim % 8 == 0,
+          "dimension " + std::to_string(dim) + " must be a multiple of 8 from 8 to 1024");
+  const auto values = view_query(Q_LD, dim);
+  auto rotated = new_matrix<float>(Q_LD.shape(0), dim);
+  {
+    const nb::gil_scoped_release released;
+    tartan::active_leaf().rotate(values.data(), Q_LD.shape(0), rotation.data(), dim,
+                                 rotated.data());
+  }
+  return rotated;
 }
 
 // ---------------------------------------------------------------- classes
@@ -275,6 +294,8 @@ NB_MODULE(_native, module) {
       .def_prop_ro("passages", [](const PyShard& self) { return self.core().passages(); })
       .def_prop_ro("tokens", [](const PyShard& self) { return self.core().tokens(); })
       .def_prop_ro("dim", [](const PyShard& self) { return self.core().dim(); });
+
+  module.def("rotate_query", &rotate_query, "Q_LD"_a.noconvert(), "rotation_DD"_a.noconvert());
 
   bind_build(module);
 

@@ -1,4 +1,4 @@
-// What is written once per SIMD path: five leaf kernels behind function pointers.
+// What is written once per SIMD path: leaf kernels behind function pointers.
 //
 // A leaf_*.cpp file is compiled with the flags of its instruction set, so nothing in it may be an
 // inline function that other files share: the linker could keep the copy that this processor cannot
@@ -114,6 +114,9 @@ struct Leaf {
   void (*decode)(const DecodeTokens&, const DecodeTables&, float* vectors);
   // dots[t][lane] of decoded vectors with the float query.
   void (*dots)(const float* vectors, size_t count, size_t dim, const QueryBlock&, float* dots);
+  // rotated[l][d] = Σ_k vectors[l][k] · rotation[k][d] by ascending k, all of row length dim.
+  void (*rotate)(const float* vectors, size_t tokens, const float* rotation, size_t dim,
+                 float* rotated);
 };
 
 const Leaf& leaf_portable();

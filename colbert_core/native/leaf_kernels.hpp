@@ -4,6 +4,7 @@
 
 #include "leaf_decode.hpp"
 #include "leaf_probe.hpp"
+#include "leaf_rotate.hpp"
 #include "leaf_scan.hpp"
 
 namespace tartan {
@@ -45,8 +46,8 @@ void dots(const float* vectors, size_t count, size_t dim, const QueryBlock& quer
 template <class V>
 constexpr Leaf make_leaf(const char* name) {
   return {
-      name,     nullptr, nullptr,          false,  centroid_dots<V>, centroid_rows<V>, largest_row,
-      probe<V>, scan<V>, decode_tokens<V>, dots<V>};
+      name,     nullptr, nullptr,          false,   centroid_dots<V>, centroid_rows<V>, largest_row,
+      probe<V>, scan<V>, decode_tokens<V>, dots<V>, rotate<V>};
 }
 
 }  // namespace

@@ -10,7 +10,7 @@ stated, native and reference agree on every bit.
 Everything here happens in the codec's rotated space; a query arrives rotated.
 
     arithmetic.py  quantising, unpacking, dot products and sums: the definitions
-    table.py       the global centroids and the best of them per query token
+    table.py       a query's rotation, the global centroids and the best of them per query token
     arrays.py      one shard: its arrays, checked and read
     choosing.py    which passages go on: estimates, margins, ties
     shard.py       one shard: candidates, centroid interaction, precise scoring
@@ -25,7 +25,7 @@ from __future__ import annotations
 from colbert_core.reference.nearest import MAX_WEIGHT, RUN, NearestCentroid, add_rows, to_int8
 from colbert_core.reference.residuals import quantise_colbertv2, quantise_tartan
 from colbert_core.reference.shard import Shard
-from colbert_core.reference.table import CentroidTable
+from colbert_core.reference.table import CentroidTable, rotate_query
 from colbert_core.reference.trellis import best_bits
 
 __all__ = [
@@ -38,5 +38,6 @@ __all__ = [
     "best_bits",
     "quantise_colbertv2",
     "quantise_tartan",
+    "rotate_query",
     "to_int8",
 ]

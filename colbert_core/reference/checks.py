@@ -37,10 +37,21 @@ def check_ends(name: str, offsets: PackedInts, last: int) -> None:
     require(ends == (0, last), f"{name} runs from {ends[0]} to {ends[1]}, expected 0 to {last}")
 
 
-def check_query(Q_LD: F32, dim: int) -> None:
+def require_dim(dim: int) -> None:
+    require(
+        8 <= dim <= 1024 and dim % 8 == 0,
+        f"dimension {dim} must be a multiple of 8 from 8 to 1024",
+    )
+
+
+def check_query_shape(Q_LD: F32, dim: int) -> None:
     check_array("Q_LD", Q_LD, 2, "float32")
     require(1 <= len(Q_LD) <= 1024, f"the query has {len(Q_LD)} tokens; 1 to 1024 are possible")
     require(Q_LD.shape[1] == dim, f"the query has dimension {Q_LD.shape[1]}, the index has {dim}")
+
+
+def check_query(Q_LD: F32, dim: int) -> None:
+    check_query_shape(Q_LD, dim)
     require(
         bool(np.all(np.abs(Q_LD) <= MAX_MAGNITUDE)),
         "query values must be numbers within ±1e6 (no NaN, no infinity)",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from colbert_core.reference.checks import check_array, require
+from colbert_core.reference.checks import check_array, require, require_dim
 from colbert_core.types import F32, I8, I32, I64
 
 RUN = 32
@@ -29,10 +29,7 @@ class NearestCentroid:
     def __init__(self, codes_CD: I8) -> None:
         check_array("codes_CD", codes_CD, 2, "int8")
         centroids, dim = codes_CD.shape
-        require(
-            8 <= dim <= 1024 and dim % 8 == 0,
-            f"dimension {dim} must be a multiple of 8 from 8 to 1024",
-        )
+        require_dim(dim)
         require(centroids >= 1, "codes_CD has no centroids; at least 1 is needed")
         require(bool((codes_CD > -128).all()), "codes_CD holds -128; values must lie within ±127")
         self._codes_CD = codes_CD.astype(np.float32)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from colbert_core.reference import trellis
-from colbert_core.reference.checks import check_array, require
+from colbert_core.reference.checks import check_array, require, require_dim
 from colbert_core.types import F32, I32, U8
 
 PLANES: dict[int, tuple[tuple[int, int], ...]] = {
@@ -201,10 +201,7 @@ def _check(vectors_TD: F32, codes_T: I32, centroids_CD: F32, bits: int, threads:
         centroids_CD.shape[1] == dim, "vectors_TD and centroids_CD must have the same dimension"
     )
     require(threads >= 1, f"threads {threads} must be at least 1")
-    require(
-        8 <= dim <= 1024 and dim % 8 == 0,
-        f"dimension {dim} must be a multiple of 8 from 8 to 1024",
-    )
+    require_dim(dim)
     require(
         bool(((codes_T >= 0) & (codes_T < len(centroids_CD))).all()),
         f"codes must lie below the number of centroids, {len(centroids_CD)}",

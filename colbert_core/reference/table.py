@@ -5,8 +5,39 @@ from __future__ import annotations
 import numpy as np
 
 from colbert_core.reference.arithmetic import centroid_scores, quantise_query
-from colbert_core.reference.checks import MAX_MAGNITUDE, check_array, check_query, require
+from colbert_core.reference.checks import (
+    MAX_MAGNITUDE,
+    check_array,
+    check_query,
+    check_query_shape,
+    require,
+    require_dim,
+)
 from colbert_core.types import F32, I8, I32
+
+
+def rotate_query(Q_LD: F32, rotation_DD: F32) -> F32:
+    """A query in the codec's space: the product of the two, each sum by ascending dimension.
+
+    Args:
+        Q_LD: float32 [L, D], L from 1 to 1024.
+        rotation_DD: float32 [D, D].
+
+    Returns:
+        float32 [L, D].
+
+    Raises:
+        ValueError: an array has the wrong dtype or shape; the message names it.
+    """
+    check_array("rotation_DD", rotation_DD, 2, "float32")
+    dim, columns = rotation_DD.shape
+    require(columns == dim, "rotation_DD must be square")
+    require_dim(dim)
+    check_query_shape(Q_LD, dim)
+    rotated_LD = np.zeros_like(Q_LD)
+    for d in range(dim):
+        rotated_LD += Q_LD[:, d, None] * rotation_DD[d]
+    return rotated_LD
 
 
 class CentroidTable:
@@ -25,10 +56,7 @@ class CentroidTable:
         check_array("scales_C", scales_C, 1, "float32")
         self.centroids, self.dim = codes_CD.shape
         require(self.centroids >= 1, "codes_CD has no centroids; at least 1 is needed")
-        require(
-            8 <= self.dim <= 1024 and self.dim % 8 == 0,
-            f"dimension {self.dim} must be a multiple of 8 from 8 to 1024",
-        )
+        require_dim(self.dim)
         require(
             len(scales_C) == self.centroids,
             f"scales_C has {len(scales_C)} entries for {self.centroids} centroids",

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from colbert_core.reference.checks import check_array, require
+from colbert_core.reference.checks import check_array, require, require_dim
 from colbert_core.types import F32, U8
 
 WINDOW = 6
@@ -83,8 +83,5 @@ def best_bits(values_TD: F32, bits: int, levels_W: F32, threads: int = 1) -> U8:
     require(len(levels_W) == WINDOWS, f"levels_W has {len(levels_W)} entries, expected {WINDOWS}")
     require(threads >= 1, f"threads {threads} must be at least 1")
     dim = values_TD.shape[1]
-    require(
-        8 <= dim <= 1024 and dim % 8 == 0,
-        f"dimension {dim} must be a multiple of 8 from 8 to 1024",
-    )
+    require_dim(dim)
     return pack_windows(best_windows(values_TD, bits, levels_W), bits)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +107,13 @@ class InProcess:
         self.address = held.identity.shard_id
         self._held = held
         self.faults = ("ok", "ok")
+        self.sends_along = True
 
     async def search(self, query: ShardQuery, timeout_s: float) -> ShardAnswer:
         if (fault := FAULTS[self.faults[0]]) is not None:
             await fault()
+        if not self.sends_along:  # like a server that does not know of it
+            query = replace(query, along=None)
         return self._held.search(query, time.monotonic() + 60.0)
 
     async def fetch(self, query: FetchQuery, timeout_s: float) -> list[StoredPassage]:
@@ -159,12 +163,16 @@ faults = st.sampled_from([*FAULTS, "ok", "ok"])
 
 
 @settings(max_examples=25, deadline=None)
-@given(faults=st.lists(st.tuples(faults, faults), min_size=3, max_size=3), k=st.integers(1, 60))
+@given(
+    faults=st.lists(st.tuples(faults, faults), min_size=3, max_size=3),
+    k=st.integers(1, 60),
+    along=st.lists(st.booleans(), min_size=3, max_size=3),
+)
 def test_a_partial_answer_is_the_truth_of_the_shards_that_it_names(
-    whole: Whole, faults: list[tuple[str, str]], k: int
+    whole: Whole, faults: list[tuple[str, str]], k: int, along: list[bool]
 ) -> None:
-    for transport, fault in zip(whole.shards.values(), faults, strict=True):
-        transport.faults = fault
+    for transport, fault, sends in zip(whole.shards.values(), faults, along, strict=True):
+        transport.faults, transport.sends_along = fault, sends
     Q_LD = query(k)
 
     async def run(partial: bool) -> Any:

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from local_cluster import DIM, unit_vectors
 from cluster.controller.placement import gpu_share
 from cluster.wire import shard as convert
 from cluster.wire.tartan.shard.v1 import shard_pb2, shard_pb2_grpc
-from cluster.wire.types import FetchQuery, ShardQuery
+from cluster.wire.types import Along, FetchQuery, ShardQuery
 from colbert_core.errors import IndexCorrupt, IndexMissing, Unavailable
 from colbert_core.index import open_generation
 from workers.held_shard import HeldShard
@@ -72,6 +73,19 @@ def test_a_search_and_the_fetch_of_what_it_found(held: HeldShard, stub: Any) -> 
         stored = convert.passage_from_proto(passage)
         assert stored.match_scores_L is not None
         assert stored.match_scores_L.sum() == pytest.approx(score, abs=1e-4)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 5, 9])
+def test_the_best_are_sent_along(held: HeldShard, stub: Any, count: int) -> None:
+    alone = convert.answer_from_proto(stub.Search(request(held)))
+    found = convert.answer_from_proto(stub.Search(request(held, along=Along(count, True, False))))
+    assert alone.passages == ()
+    assert found.top.pids_K.tolist() == alone.top.pids_K.tolist()
+    wanted = FetchQuery(held.generation, found.top.pids_K[:count], True, False)
+    fetched = stub.Fetch(convert.fetch_to_proto(wanted, held.identity.shard_id)).passages
+    assert list(map(astuple, found.passages)) == [
+        astuple(convert.passage_from_proto(passage)) for passage in fetched
+    ]
 
 
 def test_info(held: HeldShard, stub: Any) -> None:

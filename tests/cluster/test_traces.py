@@ -101,13 +101,17 @@ def cluster(receiver: OtlpReceiver, small_index: Path) -> Iterator[LocalCluster]
         yield cluster
 
 
-def search(cluster: LocalCluster, *metadata: tuple[str, str], k: int = 2) -> None:
+def search(
+    cluster: LocalCluster, *metadata: tuple[str, str], k: int = 2, explain: bool = False
+) -> None:
     data = np.full((2, DIM), 0.1, np.float32).tobytes()
     vectors = search_pb2.Matrix(data=data, rows=2, dim=DIM)
     with grpc.insecure_channel(cluster.address) as channel:
         stub = search_pb2_grpc.SearchServiceStub(channel)
         stub.Search(
-            search_pb2.SearchRequest(vectors=vectors, k=k), metadata=metadata, timeout=TIMEOUT_S
+            search_pb2.SearchRequest(vectors=vectors, k=k, explain=explain),
+            metadata=metadata,
+            timeout=TIMEOUT_S,
         )
 
 
@@ -131,7 +135,8 @@ def attributes(span: Any) -> dict[str, Any]:
 def test_one_tree_from_the_caller_to_each_shards_search(
     cluster: LocalCluster, receiver: OtlpReceiver
 ) -> None:
-    search(cluster, TRACEPARENT, (REQUEST_ID_KEY, "one"))
+    # what is explained is always fetched
+    search(cluster, TRACEPARENT, (REQUEST_ID_KEY, "one"), explain=True)
     found = exported(receiver)
     assert {span.trace_id.hex() for span in found} == {CALLER_TRACE}
     by_id = {span.span_id: span for span in found}

@@ -15,6 +15,7 @@ from cluster.wire.info import info_from_proto, info_to_proto
 from cluster.wire.tartan.shard.v1 import shard_pb2
 from cluster.wire.tartan.v1 import search_pb2
 from cluster.wire.types import (
+    Along,
     Coverage,
     FetchQuery,
     IndexInfo,
@@ -50,6 +51,8 @@ def same(left: Any, right: Any) -> bool:
     if dataclasses.is_dataclass(left) and type(left) is type(right):
         names = [field.name for field in dataclasses.fields(left)]
         return all(same(getattr(left, name), getattr(right, name)) for name in names)
+    if isinstance(left, tuple) and isinstance(right, tuple):
+        return len(left) == len(right) and all(map(same, left, right))
     return bool(left == right)
 
 
@@ -207,7 +210,10 @@ def test_shard_query(data: st.DataObject, exact: bool) -> None:
     ids_LP = None if exact else data.draw(matrices(rows, np.int32))
     scores_LP = None if ids_LP is None else ids_LP.astype(np.float32)
     margin = None if exact else 0.125
-    query = ShardQuery("g", query_LD, ids_LP, scores_LP, 10, 20, 15, exact, margin, margin)
+    along = data.draw(st.none() | st.builds(Along, counts, st.booleans(), st.booleans()))
+    query = ShardQuery(
+        "g", query_LD, ids_LP, scores_LP, 10, 20, 15, exact, margin, margin, along=along
+    )
     message = through(shard.query_to_proto(query, "s1"))
     assert message.shard_id == "s1"
     assert same(shard.query_from_proto(message), query)
@@ -217,8 +223,15 @@ def test_shard_query(data: st.DataObject, exact: bool) -> None:
 def test_shard_answer(found: list[tuple[int, float]], touched: int, scored: int) -> None:
     pids_K = np.array([pid for pid, _ in found], np.int64)
     scores_K = np.array([score for _, score in found], np.float32)
-    answer = ShardAnswer(ShardTopK(pids_K, scores_K, touched, scored), 1.5)
+    passages = tuple(StoredPassage(f"p{pid}", None, "{}") for pid, _ in found[:2])
+    answer = ShardAnswer(ShardTopK(pids_K, scores_K, touched, scored), 1.5, passages)
     assert same(shard.answer_from_proto(through(shard.answer_to_proto(answer))), answer)
+
+
+def test_more_passages_than_were_found_are_refused() -> None:
+    message = shard_pb2.SearchResponse(passages=[shard_pb2.StoredPassage(id="a")])
+    with pytest.raises(QueryError, match="1 passages were sent along with 0 pids"):
+        shard.answer_from_proto(message)
 
 
 @given(st.none() | matrices(), st.lists(st.integers(0, 2**62), max_size=4), st.booleans())

@@ -139,10 +139,10 @@ def test_nodes_that_leave_and_join_while_a_job_runs(undisturbed, corpus, tmp_pat
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of its own, of 3 MB."""
+    """A file system of its own, of 64 MB."""
     folder = tmp_path / "small"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("a file system cannot be mounted here")
     yield folder
