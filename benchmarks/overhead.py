@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/overhead.py INDEX --queries ../shared/data/scifact/queries.jsonl
 
 One query after the other, as vectors, so that nothing is encoded and nothing waits: what is left is
-gRPC twice, conversions, the fan-out, the merge. The two take turns, query by query. Beside it, what
-TLS costs one call of a shard server, in clear text and with mTLS by turns.
+gRPC twice, conversions, the fan-out, the merge. The two take turns, query by query, and with them
+the floor: a gateway and shards that pass as many bytes on and do nothing else. Beside it, what TLS
+costs one call of a shard server, in clear text and with mTLS by turns.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 
 from load import index_figures, query_vectors
+from loadgen.bare import bare_cluster
 from loadgen.served import serving
 from machine import busy, machine
 from report.write import SCHEMA, conditions, write
@@ -43,6 +45,9 @@ from workers.shard_server import ShardServer
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_MS = 3.0
 CALLS = 2000
+ANSWER_BYTES = 1000  # of a shard: ten hits without their texts
+
+T = TypeVar("T")
 
 
 def main() -> None:
@@ -72,16 +77,22 @@ def searches(index: Path, queries: list[F32], k: int) -> list[dict[str, Any]]:
     with (
         tempfile.TemporaryDirectory() as folder,
         serving(index, [], Path(folder) / "log") as served,
+        bare_cluster(len(opened.manifest.shards), ANSWER_BYTES) as bare,
+        Client(served.address, retry=RetryPolicy(attempts=1), timeout_s=30.0) as client,
     ):
-        once = RetryPolicy(attempts=1)
-        with Client(served.address, retry=once, timeout_s=30.0) as client:
-            return [compared(opened, client, queries, k, texts=texts) for texts in (False, True)]
+        return [compared(opened, client, bare, queries, k, texts=texts) for texts in (False, True)]
 
 
 def compared(
-    opened: Index, client: Client, queries: list[F32], k: int, *, texts: bool
+    opened: Index,
+    client: Client,
+    bare: Callable[[bytes], bytes],
+    queries: list[F32],
+    k: int,
+    *,
+    texts: bool,
 ) -> dict[str, Any]:
-    """Both by turns; every answer must be the same."""
+    """By turns; every answer must be the same."""
 
     def here(query: F32) -> Any:
         hits = opened.search(query, k=k)
@@ -91,13 +102,15 @@ def compared(
         answer = client.search(query, k=k, with_text=texts, with_metadata=False)
         return [hit.text if texts else hit.id for hit in answer.hits]
 
-    times: dict[str, list[float]] = {"in_process": [], "cluster": []}
+    times: dict[str, list[float]] = {"in_process": [], "cluster": [], "floor": []}
     for warm in (True, False):
         for query in queries:
             one, in_process_s = timed(here, query)
             other, cluster_s = timed(there, query)
             assert list(one) == list(other)
+            _, floor_s = timed(bare, query.tobytes())
             if not warm:
+                times["floor"].append(floor_s)
                 times["in_process"].append(in_process_s)
                 times["cluster"].append(cluster_s)
     figures = {
@@ -109,7 +122,7 @@ def compared(
     return {"texts": texts, **figures, "overhead_p50_ms": round(overhead, 3)}
 
 
-def timed(call: Callable[[F32], Any], query: F32) -> tuple[Any, float]:
+def timed(call: Callable[[T], Any], query: T) -> tuple[Any, float]:
     """What a call gives, and its seconds."""
     began = time.perf_counter()
     found = call(query)
@@ -173,16 +186,20 @@ def markdown(document: dict[str, Any]) -> str:
         "",
         conditions(about),
         "",
-        "| | in process p50 | p99 | cluster p50 | p99 | added, p50 |",
-        "|---|--:|--:|--:|--:|--:|",
+        "| | in process p50 | p99 | cluster p50 | p99 | added, p50 | floor p50 | p99 |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     lines += [
         f"| {'with texts' if row['texts'] else 'ids alone'} | {row['in_process_p50_ms']:.2f} "
         f"| {row['in_process_p99_ms']:.2f} | {row['cluster_p50_ms']:.2f} "
-        f"| {row['cluster_p99_ms']:.2f} | {row['overhead_p50_ms']:.2f} |"
+        f"| {row['cluster_p99_ms']:.2f} | {row['overhead_p50_ms']:.2f} "
+        f"| {row['floor_p50_ms']:.2f} | {row['floor_p99_ms']:.2f} |"
         for row in document["rows"]
     ]
     lines += [
+        "",
+        "The floor: as many bytes through a gateway to as many shards, over gRPC in Python, where "
+        "nobody does anything with them.",
         "",
         f"The smallest call to a shard server takes {calls['plain']:.0f} µs in clear text and "
         f"{calls['mtls']:.0f} µs with mTLS, p50 of {CALLS:,} calls each, by turns.",

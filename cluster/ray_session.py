@@ -24,7 +24,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,8 @@ from colbert_core.errors import JobFailed, TartanError, Unavailable
 
 OBJECT_STORE_BYTES = 512 * 2**20  # paths and tables travel through Ray, never embeddings
 REMOVE_TIMEOUT_S = 5.0
+# Of Ray's workers: their niceness, and whether some are begun ahead, which nobody will need.
+SERVING = {"worker_niceness": 0, "prestart_worker_first_driver": False}
 START_ATTEMPTS = 2  # a raylet has 30 s to start; a busy machine may miss it once
 _log = logging.getLogger(__name__)
 
@@ -56,12 +58,16 @@ class RaySession:
 
 
 @contextmanager
-def ray_session(*, purpose: str, cpus: int | None = None) -> Iterator[RaySession]:
+def ray_session(
+    *, purpose: str, cpus: int | None = None, answers: bool = False
+) -> Iterator[RaySession]:
     """Use, join or start Ray, and shut down only what was started here.
 
     Args:
         purpose: what Ray is wanted for; named in errors.
         cpus: CPUs of a Ray that is started here (default: all of this machine's).
+        answers: somebody waits for what its workers do, which then have the priority of this
+            process where Ray is started here. Ray's own default is the low one of batch work.
 
     Raises:
         Unavailable: the cluster at `RAY_ADDRESS` does not answer, or no local Ray could start.
@@ -75,7 +81,7 @@ def ray_session(*, purpose: str, cpus: int | None = None) -> Iterator[RaySession
         finally:
             ray.shutdown()
     else:
-        folder = _start(purpose, cpus)
+        folder = _start(purpose, cpus, SERVING if answers else {})
         keep = False
         try:
             yield _describe(started=True)
@@ -102,7 +108,7 @@ def _join(address: str, purpose: str) -> None:
         ) from error
 
 
-def _start(purpose: str, cpus: int | None) -> Path:
+def _start(purpose: str, cpus: int | None, settings: Mapping[str, object]) -> Path:
     """Start a private local Ray; returns the folder that holds its sockets and logs."""
     _ensure_token()
     last: Exception | None = None
@@ -121,6 +127,7 @@ def _start(purpose: str, cpus: int | None) -> Path:
                     logging_level=logging.ERROR,
                     object_store_memory=OBJECT_STORE_BYTES,
                     _temp_dir=str(folder),
+                    _system_config=dict(settings),
                 )
         except SystemExit:  # SIGTERM: Ray's handlers exit, with 1 or 15
             raise SystemExit(signal.SIGTERM) from None

@@ -58,7 +58,10 @@ def serve(config: ServeConfig) -> int:
 
     try:
         # Ray prints reports of its own, such as a worker's death; stdout is for our one line.
-        with redirect_stdout(sys.stderr), ray_session(purpose="serving") as session:
+        with (
+            redirect_stdout(sys.stderr),
+            ray_session(purpose="serving", answers=True) as session,
+        ):
             asyncio.run(_run(config, generation, session.started, announce))
     except KeyboardInterrupt:
         pass  # Ctrl-C before the signal handlers were in place
