@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from cluster.client import SearchAnswer
 from colbert_core.api import Index
@@ -24,14 +23,9 @@ class Truth:
         self._right: dict[str, list[Found]] = {}
 
     def learn(self, index: Path, queries: Sequence[F32]) -> None:
-        """Search the live generation of an index for every query.
-
-        With one BLAS thread, as shard servers on Ray have: the query is rotated by BLAS, whose sums
-        have another last bit with two.
-        """
+        """Search the live generation of an index for every query."""
         opened = Index.open(index)
-        with threadpool_limits(1):
-            answers = [opened.search(query, k=self._k) for query in queries]
+        answers = [opened.search(query, k=self._k) for query in queries]
         self._right[opened.manifest.generation] = [
             (tuple(hits.ids), tuple(float(score) for score in hits.scores)) for hits in answers
         ]

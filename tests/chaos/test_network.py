@@ -1,11 +1,12 @@
 """Packets between a gateway and half of its shard servers are lost or late: the other half answers.
 
-The servers of that half are in a network namespace of their own, at the other end of a pair of
-virtual devices. Made by root alone.
+The servers of that half are in a network namespace of their own, at the other end of a link that is
+carried packet by packet (slow_link.py). Made by root alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -17,61 +18,28 @@ import pytest
 from loadgen.service import QUERY_TIMEOUT_S, K, build, check
 from loadgen.steady import Event, felt, steady
 from loadgen.truth import Truth
+from slow_link import Quality, SlowLink
 
 sys.path.append(str(Path(__file__).parents[1] / "cluster"))
 from following import Following
 from shard_processes import ShardProcess, ShardProcesses
 
-pytestmark = pytest.mark.long
-
-SPACE, HERE, THERE = "tartan-chaos", "tartan-here", "tartan-there"
+SPACE = "tartan-slow"
 NEAR, FAR = "10.213.77.1", "10.213.77.2"
 RATE = 20.0
 
 
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=30)
-
-
-@pytest.fixture(scope="module")
-def space() -> Iterator[str]:
-    """The namespace, reached at FAR."""
+@pytest.fixture
+def link() -> Iterator[SlowLink]:
+    """To the namespace, reached at FAR."""
     if os.geteuid() != 0:
         pytest.skip("network namespaces are made by root alone")
     try:
-        ip("netns", "add", SPACE)
+        opened = SlowLink(SPACE, NEAR, FAR).__enter__()
     except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"there are no network namespaces here: {error}")
-    try:
-        ip("link", "add", HERE, "type", "veth", "peer", "name", THERE, "netns", SPACE)
-        ip("addr", "add", f"{NEAR}/30", "dev", HERE)
-        ip("link", "set", HERE, "up")
-        ip("-n", SPACE, "addr", "add", f"{FAR}/30", "dev", THERE)
-        ip("-n", SPACE, "link", "set", THERE, "up")
-        ip("-n", SPACE, "link", "set", "lo", "up")
-        yield SPACE
-    finally:
-        ip("netns", "del", SPACE)
-
-
-def cut() -> None:
-    """No packet arrives any more, and nobody is told."""
-    ip("-n", SPACE, "link", "set", THERE, "down")
-
-
-def mend() -> None:
-    ip("-n", SPACE, "link", "set", THERE, "up")
-
-
-def impair(*how: str) -> None:
-    command = ["tc", "qdisc", "replace", "dev", HERE, "root", "netem", *how]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    if done.returncode:
-        pytest.skip(f"this kernel cannot impair packets: {done.stderr.strip()}")
-
-
-def unimpair() -> None:
-    subprocess.run(["tc", "qdisc", "del", "dev", HERE, "root"], check=True, timeout=30)
+        pytest.skip(f"there are no network namespaces here, or no TUN devices: {error}")
+    with contextlib.closing(opened):
+        yield opened
 
 
 def under_load(folder: Path, seconds: float, events: list[Event]) -> None:
@@ -101,21 +69,27 @@ def under_load(folder: Path, seconds: float, events: list[Event]) -> None:
     assert np.isfinite(felt(offered, 0.0).worst_ms)
 
 
-def test_no_packet_arrives_for_ten_seconds(space: str, tmp_path: Path) -> None:
+@pytest.mark.long
+def test_no_packet_arrives_for_ten_seconds(link: SlowLink, tmp_path: Path) -> None:
+    def cut() -> None:  # and nobody is told
+        link.quality = Quality(loss=1.0)
+
+    def mend() -> None:
+        link.quality = Quality()
+
     under_load(tmp_path, 25.0, [(3.0, cut), (13.0, mend)])
+    assert link.lost
 
 
-def test_packets_are_lost(space: str, tmp_path: Path) -> None:
-    impair("loss", "20%")
-    try:
-        under_load(tmp_path, 20.0, [])
-    finally:
-        unimpair()
+@pytest.mark.parametrize("seconds", [4.0, pytest.param(20.0, marks=pytest.mark.long)])
+def test_packets_are_lost(link: SlowLink, tmp_path: Path, seconds: float) -> None:
+    link.quality = Quality(loss=0.2)
+    under_load(tmp_path, seconds, [])
+    assert 0.15 < link.lost / (link.lost + link.carried) < 0.25
 
 
-def test_packets_are_late(space: str, tmp_path: Path) -> None:
-    impair("delay", "200ms", "100ms")
-    try:
-        under_load(tmp_path, 20.0, [])
-    finally:
-        unimpair()
+@pytest.mark.long
+def test_packets_are_late(link: SlowLink, tmp_path: Path) -> None:
+    link.quality = Quality(delay_s=0.2, jitter_s=0.1)
+    under_load(tmp_path, 20.0, [])
+    assert link.carried
