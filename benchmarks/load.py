@@ -51,12 +51,13 @@ def main() -> None:
         "machine": machine(),
         "load_before": busy(),
         "index": index_figures(args.index),
-        "options": args.serve,
+        "set": args.set,
         **{name: getattr(args, name) for name in ("k", "seconds", "deadline_s", "distinct")},
     }
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        with serving(args.index, ["--replicas", str(args.replicas), *args.serve], log) as served:
+        options = [f"--replicas={args.replicas}", *(f"--set={one}" for one in args.set)]
+        with serving(args.index, options, log) as served:
             about["replicas"] = args.replicas
             rows = asyncio.run(sweep(served.address, queries, truth, args))
     about["load_after"] = busy()
@@ -153,7 +154,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--distinct", type=int, default=2000, help="queries")
     parser.add_argument("--closed", type=int, default=8, help="that find saturation")
     parser.add_argument("-k", type=int, default=10)
-    parser.add_argument("--serve", nargs="*", default=[], help="more options of tartan serve")
+    parser.add_argument("--set", action="append", default=[], help="NAME=VALUE, as of tartan serve")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--tag", default="", help="end of the files' names")
     return parser.parse_args()

@@ -11,6 +11,7 @@ from cluster.security.exposure import is_loopback
 from cluster.security.guard import Guard
 from cluster.security.tls import ServerTls
 from colbert_core.errors import InvalidInput
+from colbert_core.hardware import searches_at_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,8 @@ class GatewayConfig:
             an API key, and without keys an address.
         client_qps: queries a second of one client, of which one second's may be saved up, the
             same; 0 for no such limit.
-        work_at_once: queries that are worked on at once; others wait, if that is in time.
+        work_at_once: queries that are worked on at once; others wait, if that is in time. Two for
+            each processor of this machine by default, of which a shard server has about as many.
         batch_parallel: queries of one batch that run at once.
         encoder_threads: threads that encode, or probe centroids, at once.
         encode_batch: texts that wait and are encoded together at most; 1 is one by one.
@@ -45,7 +47,7 @@ class GatewayConfig:
     max_bytes: int = 256 * 2**20
     client_concurrent: int = 0
     client_qps: float = 0.0
-    work_at_once: int = 16
+    work_at_once: int = field(default_factory=lambda: max(4, 2 * searches_at_once("cpu")))
     batch_parallel: int = 8
     encoder_threads: int = 2
     encode_batch: int = 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -34,6 +35,7 @@ class ShardServerActor:
         token: str | None = None,
         tls: InnerTls | None = None,
         telemetry: Telemetry | None = None,
+        niceness: int = 0,
     ) -> None:
         """Nothing that can fail: an error here would reach the caller without its class.
 
@@ -43,7 +45,9 @@ class ShardServerActor:
             token: what the server asks its callers for.
             tls: the shard servers' certificates, for gateways alone; in clear text if None.
             telemetry: begins when the shard is open.
+            niceness: of the process, at least.
         """
+        os.nice(max(0, niceness - os.nice(0)))
         self._wanted = (index, generation, shard_id, device)
         self._host = host
         self._token = token

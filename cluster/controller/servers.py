@@ -35,6 +35,8 @@ PROBE_INTERVAL_S = 1.0
 AGAIN_S = 0.2  # while an actor is away
 ERROR_PAUSE_S = 5.0  # before one that cannot start is asked to try again
 STOP_MARGIN_S = 2.0
+# A gateway on the same machine goes first: to refuse a query must not wait for searches.
+NICENESS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,7 @@ class Servers:
                 token=plan.token,
                 tls=plan.tls,
                 telemetry=plan.telemetry,
+                niceness=NICENESS,
             )
         )
 
