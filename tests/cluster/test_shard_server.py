@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -277,3 +279,16 @@ def test_gpus_are_shared_evenly() -> None:
     assert gpu_share(3, 1) * 3 <= 1
     with pytest.raises(Unavailable, match=r"no GPU.*--device cpu"):
         gpu_share(1, 0)
+
+
+@pytest.mark.parametrize(("before", "wanted", "after"), [(0, 10, 10), (15, 10, 15), (0, 0, 0)])
+def test_a_process_gets_the_niceness_that_is_wanted(before: int, wanted: int, after: int) -> None:
+    code = (
+        "import os; from workers.shard_actor import ShardServerActor; "
+        f"os.nice({before} - os.nice(0)); "
+        f"ShardServerActor('index', 'g', 's', '', niceness={wanted}); print(os.nice(0))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.split() == [str(after)], done.stderr
