@@ -15,7 +15,7 @@ from typing import Any, Self, Unpack
 
 import grpc
 
-from cluster.client import ClientSettings
+from cluster.client_settings import ClientSettings
 from cluster.client_targets import open_channel
 from cluster.security.client import Access
 from cluster.wire import admin
