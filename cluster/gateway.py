@@ -106,16 +106,16 @@ class Gateway:
         self._follower = TableFollower(source, equipment, self._completed, config.warm_timeout_s)
         self._following: asyncio.Task[None] | None = None
         self._credentials = None if config.tls is None else server_credentials(config.tls)
+        self._servicer = SearchServicer(self._follower, config, limits, observer)
         self._server = grpc.aio.server(
             # Beyond `Admission`, which says which limit: for when even refusing takes too long.
             interceptors=[
-                Intake(2 * config.max_concurrent),
+                Intake(2 * config.max_concurrent, self._servicer.check_in_time),
                 *gateway_interceptors(),
                 guard_of(config),
             ],
             options=server_options(limits.max_message_bytes),
         )
-        self._servicer = SearchServicer(self._follower, config, limits, observer)
         search_pb2_grpc.add_SearchServiceServicer_to_server(self._servicer, parsing(self._server))
         others = [service.add_to(self._server) for service in services]
         self._health = GatewayHealth(("", SERVICE, *others), self._reachable)

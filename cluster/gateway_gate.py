@@ -58,7 +58,7 @@ class Gate:
         if self._free:
             self._take()
         else:
-            self._check_time(clock.deadline, self.expected_s())
+            self.check(clock.deadline)
             since = time.monotonic()
             await self._turn(clock.deadline)
             clock.add("queue", since)
@@ -72,6 +72,11 @@ class Gate:
         finally:
             self._measure()
             self._give()
+
+    def check(self, deadline: float) -> None:
+        """Raise Overloaded where a query that comes now would be answered after its deadline."""
+        if not self._free:
+            self._check_time(deadline, self.expected_s())
 
     @property
     def waiting(self) -> int:

@@ -34,7 +34,7 @@ from cluster.wire.requests import checked
 from cluster.wire.status import code_from_number, to_problem
 from cluster.wire.tartan.v1 import search_pb2, search_pb2_grpc
 from cluster.wire.types import Coverage, Limits, SearchAnswer
-from colbert_core.errors import TartanError
+from colbert_core.errors import Overloaded, TartanError
 
 QUEUE_WINDOW_S = 5.0
 
@@ -71,6 +71,29 @@ class SearchServicer(search_pb2_grpc.SearchServiceServicer):
     def answer_cache_bytes(self) -> int:
         """What the cached answers take."""
         return self._answers.bytes
+
+    def check_in_time(self, context: AsyncContext) -> None:
+        """Raise Overloaded for a search that would wait in vain, before its request is read; where
+        answers are kept, the request must be read to know."""
+        if self._answers.enabled:
+            return
+        began = time.monotonic()
+        try:
+            self._gate.check(self._deadline(context))
+        except Overloaded as error:
+            self.queries += 1
+            self._observer.query_finished(
+                QueryFinished(
+                    client=client_of(context),
+                    generation="",
+                    started=began,
+                    total_ms=0.0,
+                    stages_ms={},
+                    status=grpc.StatusCode.RESOURCE_EXHAUSTED.name,
+                    error=str(error),
+                )
+            )
+            raise
 
     @answering_async
     async def Search(  # noqa: N802

@@ -21,7 +21,8 @@ from cluster.client_retry import RetryPolicy
 from cluster.gateway_admission import CLIENTS_REMEMBERED, Admission
 from cluster.gateway_config import GatewayConfig
 from cluster.gateway_encoder import LazyEncoder
-from cluster.observer import Observer, Refusal
+from cluster.gateway_gate import LEAST_MEASURED
+from cluster.observer import Observer, QueryFinished, Refusal
 from cluster.wire import shard as convert
 from cluster.wire.tartan.shard.v1 import shard_pb2_grpc
 from cluster.wire.types import ShardQuery
@@ -178,12 +179,14 @@ class Waiting:
 
 
 @contextmanager
-def busy(index: Path, config: GatewayConfig) -> Iterator[tuple[LocalCluster, Client]]:
+def busy(
+    index: Path, config: GatewayConfig, observer: Observer | None = None
+) -> Iterator[tuple[LocalCluster, Client]]:
     """A gateway with one query under way, which waits to be encoded."""
     waiting = Waiting()
     encoder = LazyEncoder("waiting", lambda: waiting)
     with (
-        LocalCluster(index, encoder=encoder, gateway=config) as cluster,
+        LocalCluster(index, encoder=encoder, gateway=config, observer=observer) as cluster,
         Client(cluster.address, retry=ONCE, timeout_s=60.0) as client,
         ThreadPoolExecutor(1) as pool,
     ):
@@ -217,6 +220,38 @@ def test_over_grpc_what_is_too_much_is_told_at_once(
         with pytest.raises(Overloaded, match=part):
             list(client.search_batch([np.ones((1, DIM), np.float32)]))
         assert client.info().passages == 150  # costs nothing, and is let in
+
+
+class Finished(Observer):
+    def __init__(self) -> None:
+        self.refusals: list[Refusal] = []
+        self.queries: list[QueryFinished] = []
+
+    def refused(self, reason: Refusal, client: str) -> None:
+        self.refusals.append(reason)
+
+    def query_finished(self, event: QueryFinished) -> None:
+        self.queries.append(event)
+
+
+@pytest.mark.parametrize(("cache_bytes", "read"), [(0, False), (2**20, True)])
+def test_a_search_that_would_be_late_is_refused_before_it_is_read(
+    small_index: Path, cache_bytes: int, read: bool
+) -> None:
+    seen = Finished()
+    config = GatewayConfig(port=0, work_at_once=1, answer_cache_bytes=cache_bytes)
+    with busy(small_index, config, seen) as (cluster, client):
+        gate = cluster.gateway._servicer._gate
+        gate._interval_s, gate._measured = 4.0, LEAST_MEASURED  # as if a query took 4 s
+        answered = cluster.gateway._servicer.queries
+        with pytest.raises(Overloaded, match="answer takes about 8000 ms, and the deadline leaves"):
+            client.search(np.ones((1, DIM), np.float32), k=7, timeout_s=8.0)
+        assert seen.refusals == ["late"]
+        (event,) = seen.queries
+        assert (event.status, event.k) == ("RESOURCE_EXHAUSTED", 7 if read else 0)
+        assert "answer takes about" in event.error
+        assert cluster.gateway._servicer.queries == answered + 1
+        assert client.info().passages == 150
 
 
 def test_a_shard_server_drops_what_nobody_waits_for_any_more(small_index: Path) -> None:
