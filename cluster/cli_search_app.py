@@ -114,7 +114,7 @@ def eval_command(
         typer.Option("--teacher", help="With --compare: a cross-encoder over the best hundred."),
     ] = None,
     language: Annotated[
-        str, typer.Option("--language", help="With --compare: BM25's stemmer, or `none`.")
+        str, typer.Option("--stemmer", help="With --compare: BM25's, or `none`.")
     ] = "english",
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="With --compare: .png or .svg.")

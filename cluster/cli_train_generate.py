@@ -66,7 +66,7 @@ FilterBm25 = Annotated[
     ),
 ]
 Stemmer = Annotated[
-    str, typer.Option("--language", help="Of BM25's stemmer; `none` for no stemming.")
+    str, typer.Option("--stemmer", help="BM25's: a language, such as `german`, or `none`.")
 ]
 Temperature = Annotated[
     float, typer.Option("--temperature", help="Of the language model; 0: the likeliest words.")

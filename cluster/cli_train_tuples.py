@@ -36,7 +36,7 @@ def mine_command(
     ] = None,
     bm25: Annotated[bool, typer.Option("--bm25", help="Negatives from BM25.")] = False,
     language: Annotated[
-        str, typer.Option("--language", help="Of BM25's stemmer; `none` for no stemming.")
+        str, typer.Option("--stemmer", help="BM25's: a language, such as `german`, or `none`.")
     ] = "english",
     n_way: Annotated[int, typer.Option("--n-way", help="Passages of a tuple.")] = 16,
     ranks: Annotated[

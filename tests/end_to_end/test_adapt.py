@@ -39,7 +39,7 @@ def command(tmp_path: Path) -> list[str]:
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return [
         "train", "adapt", str(tmp_path / "corpus.jsonl"), "--out", str(tmp_path / "out"),
-        "--writer", str(causal(tmp_path / "causal")), "--max-tokens", "6", "--language", "none",
+        "--writer", str(causal(tmp_path / "causal")), "--max-tokens", "6", "--stemmer", "none",
         *(part for name in SETS for part in ("--template", name)),
         "--model", str(plain(tmp_path / "model")), "--teacher-model", str(tmp_path / "model"),
         "--more", "20", "--n-way", "3", "--ranks", "1:20",
@@ -110,7 +110,7 @@ def test_killed_while_it_writes_queries_it_writes_the_same(
         writer = command[command.index("--writer") + 1]
         return [
             "train", "generate", corpus, "--out", str(tmp_path / out), "--writer", writer,
-            "--batch", "2", "--max-tokens", "12", "--language", "none",
+            "--batch", "2", "--max-tokens", "12", "--stemmer", "none",
         ]  # fmt: skip
 
     doomed = tartan(*generate("killed"))
