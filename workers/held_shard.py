@@ -133,13 +133,17 @@ class HeldShard:
         allowed_N = None if query.filter is None else self._matcher.allowed(query.filter)
         top = search_shard(self.shard, query_LD, probes, params, allowed_N, deadline)
         search_ms = (time.monotonic() - started) * 1e3
-        return ShardAnswer(top, search_ms, self._along(query.along, top.pids_K))
+        return ShardAnswer(top, search_ms, self._along(query.along, top.pids_K, deadline))
 
-    def _along(self, along: Along | None, pids_K: I64) -> tuple[StoredPassage, ...]:
+    def _along(
+        self, along: Along | None, pids_K: I64, deadline: float
+    ) -> tuple[StoredPassage, ...]:
         if along is None:
             return ()
-        best = pids_K[: along.passages].tolist()
-        return tuple(self._stored(pid, along.with_text, along.with_metadata) for pid in best)
+        return tuple(
+            self._stored(pid, along.with_text, along.with_metadata, deadline)
+            for pid in pids_K[: along.passages].tolist()
+        )
 
     def fetch(self, query: FetchQuery, deadline: float) -> list[StoredPassage]:
         """Fetch passages, and match their tokens with the query's where one is given.
@@ -152,16 +156,18 @@ class HeldShard:
         query_LD = None if query.query_LD is None else check_query(query.query_LD, self.dim)
         stored = []
         for pid in query.pids_M.tolist():
-            if time.monotonic() > deadline:
-                raise TimeoutError("the deadline passed while passages were fetched")
-            tokens_L, scores_L = None, None
+            passage = self._stored(pid, query.with_text, query.with_metadata, deadline)
             if query_LD is not None:
                 tokens_L, scores_L = self.kernel.match(query_LD, pid)
-            passage = self._stored(pid, query.with_text, query.with_metadata)
-            stored.append(replace(passage, match_tokens_L=tokens_L, match_scores_L=scores_L))
+                passage = replace(passage, match_tokens_L=tokens_L, match_scores_L=scores_L)
+            stored.append(passage)
         return stored
 
-    def _stored(self, pid: int, with_text: bool, with_metadata: bool) -> StoredPassage:
+    def _stored(
+        self, pid: int, with_text: bool, with_metadata: bool, deadline: float
+    ) -> StoredPassage:
+        if time.monotonic() > deadline:
+            raise TimeoutError("the deadline passed while passages were fetched")
         row = self.shard.stored(pid)
         return StoredPassage(
             id=row.id,

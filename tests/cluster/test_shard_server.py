@@ -145,6 +145,8 @@ def test_a_deadline_reaches_the_kernel(held: HeldShard) -> None:
     fetch = FetchQuery(held.generation, np.array([0], np.int64), True, True)
     with pytest.raises(TimeoutError):
         held.fetch(fetch, time.monotonic() - 1.0)
+    with pytest.raises(TimeoutError, match="while passages were fetched"):
+        held._along(Along(1, True, True), np.array([0], np.int64), time.monotonic() - 1.0)
 
 
 class Gate(HeldShard):
