@@ -29,6 +29,7 @@ from pathlib import Path
 
 import ray
 
+from cluster import job_codec
 from cluster import job_stages as stages
 from cluster.build_report import BuildReport, make_report
 from cluster.build_settings import BuildSettings, absolute_if_folder
@@ -195,10 +196,10 @@ def _run(
             pool = stack.enter_context(job.pool(plan))
             identity = stages.start(job, plan, pool)
             job.progress.advance(1)
-        codec, projection = stages.trained_codec(
+        codec, projection = job_codec.trained_codec(
             job,
-            lambda: stages.train(
-                job, corpus, identity, stages.sample(job, corpus, identity, pool), pool
+            lambda: job_codec.train(
+                job, corpus, identity, job_codec.sample(job, corpus, identity, pool), pool
             ),
         )
         shared = SharedCodec(codec, projection, job.settings.pool_factor)
