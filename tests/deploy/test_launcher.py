@@ -11,6 +11,7 @@ from typing import Any
 import botocore.session
 import botocore.validate
 import pytest
+import ray
 from google.cloud import compute_v1
 from manifests import LAUNCHER, commands_said, documents, misspelt, our_command
 
@@ -83,13 +84,22 @@ def test_its_commands_exist(path: Path) -> None:
     said = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
     started = []
     for line in said:
-        words = [word for word in shlex.split(line) if not re.match(r"[A-Z_]+=", word)]
+        words = [word for word in shlex.split(line) if not re.match(r"\w+=", word)]
         assert Path(words[0]).name == "ray"
         command = cli.commands[words[1]]
         started.append(command.make_context("ray", words[2:]).params)
     assert any(parameters.get("head") for parameters in started)
     for words in commands_said(path):
         our_command(words)
+
+
+def test_settings_that_ray_reads_from_the_environment_are_known_to_it() -> None:
+    said = "".join(path.read_text() for path in LAUNCHER[0].parent.glob("*.yaml"))
+    names = set(re.findall(r"RAY_[a-z]\w+", said))  # those of its daemons; others are upper case
+    assert names
+    daemon = (Path(ray.__file__).parent / "core/src/ray/raylet/raylet").read_bytes()
+    for name in names:
+        assert name.encode() in daemon, name
 
 
 def test_the_pool_of_gpus_scales_to_zero_and_the_servers_do_not() -> None:
