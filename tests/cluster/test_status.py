@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -16,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from local_cluster import LoopThread
 
+from cluster import cli_status
 from cluster.gateway_admin import AdminServicer
 from cluster.status_table import WIDTH, answers_whole, fit, lines_of, problems, span
 from cluster.wire.admin import (
@@ -278,3 +282,23 @@ def test_a_service_that_does_not_answer_is_named() -> None:
         _, err = run.communicate(timeout=60)
     assert run.returncode != 0
     assert "127.0.0.1:1" in err
+
+
+def test_an_interrupt_that_gets_lost_ends_watching_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in a callback from native code, where KeyboardInterrupt goes no further."""
+
+    def lose(_admin: object, *, as_json: bool) -> None:
+        assert as_json
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+
+    monkeypatch.setattr(cli_status, "_again", lose)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            cli_status.status_command("localhost:1", watch=True, as_json=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
