@@ -107,7 +107,7 @@ def test_swaps_under_load_fail_no_query_and_mix_no_answer(service: Service) -> N
         for name in (first, second, third):
             phases = service.roll_out(name)
             assert phases[-1] is RolloutPhase.DONE
-            assert RolloutPhase.WARMING in phases
+            assert phases == sorted(phases, key=list(RolloutPhase).index)  # each may be short
         before = load.total
         end = time.monotonic() + TIMEOUT_S
         while load.total < before + 30 and time.monotonic() < end:
@@ -119,7 +119,8 @@ def test_swaps_under_load_fail_no_query_and_mix_no_answer(service: Service) -> N
 
 
 def test_a_second_rollout_is_refused_and_says_by_what(service: Service) -> None:
-    target = service.generations.names[0]
+    live = service.stats().live_generation
+    target = next(name for name in service.generations.names if name != live)
     with service.admin() as admin:
         steps = admin.roll_out(RolloutCall(generation=target), timeout_s=TIMEOUT_S)
         assert next(steps).phase is RolloutPhase.LOADING
