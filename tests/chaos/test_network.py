@@ -24,7 +24,7 @@ sys.path.append(str(Path(__file__).parents[1] / "cluster"))
 from following import Following
 from shard_processes import ShardProcess, ShardProcesses
 
-SPACE = "tartan-slow"
+SPACE = f"tt-{os.getpid()}"  # what a run that was killed left behind is in nobody's way
 NEAR, FAR = "10.213.77.1", "10.213.77.2"
 RATE = 20.0
 
