@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
-import threading
+import time
 from dataclasses import asdict
 from typing import Any
 
 from cluster.client_admin import AdminClient
+from cluster.interrupts import interruptible
 from cluster.security.client import access_from_environment
 from cluster.status_table import answers_whole, lines_of, problems
 from cluster.wire.admin import Stats, Topology
@@ -27,24 +27,10 @@ def status_command(target: str | None, *, watch: bool, as_json: bool) -> int:
             topology, stats = admin.list_shards(), admin.stats()
             print(_shown(topology, stats, as_json=as_json))
             return 0 if answers_whole(topology) else 1
-        pressed = _noting_interrupt()
-        while not pressed.is_set():
-            _again(admin, as_json=as_json)
-            pressed.wait(INTERVAL_S)
-        raise KeyboardInterrupt
-
-
-def _noting_interrupt() -> threading.Event:
-    """Is set by Ctrl-C, which raises KeyboardInterrupt as always: where that is raised inside a
-    callback from native code, it is printed and forgotten."""
-    pressed = threading.Event()
-
-    def note(_number: int, _frame: object) -> None:
-        pressed.set()
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGINT, note)
-    return pressed
+        while True:
+            with interruptible():
+                _again(admin, as_json=as_json)
+            time.sleep(INTERVAL_S)
 
 
 def _again(admin: AdminClient, *, as_json: bool) -> None:

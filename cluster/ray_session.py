@@ -22,13 +22,11 @@ import secrets
 import shutil
 import signal
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 # Ray reads these when it is imported, so they are set before it is.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -36,6 +34,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import ray
 from ray._raylet import Config  # type: ignore[attr-defined]  # native, without stubs
 
+from cluster.interrupts import interruptible
 from colbert_core.errors import JobFailed, TartanError, Unavailable
 
 OBJECT_STORE_BYTES = 512 * 2**20  # paths and tables travel through Ray, never embeddings
@@ -118,7 +117,7 @@ def _start(purpose: str, cpus: int | None, settings: Mapping[str, object]) -> Pa
         # goes after Ray's own hook has ended the processes that write to it.
         remove = atexit.register(functools.partial(_remove, folder))
         try:
-            with _interruptible():
+            with interruptible():
                 ray.init(
                     address="local",
                     num_cpus=cpus,
@@ -187,30 +186,6 @@ def _ensure_token() -> None:
     except OSError:
         pass
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt after the block where Ctrl-C was pressed in it and got lost: what is
-    raised inside a callback from native code is printed and forgotten."""
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(previous):
-        yield
-        return
-    pressed = False
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal pressed
-        pressed = True
-        previous(number, frame)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-    if pressed:
-        raise KeyboardInterrupt
 
 
 def _remove(folder: Path) -> None:

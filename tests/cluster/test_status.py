@@ -297,8 +297,6 @@ def test_an_interrupt_that_gets_lost_ends_watching_all_the_same(
 
     monkeypatch.setattr(cli_status, "_again", lose)
     before = signal.getsignal(signal.SIGINT)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            cli_status.status_command("localhost:1", watch=True, as_json=True)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        cli_status.status_command("localhost:1", watch=True, as_json=True)
+    assert signal.getsignal(signal.SIGINT) is before
