@@ -39,6 +39,16 @@ Bf16 = Annotated[bool, typer.Option("--bf16", help="Run the backbone in bfloat16
 Workers = Annotated[
     int | None, typer.Option("--workers", help="By default one for each GPU, or one.")
 ]
+MinWorkers = Annotated[
+    int | None,
+    typer.Option("--min-workers", help="Go on with as few while nodes come and go (elastic)."),
+]
+Checkpoints = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoints", metavar="URI", help="Where the run's checkpoints go.  [default: OUT/runs]"
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Of the order of tuples.")]
 CheckpointEvery = Annotated[int, typer.Option("--checkpoint-every", help="Steps.")]
 MaxFailures = Annotated[
@@ -92,6 +102,18 @@ Augment = Annotated[
 ]
 QueryMaxlen = Annotated[int | None, typer.Option("--query-maxlen", help="Tokens.  [default: 32]")]
 DocMaxlen = Annotated[int | None, typer.Option("--doc-maxlen", help="Tokens.  [default: 180]")]
+Blend = Annotated[
+    float,
+    typer.Option(
+        "--blend",
+        help="Save weights that lie so far between the start, 0, and the end: less than 1 keeps "
+        "more of what the start knew of other texts.",
+    ),
+]
+PassageTokens = Annotated[
+    int | None,
+    typer.Option("--passage-tokens", help="Learn from so many of a passage, to save time."),
+]
 Language = Annotated[
     str | None,
     typer.Option(

@@ -7,8 +7,10 @@ Everything lies under one folder:
     OUT/tuples/       the tuples, checked and laid out
     OUT/start/        the checkpoint that the run starts from
     OUT/runs/NAME/    Ray Train's checkpoints; in NAME a hash of all that decides about the result
+                      (elsewhere with `checkpoints`)
     OUT/log.jsonl, OUT/tensorboard/, OUT/curves.png
     OUT/checkpoint/   the trained model, put there as a whole
+    OUT/additions/    the same in little, of a run with low-rank additions (`text/additions.py`)
 
 The same command goes on where it was stopped: the name is the same, and Ray Train has its latest
 checkpoint. Other settings or data have another name, and begin anew.
@@ -21,6 +23,7 @@ import functools
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +35,7 @@ from cluster.beir import read_judged
 from cluster.progress import Progress
 from cluster.ray_session import RaySession, ray_session
 from cluster.train_evaluation import evaluate_checkpoint
+from cluster.train_places import make_writable, require_place, storage_path
 from cluster.train_watch import watching
 from colbert_core.errors import InvalidInput, JobFailed
 from colbert_core.index.lock import write_lock
@@ -42,7 +46,7 @@ from colbert_core.train.cross_encoder import start_teacher
 from colbert_core.train.preparing import prepare_tuples
 from colbert_core.train.run_log import draw_curves, read_log
 from colbert_core.train.starting import StudentSettings, start_student
-from colbert_core.train.trainer import TrainSettings, check_settings
+from colbert_core.train.trainer import StudentLearner, TrainSettings, check_settings
 from colbert_core.train.tuple_set import TupleSet
 from workers.train_loop import Kind, LoopSettings, load_state, make_trainer, train_loop
 
@@ -62,7 +66,11 @@ class TrainJob:
         model: what to start from: path, hub name or alias.
         student: how the student reads; None trains a teacher.
         settings: of the run; `steps` 0 stands for one epoch, `warmup` -1 for a tenth of the steps.
-        workers: how many; None: one for each GPU, or one.
+        workers: how many, at most; None: one for each GPU, or one.
+        min_workers: as few as the run goes on with, where nodes come and go; None: as `workers`.
+        blend: where what is saved lies between the start, 0, and what was trained, 1. It may be
+            changed when the run is done: the same command then writes the model anew.
+        checkpoints: a folder or URI for the checkpoints of the run; None: under OUT.
         chunk: texts that are encoded at a time, or None.
         checkpoint_every, evaluate_every: in steps.
         data, split: a collection in BEIR's layout to evaluate on, or None.
@@ -83,6 +91,9 @@ class TrainJob:
     data: Path | None
     split: str
     max_failures: int
+    blend: float = 1.0
+    min_workers: int | None = None
+    checkpoints: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +128,9 @@ def train(job: TrainJob, out: Path, progress: Progress) -> TrainReport:
         JobFailed: the workers failed for good.
         Unavailable: Ray does not start, or cannot be joined.
     """
-    _make_writable(out)
+    make_writable(out)
+    if job.checkpoints is not None:
+        require_place(job.checkpoints)
     with write_lock(out):
         if job.data is not None:
             read_judged(job.data, job.split)  # refused now rather than after hours
@@ -125,18 +138,21 @@ def train(job: TrainJob, out: Path, progress: Progress) -> TrainReport:
             out / "tuples", job.tuples, corpus=job.corpus, queries=job.queries, n_way=job.n_way
         )
         settings = _resolved(job.settings, tuples)
-        check_settings(settings, tuples, job.workers or 1)
+        check_settings(settings, tuples, _counts(job, job.workers or 1))
+        if not 0.0 < job.blend <= 1.0:
+            raise InvalidInput(f"blend {job.blend:g}: above 0, which is the start, and at most 1")
         start = _start(job, out, tuples)
         kind: Kind = "teacher" if job.student is None else "distill"
         name = _run_name(kind, start, tuples, settings)
         with ray_session(purpose=f"train {kind}") as session:
             workers = job.workers or max(1, session.gpus)
-            check_settings(settings, tuples, workers)
-            _check_room(workers, session)
+            counts = _counts(job, workers)
+            check_settings(settings, tuples, counts)
+            _check_room(counts[0], session)
             loop = _loop(job, kind, out, settings, session.cpus // workers)
             with watching(out, progress, settings.steps):
-                checkpoint = _fit(loop, name, workers, session.gpus > 0, job.max_failures)
-        _save(checkpoint, loop, out)
+                checkpoint = _fit(loop, name, counts, session.gpus > 0, job)
+        _save(checkpoint, loop, out, job.model)
         draw_curves(out)
     return TrainReport(out / "checkpoint", name, settings.steps, *measured(out))
 
@@ -147,19 +163,6 @@ def measured(out: Path) -> tuple[dict[str, float], dict[str, float]]:
     for row in rows:
         del row["step"]
     return (rows[0], rows[-1]) if rows else ({}, {})
-
-
-def _make_writable(out: Path) -> None:
-    """Refuse a place where checkpoints cannot be written, before anything is computed."""
-    probe = out / ".writable"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise InvalidInput(
-            f"{out}: checkpoints cannot be written there ({error.strerror}); choose another --out"
-        ) from error
 
 
 def _resolved(settings: TrainSettings, tuples: TupleSet) -> TrainSettings:
@@ -199,6 +202,14 @@ def _run_name(kind: Kind, start: str, tuples: TupleSet, settings: TrainSettings)
     return f"{kind}-{digest[:12]}"
 
 
+def _counts(job: TrainJob, workers: int) -> range:
+    """Every number of workers that the run may have."""
+    least = workers if job.min_workers is None else job.min_workers
+    if not 1 <= least <= workers:
+        raise InvalidInput(f"min-workers {least}: between 1 and the {workers} of --workers")
+    return range(least, workers + 1)
+
+
 def _check_room(workers: int, session: RaySession) -> None:
     have, what = (session.gpus, "GPUs") if session.gpus else (session.cpus, "CPUs")
     if workers > have:
@@ -218,6 +229,7 @@ def _loop(
         out=str(out.resolve()),
         settings=settings,
         chunk=job.chunk,
+        blend=job.blend,
         checkpoint_every=job.checkpoint_every,
         evaluate_every=job.evaluate_every,
         evaluate=evaluate,
@@ -226,22 +238,23 @@ def _loop(
 
 
 def _fit(
-    loop: LoopSettings, name: str, workers: int, gpus: bool, max_failures: int
+    loop: LoopSettings, name: str, counts: range, gpus: bool, job: TrainJob
 ) -> ray.train.Checkpoint:
     """Run Ray Train to the last step; returns the last checkpoint."""
+    elastic = len(counts) > 1
     trainer = TorchTrainer(
         train_loop,
         train_loop_config={"loop": loop},
         torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers,
+            num_workers=(counts[0], counts[-1]) if elastic else counts[-1],
             use_gpu=gpus,
             resources_per_worker={"CPU": loop.threads} | ({"GPU": 1} if gpus else {}),
         ),
         run_config=ray.train.RunConfig(
             name=name,
-            storage_path=str(Path(loop.out) / "runs"),
-            failure_config=ray.train.FailureConfig(max_failures=max_failures),
+            storage_path=storage_path(job.checkpoints or str(Path(loop.out) / "runs")),
+            failure_config=ray.train.FailureConfig(max_failures=job.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
         ),
     )
@@ -249,22 +262,32 @@ def _fit(
         result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise JobFailed(
-            f"the training workers failed {max_failures + 1} times: {error}; the same command goes "
-            "on from the last checkpoint"
+            f"the training workers failed {job.max_failures + 1} times: {error}; the same command "
+            "goes on from the last checkpoint"
         ) from error
     if result.checkpoint is None:
         raise JobFailed(f"run {name} ended without a checkpoint")
     return result.checkpoint
 
 
-def _save(checkpoint: ray.train.Checkpoint, loop: LoopSettings, out: Path) -> None:
-    """Write the trained model beside, then in place of, what `OUT/checkpoint` held."""
+def _save(checkpoint: ray.train.Checkpoint, loop: LoopSettings, out: Path, model: str) -> None:
+    """Write the trained model beside, then in place of, what OUT held."""
     cpu = torch.device("cpu")
     trainer = make_trainer(loop, cpu)
-    with checkpoint.as_directory() as folder:
-        trainer.resume(load_state(Path(folder), cpu))
-    new, final = out / ".checkpoint.new", out / "checkpoint"
+    with checkpoint.as_directory() as held:
+        trainer.resume(load_state(Path(held), cpu))
+    learner = trainer.learner
+    _put(out / "checkpoint", learner.save)
+    if isinstance(learner, StudentLearner) and loop.settings.lora is not None:
+        folder = locate(model)
+        base = str(folder.resolve()) if Path(model).expanduser().is_dir() else model
+        sha256 = read_checkpoint(folder).sha256()
+        _put(out / "additions", lambda place: learner.save_additions(place, base, sha256))
+
+
+def _put(final: Path, save: Callable[[Path], None]) -> None:
+    new = final.with_name(f".{final.name}.new")
     shutil.rmtree(new, ignore_errors=True)
-    trainer.learner.save(new)
+    save(new)
     shutil.rmtree(final, ignore_errors=True)
     new.rename(final)

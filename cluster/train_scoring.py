@@ -19,19 +19,16 @@ from typing import Any
 
 import numpy as np
 import ray
-import torch
 from ray.exceptions import RayActorError, RayTaskError
 
 from cluster.progress import Progress
 from cluster.ray_session import RaySession, ray_session
 from colbert_core.errors import InvalidInput, JobFailed, TartanError, TrainingDataError
 from colbert_core.index.lock import write_lock
-from colbert_core.text.aliases import locate
-from colbert_core.text.checkpoint import read_checkpoint
 from colbert_core.text.corpus import Corpus
 from colbert_core.train.averaging import Moments, averaged
-from colbert_core.train.cross_encoder import PAIR_MAXLEN, CrossEncoder
 from colbert_core.train.preparing import prepare_tuples
+from colbert_core.train.teachers import resolved, teacher_sha256
 from colbert_core.train.tuple_set import TupleSet
 from colbert_core.train.tuples import TupleWriter
 from colbert_core.types import F32
@@ -104,11 +101,9 @@ def score_tuples(
 
 def _fingerprint(tuples: TupleSet, teachers: Sequence[str]) -> str:
     """Of tuples and teachers; each teacher is loaded once, so that a wrong one is refused here."""
-    cpu = torch.device("cpu")
-    digest = hashlib.sha256(f"{tuples.sha256} {tuples.n_way} {PAIR_MAXLEN}".encode())
+    digest = hashlib.sha256(f"{tuples.sha256} {tuples.n_way}".encode())
     for teacher in teachers:
-        CrossEncoder.load(teacher, cpu)
-        digest.update(read_checkpoint(locate(teacher)).sha256().encode())
+        digest.update(teacher_sha256(teacher, tuples).encode())
     return digest.hexdigest()[:16]
 
 
@@ -147,9 +142,8 @@ def _run(
         max_restarts=RESTARTS,
         max_task_retries=RESTARTS,
     )
-    source = str(locate(teacher).resolve())
     place = str(tuples.folder.resolve())
-    actors = [kind.remote(source, place, threads) for _ in range(count)]
+    actors = [kind.remote(resolved(teacher), place, threads) for _ in range(count)]
     waiting = deque(units)
     running: dict[Any, tuple[Any, ScoreUnit]] = {}
     try:

@@ -39,6 +39,7 @@ class LoopSettings:
         out: where log and TensorBoard's files go.
         settings: of the run.
         chunk: texts that are encoded at a time, or None.
+        blend: of the start and what was trained, in what is saved and measured.
         checkpoint_every: steps between checkpoints; there is one after the last step.
         evaluate_every: steps between evaluations; also before the first and after the last.
         evaluate: measures a checkpoint's folder, or None.
@@ -51,6 +52,7 @@ class LoopSettings:
     out: str
     settings: TrainSettings
     chunk: int | None
+    blend: float
     checkpoint_every: int
     evaluate_every: int
     evaluate: Evaluate | None
@@ -86,7 +88,9 @@ def make_trainer(loop: LoopSettings, device: torch.device) -> Trainer:
     if loop.kind == "teacher":
         learner = TeacherLearner(Path(loop.start), loop.settings, device)
     else:
-        learner = StudentLearner(Path(loop.start), loop.settings, device, chunk=loop.chunk)
+        learner = StudentLearner(
+            Path(loop.start), loop.settings, device, chunk=loop.chunk, blend=loop.blend
+        )
     return Trainer(learner, TupleSet(Path(loop.tuples)), loop.settings)
 
 

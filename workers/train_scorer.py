@@ -1,4 +1,4 @@
-"""The scoring worker: a Ray actor with one cross-encoder, which scores units of tuples.
+"""The scoring worker: a Ray actor with one teacher, which scores units of tuples.
 
 It decides nothing. A unit's effect is one file of float32 [tuples, n_way], the same whoever writes
 it and however often, so that a call may be repeated after a loss.
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from colbert_core.train.cross_encoder import CrossEncoder
+from colbert_core.train.teachers import load_teacher
 from colbert_core.train.tuple_set import TupleSet
 
 
@@ -20,7 +20,7 @@ class TeacherScorer:
     """One teacher in one process.
 
     Args:
-        teacher: path, hub name or alias of a cross-encoder.
+        teacher: as `colbert_core/train/teachers.py` names it.
         tuples: the folder that `prepare_tuples` wrote.
         threads: processor threads.
     """
@@ -28,8 +28,8 @@ class TeacherScorer:
     def __init__(self, teacher: str, tuples: str, threads: int) -> None:
         torch.set_num_threads(threads)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._teacher = CrossEncoder.load(teacher, device)
         self._tuples = TupleSet(Path(tuples))
+        self._teacher = load_teacher(teacher, self._tuples, device)
 
     def score(self, start: int, stop: int, path: str) -> int:
         """Score the tuples start … stop - 1 and write the file; returns how many pairs."""

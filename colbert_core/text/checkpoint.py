@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from colbert_core.errors import ModelError
+from colbert_core.text.additions import ABOUT, TENSORS, Additions
 from colbert_core.text.languages import Languages
 from colbert_core.text.settings import Settings, parse_json
 
@@ -90,6 +91,7 @@ class Checkpoint:
         rules: how text becomes tokens.
         max_positions: most tokens that the backbone can place, or None where it has no limit.
         languages: that the backbone has adapters for.
+        additions: to another checkpoint's backbone, or None where it has its own.
     """
 
     folder: Path
@@ -99,10 +101,12 @@ class Checkpoint:
     rules: TextRules
     max_positions: int | None
     languages: Languages
+    additions: Additions | None = None
 
     def sha256(self) -> str:
         """Hash of the files that decide about the vectors: weights, Dense layers, tokenizer."""
         files = [*weight_files(self.transformer)]
+        files += [f for f in (self.transformer / ABOUT,) if f.is_file()]
         files += [f for name in _TOKENIZER_FILES if (f := self.transformer / name).is_file()]
         for layer in self.dense:
             files += [*weight_files(layer), layer / "config.json"]
@@ -146,16 +150,19 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         rules=rules,
         max_positions=max_positions,
         languages=Languages.read(config),
+        additions=Additions.read(transformer),
     )
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The weight files that are read, sorted: safetensors where there are any.
 
+    Where the backbone is another's (`additions.py`), the file of what is added to it.
+
     Raises:
         ModelError: there are none.
     """
-    for pattern in ("model*.safetensors", "pytorch_model*.bin"):
+    for pattern in (TENSORS, "model*.safetensors", "pytorch_model*.bin"):
         files = sorted(folder.glob(pattern))
         if files:
             return files

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from colbert_core.errors import ModelError
-from colbert_core.text.checkpoint import Checkpoint, weight_files
+from colbert_core.text.aliases import locate
+from colbert_core.text.checkpoint import Checkpoint, read_checkpoint, weight_files
 from colbert_core.text.quiet import quiet_transformers
 from colbert_core.text.settings import Settings
 
@@ -101,6 +102,16 @@ def load_backbone(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[torch.nn.
     Raises:
         ModelError: weights are missing or do not fit the configuration.
     """
+    if checkpoint.additions is not None:
+        base = read_checkpoint(locate(checkpoint.additions.base))
+        checkpoint.additions.require(base.sha256())
+        backbone, width = load_backbone(base, torch.float32)
+        checkpoint.additions.add_to(backbone)
+        return backbone.to(dtype), width
+    return _own_backbone(checkpoint, dtype)
+
+
+def _own_backbone(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[torch.nn.Module, int]:
     from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
 
     folder = str(checkpoint.transformer)

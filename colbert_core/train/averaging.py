@@ -1,7 +1,9 @@
 """One score from several teachers, whose logits have ranges of their own.
 
-Each teacher's scores are brought to mean 0 and deviation 1 over all tuples, averaged, and brought
-back to the mean of the teachers' deviations, so that a softmax over them is as sharp as theirs.
+Each teacher's scores are brought to mean 0, and to deviation 1 within a tuple, averaged, and
+brought back to the deviation of the first, so that a softmax over a tuple is about as sharp as it
+is by the first. How scores differ from query to query, which no softmax sees, does not weigh:
+BM25's and MaxSim's grow with the words of a query.
 """
 
 from __future__ import annotations
@@ -17,19 +19,21 @@ from colbert_core.types import F32
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Count, sum and sum of squares of scores; those of parts add up."""
+    """Count and sum of scores, and their squared distances from the mean of their tuple; those of
+    parts add up."""
 
     count: int = 0
     total: float = 0.0
     squares: float = 0.0
 
-    def plus(self, scores: F32) -> Moments:
-        """With more scores."""
-        wide = scores.astype(np.float64)
+    def plus(self, scores_UW: F32) -> Moments:
+        """With the scores of more tuples."""
+        wide = scores_UW.astype(np.float64)
+        within = wide - wide.mean(axis=1, keepdims=True)
         return Moments(
-            self.count + scores.size,
+            self.count + wide.size,
             self.total + float(wide.sum()),
-            self.squares + float((wide**2).sum()),
+            self.squares + float((within**2).sum()),
         )
 
     @property
@@ -38,7 +42,8 @@ class Moments:
 
     @property
     def deviation(self) -> float:
-        return float(np.sqrt(max(0.0, self.squares / self.count - self.mean**2)))
+        """Within a tuple."""
+        return float(np.sqrt(self.squares / self.count))
 
 
 def averaged(scores: Sequence[F32], moments: Sequence[Moments]) -> F32:
@@ -62,6 +67,5 @@ def averaged(scores: Sequence[F32], moments: Sequence[Moments]) -> F32:
     standard = [
         (part - one.mean) / one.deviation for part, one in zip(scores, moments, strict=True)
     ]
-    scale = float(np.mean([one.deviation for one in moments]))
-    mean: F32 = (np.mean(standard, axis=0) * scale).astype(np.float32)
+    mean: F32 = (np.mean(standard, axis=0) * moments[0].deviation).astype(np.float32)
     return mean

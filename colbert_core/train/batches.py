@@ -16,6 +16,8 @@ from torch import Tensor
 from colbert_core.text.tokens import TextTokenizer, Tokens
 from colbert_core.train.tuple_set import Example
 
+_GROUPS, _WORTHWHILE = 4, 0.9
+
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
@@ -36,16 +38,27 @@ class TokenBatch:
 
     def chunks(self, size: int) -> list[TokenBatch]:
         """Consecutive parts of at most `size` texts, each as wide as its longest text."""
-        return [self._rows(start, start + size) for start in range(0, len(self), size)]
+        rows = torch.arange(len(self), device=self.ids_BL.device)
+        return [self.rows(part) for part in torch.split(rows, size)]
 
-    def _rows(self, start: int, stop: int) -> TokenBatch:
-        used_BL = (self.attention_BL[start:stop] > 0) | self.kept_BL[start:stop]
-        width = int(used_BL.any(0).nonzero()[-1]) + 1
+    def by_length(self) -> list[Tensor]:
+        """The rows in groups of like length, int64; one group where that saves little padding."""
+        lengths_B, order_B = torch.sort(self._used().sum(1), stable=True)
+        groups = list(torch.split(order_B, -(-len(self) // _GROUPS)))
+        ends = torch.tensor([len(group) for group in groups]).cumsum(0) - 1
+        longest = lengths_B[ends.to(lengths_B.device)].tolist()
+        tokens = sum(len(group) * size for group, size in zip(groups, longest, strict=True))
+        return groups if tokens <= _WORTHWHILE * len(self) * longest[-1] else [order_B]
+
+    def rows(self, rows: Tensor) -> TokenBatch:
+        """Some of the texts, as wide as the longest of them."""
+        width = int(self._used()[rows].any(0).nonzero()[-1]) + 1
         return TokenBatch(
-            self.ids_BL[start:stop, :width],
-            self.attention_BL[start:stop, :width],
-            self.kept_BL[start:stop, :width],
+            self.ids_BL[rows, :width], self.attention_BL[rows, :width], self.kept_BL[rows, :width]
         )
+
+    def _used(self) -> Tensor:
+        return (self.attention_BL > 0) | self.kept_BL
 
 
 @dataclass(frozen=True, slots=True)

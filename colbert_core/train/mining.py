@@ -127,6 +127,16 @@ class Bm25:
         pairs = zip(found[0], scores[0], strict=True)
         return [(self._ids[at], float(score)) for at, score in pairs if score > 0]
 
+    def scores(self, query: str) -> F32:
+        """float32 [N]: of every passage, 0 where none of the words is in it."""
+        tokens = self._tokens([query])
+        words = {number: word for word, number in tokens.vocab.items()}
+        named = [words[number] for number in tokens.ids[0]]
+        if not named:
+            return np.zeros(len(self._ids), np.float32)
+        scores_N: F32 = self._bm25.get_scores(named)
+        return scores_N
+
     def _tokens(self, texts: Sequence[str]) -> Any:
         import bm25s
 

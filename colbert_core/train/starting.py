@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from colbert_core.errors import InvalidInput, ModelError
+from colbert_core.text.additions import ABOUT
 from colbert_core.text.aliases import locate
 from colbert_core.text.checkpoint import Checkpoint, TextRules, read_checkpoint
 from colbert_core.text.encoder import Encoder
@@ -33,6 +34,12 @@ from colbert_core.train.student import require_trainable, write_weights
 
 MARKERS = ("[unused0]", "[unused1]")
 DIM, QUERY_MAXLEN, DOC_MAXLEN = 128, 32, 180
+_OF_SENTENCES = (
+    "modules.json",
+    "config_sentence_transformers.json",
+    "data_config.json",
+    "README.md",
+)
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "artifact.metadata")
 
 
@@ -111,7 +118,7 @@ def _from_late_interaction(
         target.mkdir(parents=True, exist_ok=True)
         for pattern in _SMALL_FILES:
             for file in place.glob(pattern):
-                if not file.name.endswith(".index.json"):
+                if not file.name.endswith(".index.json") and file.name != ABOUT:
                     shutil.copyfile(file, target / file.name)
     name, keys = ("artifact.metadata", ("query_maxlen", "doc_maxlen"))
     if source.format == "pylate":
@@ -147,7 +154,7 @@ def _from_encoder(
     )
     for pattern in _SMALL_FILES:
         for file in source.transformer.glob(pattern):
-            if file.name not in ("modules.json", "config_sentence_transformers.json", "README.md"):
+            if file.name not in _OF_SENTENCES:
                 shutil.copyfile(file, folder / file.name)
     if markers[0]:
         _require_markers(form)

@@ -21,13 +21,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from colbert_core.errors import ModelError
+from colbert_core.text.additions import write_additions
 from colbert_core.text.checkpoint import Checkpoint, read_checkpoint
 from colbert_core.text.network import load_backbone, load_head
 from colbert_core.text.tokens import TextTokenizer
 from colbert_core.train.batches import TokenBatch
-from colbert_core.train.maxsim import Vectors
+from colbert_core.train.maxsim import Vectors, joined
 
 _ADAPTERS = "adapter_modules"
+_PEFT = "base_model.model."
 
 
 class Student(torch.nn.Module):
@@ -69,7 +71,18 @@ class Student(torch.nn.Module):
         return cls(checkpoint, backbone, layer.weight, bf16).to(device)
 
     def encode(self, tokens: TokenBatch) -> Vectors:
-        """The token vectors of texts; zeros where a token gives none."""
+        """The token vectors of texts; zeros where a token gives none.
+
+        Texts of like length are encoded together, since padding costs as much as text.
+        """
+        groups = tokens.by_length()
+        if len(groups) == 1:
+            return self._encode(tokens)
+        sorted_ = joined([self._encode(tokens.rows(group)) for group in groups])
+        back_B = torch.cat(groups).argsort()
+        return Vectors(sorted_.x_BLD[back_B], sorted_.mask_BL[back_B])
+
+    def _encode(self, tokens: TokenBatch) -> Vectors:
         with torch.autocast(tokens.ids_BL.device.type, torch.bfloat16, enabled=self._bf16):
             hidden_BLH = self.backbone(input_ids=tokens.ids_BL, attention_mask=tokens.attention_BL)[
                 0
@@ -91,11 +104,45 @@ class Student(torch.nn.Module):
             warnings.simplefilter("ignore", FutureWarning)
             self.backbone = get_peft_model(self.backbone, settings)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, blend: float = 1.0) -> None:
         """Write a checkpoint of the same format: low-rank additions are added in.
 
         The folder is made, and must not be in use: files are written in place.
+
+        Args:
+            blend: where the weights lie between those at the start, 0, and as trained, 1.
         """
+        self._copy_rules(folder)
+        write_weights(self.checkpoint, folder, self._merged(blend), self._projection(blend))
+
+    def save_additions(self, folder: Path, base: str, base_sha256: str, blend: float = 1.0) -> None:
+        """Write what was trained alone (`text/additions.py`), after `use_lora`: a checkpoint of a
+        hundredth of the size, which Tartan loads where `base` is at hand.
+
+        Args:
+            base: path, hub name or alias of the model whose backbone the run started from.
+            base_sha256: `Checkpoint.sha256` of it.
+            blend: as in `save`.
+        """
+        self._copy_rules(folder)
+        factors = {
+            f"{name.removeprefix(_PEFT)}.weight": (
+                module.lora_B["default"].weight.detach() * (blend * module.scaling["default"]),
+                module.lora_A["default"].weight.detach(),
+            )
+            for name, module in self.backbone.named_modules()
+            if hasattr(module, "lora_A")
+        }
+        form, head = self.checkpoint, {"linear.weight": self._projection(blend)}
+        transformer = folder / form.transformer.relative_to(form.folder)
+        own = form.format == "stanford"
+        write_additions(transformer, base, base_sha256, factors, head if own else {})
+        if not own:
+            (dense,) = form.dense
+            _save_tensors(head, folder / dense.relative_to(form.folder) / "model.safetensors")
+
+    def _copy_rules(self, folder: Path) -> None:
+        """Everything of the checkpoint that it started from but the weights."""
         source = self.checkpoint
         weights = {file.relative_to(source.folder) for file in _weights(source)}
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,14 +151,31 @@ class Student(torch.nn.Module):
             if file.is_file() and name not in weights:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, folder / name)
-        write_weights(source, folder, self._merged(), self.projection.weight.detach().cpu())
 
-    def _merged(self) -> torch.nn.Module:
+    def _projection(self, blend: float) -> Tensor:
+        """float32 [D, H]."""
+        trained_DH = self.projection.weight.detach().cpu()
+        if blend == 1.0:
+            return trained_DH
+        (start,) = load_head(self.checkpoint)
+        return start.weight.lerp(trained_DH, blend)
+
+    @torch.no_grad()
+    def _merged(self, blend: float) -> torch.nn.Module:
         backbone = self.backbone
         if hasattr(backbone, "merge_and_unload"):
-            backbone = copy.deepcopy(backbone).merge_and_unload()
-        merged: torch.nn.Module = backbone
-        return merged
+            own = copy.deepcopy(backbone)
+            for module in own.modules():
+                if hasattr(module, "lora_B"):
+                    module.lora_B["default"].weight.mul_(blend)
+            merged: torch.nn.Module = own.merge_and_unload()
+            return merged
+        if blend == 1.0:
+            return self.backbone  # type: ignore[no-any-return]
+        start, _ = load_backbone(self.checkpoint, torch.float32)
+        for weight, trained in zip(start.parameters(), backbone.parameters(), strict=True):
+            weight.lerp_(trained.to(weight), blend)
+        return start
 
 
 def write_weights(

@@ -11,7 +11,7 @@ they start the same and take the same averaged gradients.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from colbert_core.errors import InvalidInput, JobFailed
+from colbert_core.text.tokens import TextTokenizer
 from colbert_core.train import group
 from colbert_core.train.batches import collate
 from colbert_core.train.schedule import batch_ordinals, learning_rate, share
@@ -43,6 +44,8 @@ class TrainSettings:
         objective: what is minimised.
         lora: rank of low-rank additions to the backbone; None trains all of it.
         bf16: run the backbone in bfloat16.
+        passage_tokens: of a passage that are read in training; None: as many as the checkpoint
+            reads, which it goes on to read.
     """
 
     steps: int
@@ -55,15 +58,20 @@ class TrainSettings:
     objective: Objective = field(default_factory=Objective)
     lora: int | None = None
     bf16: bool = False
+    passage_tokens: int | None = None
 
 
-def check_settings(settings: TrainSettings, tuples: TupleSet, workers: int) -> None:
+def check_settings(settings: TrainSettings, tuples: TupleSet, workers: Iterable[int]) -> None:
     """Refuse what cannot be run.
+
+    Args:
+        workers: every number of them that the run may have.
 
     Raises:
         InvalidInput: a value is out of range, or does not fit the tuples or the workers.
     """
-    check_values(settings, workers)
+    for count in workers:
+        check_values(settings, count)
     objective = settings.objective
     if objective.loss == "kl" and objective.weight and not tuples.scored:
         raise InvalidInput(
@@ -136,6 +144,7 @@ class StudentLearner:
         start: the checkpoint that `start_student` wrote.
         chunk: texts that are encoded at a time (GradCache); None: all at once. It changes memory
             and time, not the result.
+        blend: where what is saved lies between the start, 0, and what was trained, 1.
     """
 
     def __init__(
@@ -145,6 +154,7 @@ class StudentLearner:
         device: torch.device,
         *,
         chunk: int | None = None,
+        blend: float = 1.0,
     ) -> None:
         torch.manual_seed(settings.seed)
         self.device = device
@@ -153,17 +163,24 @@ class StudentLearner:
             self._student.use_lora(settings.lora)
             self._student.to(device)
         self.module: torch.nn.Module = self._student
-        self._objective, self._chunk = settings.objective, chunk
+        self._tokenizer = TextTokenizer(
+            self._student.checkpoint, doc_maxlen=settings.passage_tokens
+        )
+        self._objective, self._chunk, self._blend = settings.objective, chunk, blend
 
     def add_gradients(self, examples: Sequence[Example], scale: float) -> Tensor:
         """See `Learner`."""
-        batch = collate(examples, self._student.tokenizer, self.device)
+        batch = collate(examples, self._tokenizer, self.device)
         loss = add_gradients(self._student, batch, self._objective, chunk=self._chunk, scale=scale)
         return torch.stack([loss.total.detach(), loss.tuples, loss.in_batch])
 
     def save(self, folder: Path) -> None:
         """See `Student.save`."""
-        self._student.save(folder)
+        self._student.save(folder, self._blend)
+
+    def save_additions(self, folder: Path, base: str, base_sha256: str) -> None:
+        """See `Student.save_additions`."""
+        self._student.save_additions(folder, base, base_sha256, self._blend)
 
 
 class Trainer:

@@ -66,6 +66,11 @@ class TupleSet:
         passages = tuple(self._passages.text(int(row)) for row in self._passages_NW[ordinal])
         return Example(self._queries.text(int(self._queries_N[ordinal])), passages, scores_W)
 
+    def passages(self) -> list[str]:
+        """Every text that some tuple has as a passage, once each."""
+        rows = np.unique(self._passages_NW)
+        return list(dict.fromkeys(self._passages.text(int(row)) for row in rows))
+
     def record(self, ordinal: int, scores_W: F32 | None = None) -> Record:
         """One tuple as it came, with these scores or its own."""
         if scores_W is None and self.scored:

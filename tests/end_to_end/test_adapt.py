@@ -156,7 +156,8 @@ def check_scores(folder: Path, out: Path) -> None:
         teacher = CrossEncoder.load(out / "sets" / name / "teacher" / "checkpoint", CPU)
         each.append(teacher.score(pairs))
     assert not np.allclose(each[0], each[1], atol=1e-3)  # each has learnt from its own set
-    wanted = averaged(each, [Moments().plus(scores) for scores in each])
+    tables = [scores.reshape(-1, len(scored[0].passages)) for scores in each]
+    wanted = averaged(tables, [Moments().plus(table) for table in tables]).ravel()
     found = [score for one in scored for score in one.scores or ()]
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 

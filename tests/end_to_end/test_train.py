@@ -229,6 +229,7 @@ def check_scores(material: Path, out: Path, teachers: list[Path]) -> None:
     records = [record for record, _ in read_records(out)]
     pairs = [(queries[one.query], texts[passage]) for one in records for passage in one.passages]
     each = [CrossEncoder.load(teacher, torch.device("cpu")).score(pairs) for teacher in teachers]
-    wanted = averaged(each, [Moments().plus(scores) for scores in each])
+    tables = [scores.reshape(-1, len(records[0].passages)) for scores in each]
+    wanted = averaged(tables, [Moments().plus(table) for table in tables]).ravel()
     found = [score for one in records for score in one.scores or ()]
     np.testing.assert_allclose(found, wanted, atol=1e-4)

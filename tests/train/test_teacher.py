@@ -120,11 +120,14 @@ def test_teachers_are_averaged_after_normalisation():
     narrow, wide = truth * 0.1 + 7, truth * 30 - 100
     moments = [Moments().plus(part[:20]).plus(part[20:]) for part in (narrow, wide)]
     assert moments[1].mean == pytest.approx(wide.mean(), rel=1e-4)
-    assert moments[1].deviation == pytest.approx(wide.std(), rel=1e-4)
+    within = wide - wide.mean(1, keepdims=True)
+    assert moments[1].deviation == pytest.approx(within.std(), rel=1e-4)
     together = averaged([narrow, wide], moments)
     assert together.dtype == np.float32
     assert np.corrcoef(together.ravel(), truth.ravel())[0, 1] > 0.9999
-    assert together.std() == pytest.approx((narrow.std() + wide.std()) / 2, rel=1e-3)
+    assert together.std() == pytest.approx(narrow.std(), rel=1e-3)
+    shifted = wide + 100 * np.arange(50, dtype=np.float32)[:, None]  # longer queries score higher
+    assert Moments().plus(shifted).deviation == pytest.approx(moments[1].deviation, rel=1e-3)
     assert averaged([narrow], moments[:1]) is narrow
     with pytest.raises(ModelError, match="teacher 2 of 2 gives every pair the score 3"):
         averaged([narrow, narrow], [moments[0], Moments().plus(np.full((5, 5), 3, np.float32))])

@@ -12,10 +12,14 @@ from text_checkpoints import WORDS, id_of, plain, pylate, stanford
 
 from colbert_core.errors import InvalidInput, JobFailed, ModelError
 from colbert_core.text import Encoder
+from colbert_core.text.checkpoint import read_checkpoint
+from colbert_core.train.batches import padded
+from colbert_core.train.maxsim import own_scores
 from colbert_core.train.preparing import prepare_tuples
 from colbert_core.train.run_log import RunLog, draw_curves, read_log
 from colbert_core.train.starting import StudentSettings, start_student
 from colbert_core.train.step import Objective
+from colbert_core.train.student import Student
 from colbert_core.train.trainer import (
     StudentLearner,
     Trainer,
@@ -120,10 +124,87 @@ def test_low_rank_leaves_the_backbone_and_is_added_in(tmp_path, start, tuples):
     check_encoder(trainer, tmp_path / "saved")
 
 
+@pytest.mark.parametrize("lora", [None, 4])
+def test_a_blend_lies_between_start_and_end(tmp_path, start, tuples, lora):
+    """Each weight where it should be, merged or not, and the additions in little too."""
+    trainer, _ = run(start, tuples, lora=lora)
+    student = trainer.learner.module
+    shares = (0.25, 1.0)
+    for share in shares:
+        student.save(tmp_path / f"{share}", share)
+    before, part, whole = (
+        load_file(place / "model.safetensors")
+        for place in (start, *(tmp_path / f"{share}" for share in shares))
+    )
+    moved = {name for name in before if not torch.equal(before[name], whole[name])}
+    assert "linear.weight" in moved
+    assert len(moved) > 8
+    for name in before:
+        wanted = before[name].lerp(whole[name], 0.25)
+        torch.testing.assert_close(part[name], wanted, rtol=0, atol=1e-6)
+    if lora is not None:
+        student.save_additions(
+            tmp_path / "little", str(start), read_checkpoint(start).sha256(), 0.25
+        )
+        little, full = (
+            Encoder.load(tmp_path / name, device="cpu", precision="float32").encode_passages(SAMPLE)
+            for name in ("little", "0.25")
+        )
+        np.testing.assert_allclose(little.vectors_TD, full.vectors_TD, atol=2e-3)
+
+
+def test_half_precision_is_the_backbone_s_alone(start, tuples):
+    """In bfloat16 the losses differ a little; vectors and their sums stay in float32."""
+    _, whole = run(start, tuples, steps=4)
+    trainer, half = run(start, tuples, steps=4, bf16=True)
+    assert losses(half) != losses(whole)
+    np.testing.assert_allclose(losses(half), losses(whole), rtol=0.05)
+    assert all(parameter.dtype == torch.float32 for parameter in trained(trainer).values())
+    student = trainer.learner.module
+    tokens = padded(student.tokenizer.passages(SAMPLE), student.tokenizer.pad_id, CPU)
+    vectors = student.encode(tokens)
+    assert vectors.x_BLD.dtype == own_scores(vectors, vectors).dtype == torch.float32
+    lengths = torch.linalg.vector_norm(vectors.x_BLD, dim=-1)[vectors.mask_BL]
+    np.testing.assert_allclose(lengths.detach(), 1, atol=1e-6)
+
+
+def test_texts_of_like_length_are_encoded_together(start):
+    """What is padded less gives the same vectors and gradients, in the order of the texts."""
+    student = Student.load(start, CPU)
+    texts = [" ".join(WORDS.split()[:size]) for size in (1, 15, 2, 15, 1, 3, 2, 14, 4)]
+    tokens = padded(student.tokenizer.passages(texts), student.tokenizer.pad_id, CPU)
+    groups = tokens.by_length()
+    assert len(groups) > 1
+    assert sorted(torch.cat(groups).tolist()) == list(range(len(texts)))
+    together = student.encode(tokens)
+    (together.x_BLD**3).sum().backward()
+    gradient = student.projection.weight.grad.clone()
+    student.zero_grad()
+    for row, text in enumerate(texts):
+        one = padded(student.tokenizer.passages([text]), student.tokenizer.pad_id, CPU)
+        alone = student.encode(one)
+        (alone.x_BLD**3).sum().backward()
+        np.testing.assert_allclose(
+            together.x_BLD[row][together.mask_BL[row]].detach(),
+            alone.x_BLD[0][alone.mask_BL[0]].detach(),
+            atol=1e-6,
+        )
+    np.testing.assert_allclose(student.projection.weight.grad, gradient, atol=1e-4)
+    alike = padded(student.tokenizer.passages(texts[1:4:2]), student.tokenizer.pad_id, CPU)
+    assert len(alike.by_length()) == 1
+
+
+def test_passages_are_cut_in_training_alone(tmp_path, start, tuples):
+    trainer, rows = run(start, tuples, steps=2, passage_tokens=5)
+    _, whole = run(start, tuples, steps=2)
+    assert losses(rows) != losses(whole)
+    trainer.learner.save(tmp_path / "saved")
+    for folder in (start, tmp_path / "saved"):
+        assert read_checkpoint(folder).rules.doc_maxlen == SHORT["doc_maxlen"]
+
+
 def check_encoder(trainer, folder):
     """Our encoder gives the vectors that were trained."""
-    from colbert_core.train.batches import padded
-
     encoder = Encoder.load(folder, device="cpu", precision="float32")
     student = trainer.learner.module
     texts = ["keep one vector, for each", "hello"]
@@ -210,7 +291,14 @@ def test_heads_and_vocabularies_that_cannot_be_trained(tmp_path):
 def test_settings_are_refused_before_any_work(tuples, change, says):
     settings = TrainSettings(**{"steps": 5, "batch": 8} | change)
     with pytest.raises(InvalidInput, match=says):
-        check_settings(settings, tuples, 2)
+        check_settings(settings, tuples, [2])
+
+
+def test_a_batch_must_fit_every_number_of_workers(tuples):
+    settings = TrainSettings(steps=5, batch=8)
+    check_settings(settings, tuples, range(1, 3))
+    with pytest.raises(InvalidInput, match="batch 8 cannot be cut into 1 parts for 3 workers"):
+        check_settings(settings, tuples, range(1, 5))
 
 
 def test_a_teacher_is_needed_to_distil(tmp_path):
@@ -218,8 +306,8 @@ def test_a_teacher_is_needed_to_distil(tmp_path):
     path.write_text('{"query": "hello", "documents": ["one", "each"]}\n' * 8)
     unscored = prepare_tuples(tmp_path / "made", [path])
     with pytest.raises(InvalidInput, match="tartan train score"):
-        check_settings(TrainSettings(steps=1, batch=4), unscored, 1)
-    check_settings(TrainSettings(steps=1, batch=4, objective=Objective(loss="v1")), unscored, 1)
+        check_settings(TrainSettings(steps=1, batch=4), unscored, [1])
+    check_settings(TrainSettings(steps=1, batch=4, objective=Objective(loss="v1")), unscored, [1])
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(start, tuples):

@@ -1,0 +1,125 @@
+"""What may judge passages for a student: a name, and how pairs are scored by it.
+
+    PATH or hub name      a cross-encoder with one label
+    maxsim:MODEL          late interaction of another model, or of any encoder's own token vectors:
+                          a wide one teaches a narrow one
+    bm25[:STEMMER]        BM25 over the passages of the tuples; a stemmer's language, or `none`
+
+Alone BM25 or token vectors are worse teachers than a good cross-encoder; averaged they know what
+each other does not, and need no training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from colbert_core.text.aliases import locate
+from colbert_core.text.checkpoint import read_checkpoint
+from colbert_core.text.encoder import Encoder
+from colbert_core.train.cross_encoder import PAIR_MAXLEN, CrossEncoder, Pair
+from colbert_core.train.mining import Bm25
+from colbert_core.train.tuple_set import TupleSet
+from colbert_core.types import F32
+
+MAXSIM, BM25 = "maxsim", "bm25"
+
+
+class Teacher(Protocol):
+    """Scores pairs of a query and a passage."""
+
+    def score(self, pairs: Sequence[Pair]) -> F32:
+        """float32 [pairs], in their order; the higher, the more relevant."""
+
+
+def load_teacher(name: str, tuples: TupleSet, device: torch.device) -> Teacher:
+    """The teacher of a name.
+
+    Args:
+        tuples: whose passages BM25 counts words in.
+
+    Raises:
+        ModelError: a model cannot be loaded, or gives more than one score.
+        InvalidInput: no such stemmer.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == MAXSIM:
+        return MaxSimTeacher(Encoder.load(rest, device=str(device), precision="float32"))
+    if kind == BM25:
+        return Bm25Teacher(tuples.passages(), rest or "english")
+    return CrossEncoder.load(name, device)
+
+
+def teacher_sha256(name: str, tuples: TupleSet) -> str:
+    """Of what decides about its scores. The teacher is loaded once, so that a wrong one is refused
+    before the work.
+
+    Raises:
+        As `load_teacher`.
+    """
+    kind, _, rest = name.partition(":")
+    load_teacher(name, tuples, torch.device("cpu"))
+    if kind == BM25:
+        return hashlib.sha256(name.encode()).hexdigest()
+    weights = read_checkpoint(locate(rest if kind == MAXSIM else name)).sha256()
+    rules = kind if kind == MAXSIM else str(PAIR_MAXLEN)
+    return hashlib.sha256(f"{weights} {rules}".encode()).hexdigest()
+
+
+def resolved(name: str) -> str:
+    """The same teacher's name from any working directory.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == BM25:
+        return name
+    if kind == MAXSIM:
+        return f"{MAXSIM}:{locate(rest).resolve()}"
+    return str(locate(name).resolve())
+
+
+class MaxSimTeacher:
+    """Late interaction: the best of a passage's tokens for each of the query's, summed."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+
+    def score(self, pairs: Sequence[Pair]) -> F32:
+        """See `Teacher`; every text is encoded once."""
+        queries = list(dict.fromkeys(query for query, _ in pairs))
+        passages = list(dict.fromkeys(passage for _, passage in pairs))
+        Q_LD = dict(zip(queries, self._encoder.encode_queries(queries), strict=True))
+        encoded = self._encoder.encode_passages(passages)
+        parts = np.split(encoded.vectors_TD, np.cumsum(encoded.doclens_N)[:-1])
+        X_TD = dict(zip(passages, parts, strict=True))
+        scores = [_maxsim(Q_LD[query], X_TD[passage]) for query, passage in pairs]
+        return np.array(scores, np.float32)
+
+
+def _maxsim(Q_LD: F32, X_TD: F32) -> float:
+    return float((Q_LD @ X_TD.T).max(1).sum()) if len(X_TD) else 0.0
+
+
+class Bm25Teacher:
+    """BM25 over these passages, one score for each pair."""
+
+    def __init__(self, passages: Sequence[str], stemmer: str) -> None:
+        self._row = {text: row for row, text in enumerate(passages)}
+        ids = [str(row) for row in range(len(passages))]
+        self._bm25 = Bm25(passages, ids, None if stemmer == "none" else stemmer)
+
+    def score(self, pairs: Sequence[Pair]) -> F32:
+        """See `Teacher`; the passages must be among those that were given."""
+        scores = np.empty(len(pairs), np.float32)
+        asked, scores_N = None, np.zeros(0, np.float32)
+        for at, (query, passage) in enumerate(pairs):
+            if query != asked:  # the pairs of a tuple follow one another
+                asked, scores_N = query, self._bm25.scores(query)
+            scores[at] = scores_N[self._row[passage]]
+        return scores
