@@ -42,6 +42,7 @@ from colbert_core.index.lock import write_lock
 from colbert_core.text.aliases import locate
 from colbert_core.text.checkpoint import read_checkpoint
 from colbert_core.text.corpus import Corpus
+from colbert_core.text.tokens import TextTokenizer
 from colbert_core.train.cross_encoder import start_teacher
 from colbert_core.train.preparing import prepare_tuples
 from colbert_core.train.run_log import draw_curves, read_log
@@ -138,10 +139,13 @@ def train(job: TrainJob, out: Path, progress: Progress) -> TrainReport:
             out / "tuples", job.tuples, corpus=job.corpus, queries=job.queries, n_way=job.n_way
         )
         settings = _resolved(job.settings, tuples)
-        check_settings(settings, tuples, _counts(job, job.workers or 1))
+        check_settings(settings, tuples, _counts(job, job.workers or job.min_workers or 1))
         if not 0.0 < job.blend <= 1.0:
             raise InvalidInput(f"blend {job.blend:g}: above 0, which is the start, and at most 1")
         start = _start(job, out, tuples)
+        if job.student is not None:  # refused now, and not by the workers
+            form = read_checkpoint(out / "start")
+            TextTokenizer(form, doc_maxlen=settings.passage_tokens)
         kind: Kind = "teacher" if job.student is None else "distill"
         name = _run_name(kind, start, tuples, settings)
         with ray_session(purpose=f"train {kind}") as session:

@@ -79,6 +79,24 @@ def test_places_that_cannot_be_written_are_refused(place, environment):
         require_place(place)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"blend": 0.0}, "blend 0: above 0"),
+        ({"blend": float("nan")}, "blend nan: above 0"),
+        ({"min_workers": 5, "workers": 5}, "batch 8 cannot be cut into 1 parts for 5 workers"),
+        ({"passage_tokens": 0}, "0"),
+        ({"passage_tokens": 4000}, "4000|4,000"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_ray_is_needed(job, tmp_path, change, says):
+    if "passage_tokens" in change:
+        change = {"settings": replace(job.settings, **change)}
+    with pytest.raises(InvalidInput, match=says):
+        train(replace(job, **change), tmp_path / "out", SilentProgress())
+    assert not (tmp_path / "out" / "runs").exists()
+
+
 def test_more_workers_than_the_range_allows(job, tmp_path):
     with pytest.raises(InvalidInput, match="min-workers 3: between 1 and the 2 of --workers"):
         train(replace(job, min_workers=3), tmp_path / "out", SilentProgress())
