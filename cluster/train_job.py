@@ -39,7 +39,7 @@ from cluster.train_places import make_writable, require_place, storage_path
 from cluster.train_watch import watching
 from colbert_core.errors import InvalidInput, JobFailed
 from colbert_core.index.lock import write_lock
-from colbert_core.text.aliases import locate
+from colbert_core.text.aliases import lasting_name, locate
 from colbert_core.text.checkpoint import read_checkpoint
 from colbert_core.text.corpus import Corpus
 from colbert_core.text.tokens import TextTokenizer
@@ -70,7 +70,8 @@ class TrainJob:
         workers: how many, at most; None: one for each GPU, or one.
         min_workers: as few as the run goes on with, where nodes come and go; None: as `workers`.
         blend: where what is saved lies between the start, 0, and what was trained, 1. It may be
-            changed when the run is done: the same command then writes the model anew.
+            changed when the run is done: the same command then writes the model anew, and measures
+            it.
         checkpoints: a folder or URI for the checkpoints of the run; None: under OUT.
         chunk: texts that are encoded at a time, or None.
         checkpoint_every, evaluate_every: in steps.
@@ -143,9 +144,7 @@ def train(job: TrainJob, out: Path, progress: Progress) -> TrainReport:
         if not 0.0 < job.blend <= 1.0:
             raise InvalidInput(f"blend {job.blend:g}: above 0, which is the start, and at most 1")
         start = _start(job, out, tuples)
-        if job.student is not None:  # refused now, and not by the workers
-            form = read_checkpoint(out / "start")
-            TextTokenizer(form, doc_maxlen=settings.passage_tokens)
+        _check_passage_tokens(settings.passage_tokens, out / "start")
         kind: Kind = "teacher" if job.student is None else "distill"
         name = _run_name(kind, start, tuples, settings)
         with ray_session(purpose=f"train {kind}") as session:
@@ -197,6 +196,16 @@ def _start(job: TrainJob, out: Path, tuples: TupleSet) -> str:
         start_student(job.model, folder, job.student, sample)
     mark.write_text(wanted)
     return wanted
+
+
+def _check_passage_tokens(tokens: int | None, start: Path) -> None:
+    """Refuse now what the workers would refuse."""
+    if tokens is None:
+        return
+    try:
+        TextTokenizer(read_checkpoint(start), doc_maxlen=tokens)
+    except InvalidInput as error:
+        raise InvalidInput(f"passage-tokens {tokens}: {error}") from error
 
 
 def _run_name(kind: Kind, start: str, tuples: TupleSet, settings: TrainSettings) -> str:
@@ -283,10 +292,10 @@ def _save(checkpoint: ray.train.Checkpoint, loop: LoopSettings, out: Path, model
     learner = trainer.learner
     _put(out / "checkpoint", learner.save)
     if isinstance(learner, StudentLearner) and loop.settings.lora is not None:
-        folder = locate(model)
-        base = str(folder.resolve()) if Path(model).expanduser().is_dir() else model
-        sha256 = read_checkpoint(folder).sha256()
+        base, sha256 = lasting_name(model), read_checkpoint(locate(model)).sha256()
         _put(out / "additions", lambda place: learner.save_additions(place, base, sha256))
+    else:
+        shutil.rmtree(out / "additions", ignore_errors=True)  # those of an earlier run
 
 
 def _put(final: Path, save: Callable[[Path], None]) -> None:

@@ -103,7 +103,7 @@ def _fingerprint(tuples: TupleSet, teachers: Sequence[str]) -> str:
     """Of tuples and teachers; each teacher is loaded once, so that a wrong one is refused here."""
     digest = hashlib.sha256(f"{tuples.sha256} {tuples.n_way}".encode())
     for teacher in teachers:
-        digest.update(teacher_sha256(teacher, tuples).encode())
+        digest.update(teacher_sha256(teacher).encode())
     return digest.hexdigest()[:16]
 
 

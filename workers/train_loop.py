@@ -67,7 +67,8 @@ def train_loop(config: Mapping[str, LoopSettings]) -> None:
     trainer = make_trainer(loop, device)
     _resume(trainer, device)
     log = RunLog(Path(loop.out), trainer.done) if group.rank() == 0 else None
-    if log and trainer.done == 0:
+    # A run that had ended may be blended anew, and what is saved is measured.
+    if log and trainer.done in (0, loop.settings.steps):
         _evaluate(trainer, loop, log)
     while trainer.done < loop.settings.steps:
         row = trainer.step()

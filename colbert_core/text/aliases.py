@@ -51,6 +51,14 @@ def locate(model: str | os.PathLike[str]) -> Path:
     return _from_hub(name)
 
 
+def lasting_name(model: str | os.PathLike[str]) -> str:
+    """What finds the model again from another working directory: a path made absolute, an alias or
+    a hub name as it is, so that each machine finds its own."""
+    name = os.fspath(model)
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else name
+
+
 def _choices() -> str:
     aliases = ", ".join(repr(alias) for alias in ALIASES)
     return f"the path of a checkpoint's folder, a hub name such as 'owner/name', or {aliases}"

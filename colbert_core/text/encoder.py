@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from colbert_core.errors import InvalidInput, ModelError
-from colbert_core.text.aliases import DEFAULT_MODEL, locate
+from colbert_core.text.aliases import DEFAULT_MODEL, lasting_name, locate
 from colbert_core.text.batches import plan_batches
 from colbert_core.text.checkpoint import Checkpoint, read_checkpoint
 from colbert_core.text.device import Precision, device_for, dtype_for, one_thread, token_budget
@@ -119,7 +118,7 @@ class Encoder:
             torch.set_num_threads(threads)
         tokenizer = TextTokenizer(checkpoint, query_maxlen=query_maxlen, doc_maxlen=doc_maxlen)
         network = Network.load(checkpoint, place, dtype_for(precision, place))
-        identity = _identity(_source(model), checkpoint, tokenizer, network, chosen)
+        identity = _identity(lasting_name(model), checkpoint, tokenizer, network, chosen)
         return cls(tokenizer, network, identity, checkpoint.languages)
 
     @classmethod
@@ -330,13 +329,6 @@ def _lengths(passages: Sequence[Tokens]) -> tuple[I32, Bool]:
     """Vectors of each passage, int32 [N], and whether it was cut, bool [N]."""
     doclens_N = np.array([len(tokens.kept) for tokens in passages], dtype=np.int32)
     return doclens_N, np.array([tokens.truncated for tokens in passages], dtype=np.bool_)
-
-
-def _source(model: str | os.PathLike[str]) -> str:
-    """How to find the model again: paths must hold from another working directory too."""
-    name = os.fspath(model)
-    folder = Path(name).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else name
 
 
 def _identity(

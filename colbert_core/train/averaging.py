@@ -54,13 +54,13 @@ def averaged(scores: Sequence[F32], moments: Sequence[Moments]) -> F32:
         moments: of each teacher, over all pairs of the job.
 
     Raises:
-        ModelError: a teacher gives all pairs the same score.
+        ModelError: a teacher gives all passages of a tuple the same score, in every tuple.
     """
     for number, one in enumerate(moments):
         if one.deviation <= 1e-6 * max(1.0, abs(one.mean)):
             raise ModelError(
-                f"teacher {number + 1} of {len(moments)} gives every pair the score "
-                f"{one.mean:g}: it is untrained or damaged; leave it out"
+                f"teacher {number + 1} of {len(moments)} gives all passages of a tuple the same "
+                f"score, {one.mean:g} at the mean: it is untrained or damaged; leave it out"
             )
     if len(scores) == 1:
         return scores[0]

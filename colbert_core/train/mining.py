@@ -101,7 +101,7 @@ class Bm25:
         import bm25s
 
         self._ids = list(ids)
-        self._stemmer = _stemmer(language)
+        self._stemmer = stemmer(language)
         self._stopwords = language if language == "english" else []
         self._bm25 = bm25s.BM25(k1=0.9, b=0.4)
         self._bm25.index(self._tokens(texts), show_progress=False)
@@ -145,7 +145,12 @@ class Bm25:
         )
 
 
-def _stemmer(language: str | None) -> Any:
+def stemmer(language: str | None) -> Any:
+    """A Snowball stemmer, or None for none.
+
+    Raises:
+        InvalidInput: there is none for the language.
+    """
     if language is None:
         return None
     import Stemmer

@@ -77,7 +77,7 @@ def draw_curves(folder: Path) -> Path:
     from matplotlib.figure import Figure
 
     rows = read_log(folder)
-    measured = [row for row in rows if "ndcg@10" in row]
+    measured = list({row["step"]: row for row in rows if "ndcg@10" in row}.values())
     figure = Figure(figsize=(8, 3 * (1 + bool(measured))), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1 + bool(measured), squeeze=False)[:, 0]

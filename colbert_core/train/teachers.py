@@ -12,17 +12,19 @@ each other does not, and need no training.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from colbert_core.text.aliases import locate
+from colbert_core.text.aliases import lasting_name, locate
 from colbert_core.text.checkpoint import read_checkpoint
 from colbert_core.text.encoder import Encoder
 from colbert_core.train.cross_encoder import PAIR_MAXLEN, CrossEncoder, Pair
-from colbert_core.train.mining import Bm25
+from colbert_core.train.mining import Bm25, stemmer
 from colbert_core.train.tuple_set import TupleSet
 from colbert_core.types import F32
 
@@ -50,38 +52,34 @@ def load_teacher(name: str, tuples: TupleSet, device: torch.device) -> Teacher:
     if kind == MAXSIM:
         return MaxSimTeacher(Encoder.load(rest, device=str(device), precision="float32"))
     if kind == BM25:
-        return Bm25Teacher(tuples.passages(), rest or "english")
+        return Bm25Teacher(tuples.passages(), rest)
     return CrossEncoder.load(name, device)
 
 
-def teacher_sha256(name: str, tuples: TupleSet) -> str:
-    """Of what decides about its scores. The teacher is loaded once, so that a wrong one is refused
-    before the work.
+def teacher_sha256(name: str) -> str:
+    """Of what decides about its scores, but for the tuples. A model is loaded once, so that a wrong
+    one is refused before the work.
 
     Raises:
         As `load_teacher`.
     """
     kind, _, rest = name.partition(":")
-    load_teacher(name, tuples, torch.device("cpu"))
     if kind == BM25:
-        return hashlib.sha256(name.encode()).hexdigest()
-    weights = read_checkpoint(locate(rest if kind == MAXSIM else name)).sha256()
-    rules = kind if kind == MAXSIM else str(PAIR_MAXLEN)
-    return hashlib.sha256(f"{weights} {rules}".encode()).hexdigest()
+        stemmer(_language(rest))
+        facts: object = name
+    elif kind == MAXSIM:
+        identity = Encoder.load(rest, device="cpu", precision="float32").identity
+        facts = [kind, replace(identity, source="").to_dict()]
+    else:
+        CrossEncoder.load(name, torch.device("cpu"))
+        facts = [PAIR_MAXLEN, read_checkpoint(locate(name)).sha256()]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def resolved(name: str) -> str:
-    """The same teacher's name from any working directory.
-
-    Raises:
-        ModelError: there is no such model.
-    """
-    kind, _, rest = name.partition(":")
-    if kind == BM25:
-        return name
-    if kind == MAXSIM:
-        return f"{MAXSIM}:{locate(rest).resolve()}"
-    return str(locate(name).resolve())
+    """The same teacher's name from any working directory."""
+    kind, colon, rest = name.partition(":")
+    return f"{kind}{colon}{lasting_name(rest)}" if kind == MAXSIM else lasting_name(name)
 
 
 class MaxSimTeacher:
@@ -109,10 +107,10 @@ def _maxsim(Q_LD: F32, X_TD: F32) -> float:
 class Bm25Teacher:
     """BM25 over these passages, one score for each pair."""
 
-    def __init__(self, passages: Sequence[str], stemmer: str) -> None:
+    def __init__(self, passages: Sequence[str], stemming: str) -> None:
         self._row = {text: row for row, text in enumerate(passages)}
         ids = [str(row) for row in range(len(passages))]
-        self._bm25 = Bm25(passages, ids, None if stemmer == "none" else stemmer)
+        self._bm25 = Bm25(passages, ids, _language(stemming))
 
     def score(self, pairs: Sequence[Pair]) -> F32:
         """See `Teacher`; the passages must be among those that were given."""
@@ -123,3 +121,8 @@ class Bm25Teacher:
                 asked, scores_N = query, self._bm25.scores(query)
             scores[at] = scores_N[self._row[passage]]
         return scores
+
+
+def _language(stemming: str) -> str | None:
+    """Of `bm25:STEMMING`."""
+    return None if stemming == "none" else stemming or "english"

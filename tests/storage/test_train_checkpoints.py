@@ -8,9 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from text_checkpoints import WORDS, plain
 
 from cluster.progress import SilentProgress
+from cluster.train_evaluation import evaluate_checkpoint
 from cluster.train_job import TrainJob, train
 from cluster.train_places import require_place
 from colbert_core.errors import InvalidInput
@@ -54,18 +57,42 @@ def job(tmp_path: Path) -> TrainJob:
 @pytest.mark.timeout(300)
 def test_checkpoints_in_a_bucket_are_gone_on_from(job, tmp_path, environment, s3, bucket):
     out = tmp_path / "out"
-    job = replace(job, checkpoints=f"s3://{bucket}/runs")
+    data = judged(tmp_path / "beir")
+    job = replace(job, checkpoints=f"s3://{bucket}/runs", data=data)
     first = train(job, out, SilentProgress())
     assert [row["step"] for row in read_log(out) if "loss" in row] == list(range(1, STEPS + 1))
     keys = [one["Key"] for one in s3.list_objects_v2(Bucket=bucket)["Contents"]]
     assert any(key.startswith(f"runs/{first.name}/checkpoint_") for key in keys)
     assert not (out / "runs").exists()
-    Encoder.load(out / "checkpoint")
-    # The same command finds the run done, in the bucket, and writes the model again.
-    before = Encoder.load(out / "additions").identity
-    train(job, out, SilentProgress())
+    whole, start = projection(out / "checkpoint"), projection(out / "start")
+    torch.testing.assert_close(projection(out / "additions", "additions"), whole)
+    # The same command finds the run done, in the bucket, and writes the model anew, blended.
+    second = train(replace(job, blend=0.5), out, SilentProgress())
+    assert second.name == first.name
     assert len([row for row in read_log(out) if "loss" in row]) == STEPS
-    assert Encoder.load(out / "additions").identity == before
+    half = start.lerp(whole, 0.5)
+    torch.testing.assert_close(projection(out / "checkpoint"), half)
+    torch.testing.assert_close(projection(out / "additions", "additions"), half)
+    assert second.first == first.first
+    assert second.last == evaluate_checkpoint(out / "checkpoint", data=data, split="dev")
+    Encoder.load(out / "additions")
+
+
+def projection(folder: Path, file: str = "model") -> torch.Tensor:
+    return load_file(folder / f"{file}.safetensors")["linear.weight"]
+
+
+def judged(folder: Path) -> Path:
+    """A collection of 40 passages, each with a query of three of its words."""
+    chance, words = random.Random(1), WORDS.split()
+    texts = [chance.sample(words, 6) for _ in range(40)]
+    (folder / "qrels").mkdir(parents=True)
+    for name, rows in (("corpus", texts), ("queries", [text[:3] for text in texts])):
+        lines = [json.dumps({"_id": f"{n}", "text": " ".join(row)}) for n, row in enumerate(rows)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    judgements = "".join(f"{n}\t{n}\t1\n" for n in range(len(texts)))
+    (folder / "qrels" / "dev.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judgements}")
+    return folder
 
 
 def test_a_bucket_that_is_not_there_is_refused(environment):
@@ -85,8 +112,8 @@ def test_places_that_cannot_be_written_are_refused(place, environment):
         ({"blend": 0.0}, "blend 0: above 0"),
         ({"blend": float("nan")}, "blend nan: above 0"),
         ({"min_workers": 5, "workers": 5}, "batch 8 cannot be cut into 1 parts for 5 workers"),
-        ({"passage_tokens": 0}, "0"),
-        ({"passage_tokens": 4000}, "4000|4,000"),
+        ({"passage_tokens": 0}, "passage-tokens 0: doc_maxlen 0"),
+        ({"passage_tokens": 4000}, "passage-tokens 4000: doc_maxlen 4000"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_ray_is_needed(job, tmp_path, change, says):

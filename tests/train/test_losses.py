@@ -86,13 +86,17 @@ def test_losses_and_gradients_are_those_of_the_definition(student, batch, name):
     objective = Objective(**OBJECTIVES[name])
     loss, found = gradients(student, examples_of(TUPLES), objective)
     student.zero_grad()
-    queries, passages = student.encode(batch.queries), student.encode(batch.passages)
+    # In double precision from the vectors on, so that what differs is rounding of ours.
+    encoded = student.encode(batch.queries), student.encode(batch.passages)
+    queries, passages = (vectors.with_x(vectors.x_BLD.double()) for vectors in encoded)
     plain = plain_loss(queries, passages, batch.keys_M, batch.teacher_BW, objective)
     plain.backward()
     assert loss == pytest.approx(plain.item(), abs=1e-5)
+    # Min-max divides by the spread of a tuple's scores, and magnifies the rounding of these.
+    close = 2e-5 if objective.min_max else 1e-5
     for parameter, tensor in student.named_parameters():
         if tensor.grad is not None:
-            np.testing.assert_allclose(found[parameter], tensor.grad.numpy(), atol=1e-5, rtol=5e-5)
+            np.testing.assert_allclose(found[parameter], tensor.grad.numpy(), atol=close)
     assert max(np.abs(gradient).max() for gradient in found.values()) > 1e-3
 
 

@@ -68,7 +68,7 @@ def test_a_path_is_a_cross_encoder(tmp_path, tuples, pairs):
         load_teacher("maxsim:nowhere/at/all", tuples, CPU)
 
 
-def test_names_hold_elsewhere_and_hashes_tell_teachers_apart(tmp_path, tuples, monkeypatch):
+def test_names_hold_elsewhere_and_hashes_tell_teachers_apart(tmp_path, monkeypatch):
     model = plain(tmp_path / "model")
     start_teacher(model, tmp_path / "teacher", seed=0)
     monkeypatch.chdir(tmp_path)
@@ -79,5 +79,12 @@ def test_names_hold_elsewhere_and_hashes_tell_teachers_apart(tmp_path, tuples, m
         "bm25",
         "bm25:none",
     ]
-    assert len({teacher_sha256(name, tuples) for name in names}) == 4
-    assert teacher_sha256("maxsim:model", tuples) == teacher_sha256(f"maxsim:{model}", tuples)
+    assert len({teacher_sha256(name) for name in names}) == 4
+    assert teacher_sha256("maxsim:model") == teacher_sha256(f"maxsim:{model}")
+    assert resolved("maxsim:minilm-untrained") == "maxsim:minilm-untrained"
+    with pytest.raises(InvalidInput, match="'klingon' has no stemmer"):
+        teacher_sha256("bm25:klingon")
+    before = teacher_sha256("maxsim:model")
+    about = model / "sentence_bert_config.json"
+    about.write_text(json.dumps({"do_lower_case": True}))  # other rules, the same weights
+    assert teacher_sha256("maxsim:model") != before
