@@ -16,11 +16,12 @@ ids: those that a model was trained on.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", action="append", required=True, help="NAME=MODEL[:DIM]")
     parser.add_argument("--collections", nargs="+", default=COLLECTIONS)
     parser.add_argument("--bits", type=int, nargs="*", default=[2])
-    parser.add_argument("--every", type=int, default=1, help="Ask every so many queries of acl.")
+    parser.add_argument("--every", type=int, default=1, help="Ask one in so many of 1,000.")
     parser.add_argument("--unseen", type=Path, help="Ids to leave out of acl-anthology.")
     return parser.parse_args()
 
@@ -142,7 +143,8 @@ def _every(judged: Judged, step: int) -> Judged:
 def _encode(model: Model, collection: str, judged: Judged, options: argparse.Namespace) -> Encoded:
     """Encode a collection, or take what is kept of it; a part is a file, put there as a whole."""
     encoder = Encoder.load(model.source)
-    folder = options.kept / encoder.identity.weights_sha256[:12] / collection
+    facts = json.dumps(replace(encoder.identity, source="").to_dict(), sort_keys=True)
+    folder = options.kept / hashlib.sha256(facts.encode()).hexdigest()[:12] / collection
     folder.mkdir(parents=True, exist_ok=True)
     passages = [document.passage for document in read_corpus(options.data / collection)]
     cuts = [*range(0, len(passages), ENCODE_AT_ONCE), len(passages)]

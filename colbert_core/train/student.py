@@ -117,7 +117,7 @@ class Student(torch.nn.Module):
 
     def save_additions(self, folder: Path, base: str, base_sha256: str, blend: float = 1.0) -> None:
         """Write what was trained alone (`text/additions.py`), after `use_lora`: a checkpoint of a
-        hundredth of the size, which Tartan loads where `base` is at hand.
+        fortieth of the size, which Tartan loads where `base` is at hand.
 
         Args:
             base: path, hub name or alias of the model whose backbone the run started from.
