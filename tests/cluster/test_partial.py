@@ -244,8 +244,7 @@ def test_over_real_servers_what_is_gone_is_named(
         if lost:
             # Of several the search names the one that it heard of first.
             named = "|".join(
-                rf"shard {shard} \({number} of 3\)"
-                for number, shard in enumerate(shards[:lost], 1)
+                rf"shard {shard} \({number} of 3\)" for number, shard in enumerate(shards[:lost], 1)
             )
             with pytest.raises(Unavailable, match=named):
                 client.search(Q_LD, exact=True)
