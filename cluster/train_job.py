@@ -52,7 +52,6 @@ from colbert_core.train.tuple_set import TupleSet
 from workers.train_loop import Kind, LoopSettings, load_state, make_trainer, train_loop
 
 COLLECTIVE_TIMEOUT_S = 1800  # the others wait while the first worker evaluates
-SAMPLE_TUPLES = 128
 KEPT_CHECKPOINTS = 2
 
 
@@ -143,7 +142,7 @@ def train(job: TrainJob, out: Path, progress: Progress) -> TrainReport:
         check_settings(settings, tuples, _counts(job, job.workers or job.min_workers or 1))
         if not 0.0 < job.blend <= 1.0:
             raise InvalidInput(f"blend {job.blend:g}: above 0, which is the start, and at most 1")
-        start = _start(job, out, tuples)
+        start = _start(job, out)
         _check_passage_tokens(settings.passage_tokens, out / "start")
         kind: Kind = "teacher" if job.student is None else "distill"
         name = _run_name(kind, start, tuples, settings)
@@ -175,7 +174,7 @@ def _resolved(settings: TrainSettings, tuples: TupleSet) -> TrainSettings:
     return dataclasses.replace(settings, steps=steps, warmup=warmup)
 
 
-def _start(job: TrainJob, out: Path, tuples: TupleSet) -> str:
+def _start(job: TrainJob, out: Path) -> str:
     """Write the checkpoint to start from, unless it is there; returns a hash of what made it.
 
     It is kept, because made again elsewhere it could differ in the last bits.
@@ -183,7 +182,7 @@ def _start(job: TrainJob, out: Path, tuples: TupleSet) -> str:
     folder, mark = out / "start", out / "start.sha256"
     own = job.settings.seed if job.student is None else dataclasses.asdict(job.student)
     source = read_checkpoint(locate(job.model)).sha256()
-    wanted = hashlib.sha256(json.dumps([source, own, tuples.sha256]).encode()).hexdigest()
+    wanted = hashlib.sha256(json.dumps([source, own]).encode()).hexdigest()
     if folder.is_dir() and mark.is_file() and mark.read_text() == wanted:
         return wanted
     mark.unlink(missing_ok=True)
@@ -191,9 +190,7 @@ def _start(job: TrainJob, out: Path, tuples: TupleSet) -> str:
     if job.student is None:
         start_teacher(job.model, folder, job.settings.seed)
     else:
-        picked = [tuples.example(at) for at in range(min(SAMPLE_TUPLES, len(tuples)))]
-        sample = [text for example in picked for text in (example.query, *example.passages[:2])]
-        start_student(job.model, folder, job.student, sample)
+        start_student(job.model, folder, job.student)
     mark.write_text(wanted)
     return wanted
 

@@ -144,6 +144,20 @@ class TextTokenizer:
         names: list[str] = self._tokenizer.convert_ids_to_tokens(list(ids))
         return names
 
+    def words(self) -> list[str]:
+        """The words, letters alone, that are one token each, in the order of the vocabulary."""
+        ids = range(len(self._tokenizer))
+        texts = [self._tokenizer.decode([id_]).strip() for id_ in ids]
+        found = [(text, id_) for text, id_ in zip(texts, ids, strict=True) if text.isalpha()]
+        if not found:
+            return []
+        with self._lock:
+            batch = self._tokenizer([text for text, _ in found], add_special_tokens=False)
+        # A piece of a word, read alone, becomes other tokens than itself.
+        return [
+            text for (text, id_), ids in zip(found, batch["input_ids"], strict=True) if ids == [id_]
+        ]
+
     def _expand(self, tokens: Tokens) -> Tokens:
         expansion_id = self.expansion_id
         if expansion_id is None:

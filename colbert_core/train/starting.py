@@ -1,12 +1,14 @@
 """What a run starts from: any encoder, or a late-interaction checkpoint, as one that is trained.
 
-    start_student("minilm-untrained", folder, StudentSettings(), sample=texts)
+    start_student("minilm-untrained", folder, StudentSettings())
 
 A late-interaction checkpoint keeps its rules, but for the lengths. A plain encoder gets markers,
 query augmentation and a projection. With both of the first it becomes a checkpoint in Stanford's
 format, which colbert-ai, PyLate and Tartan load; without one of them PyLate's format says so, and
 colbert-ai, which has no such switch, does not load it. The projection begins as the PCA of the
-encoder's own token vectors, so that the run starts from what the encoder knows.
+encoder's own token vectors, so that the run starts from what the encoder knows; of those of random
+words of its vocabulary, since a PCA of the run's texts forgets what is not spoken of in them
+(docs/decisions/training.md).
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ import json
 import os
 import shutil
 import string
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from colbert_core.errors import InvalidInput, ModelError
@@ -34,6 +36,7 @@ from colbert_core.train.student import require_trainable, write_weights
 
 MARKERS = ("[unused0]", "[unused1]")
 DIM, QUERY_MAXLEN, DOC_MAXLEN = 128, 32, 180
+_TEXTS_OF_WORDS = ((1000, 20), (2500, 5))  # so many texts of so many words
 _OF_SENTENCES = (
     "modules.json",
     "config_sentence_transformers.json",
@@ -66,13 +69,12 @@ class StudentSettings:
 
 
 def start_student(
-    model: str | os.PathLike[str], folder: Path, settings: StudentSettings, sample: Sequence[str]
+    model: str | os.PathLike[str], folder: Path, settings: StudentSettings
 ) -> Checkpoint:
     """Write the checkpoint that a run starts from; what is in the folder is replaced.
 
     Args:
         model: path, hub name or alias of an encoder.
-        sample: texts to fit the projection on, where there is none.
 
     Raises:
         ModelError: the model cannot be loaded or trained.
@@ -83,7 +85,7 @@ def start_student(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if source.format == "plain":
-        form, weight_DH = _from_encoder(source, model, folder, settings, sample)
+        form, weight_DH = _from_encoder(source, model, folder, settings)
     else:
         form, weight_DH = _from_late_interaction(source, folder, settings)
     if language is not None:
@@ -133,7 +135,6 @@ def _from_encoder(
     model: str | os.PathLike[str],
     folder: Path,
     settings: StudentSettings,
-    sample: Sequence[str],
 ) -> tuple[Checkpoint, torch.Tensor]:
     """Give a plain encoder rules and a projection."""
     markers = MARKERS if settings.markers is not False else (None, None)
@@ -160,12 +161,26 @@ def _from_encoder(
         _require_markers(form)
     encoder = Encoder.load(model, device="cpu", precision="float32", language=settings.language)
     dim = settings.dim or min(DIM, encoder.dim)
-    matrix_HD = fit_pca(encoder.encode_passages(sample).vectors_TD, dim)
+    words = _random_words(TextTokenizer(form))
+    matrix_HD = fit_pca(encoder.encode_passages(words).vectors_TD, dim)
     if form.format == "stanford":
         _write_stanford(form, dim)
     else:
         _write_pylate(form, encoder.dim, dim)
     return form, torch.from_numpy(matrix_HD.T.copy())
+
+
+def _random_words(tokenizer: TextTokenizer) -> list[str]:
+    """Texts of random words, long and short ones, since a token is coloured by those beside it."""
+    words = tokenizer.words()
+    if not words:
+        raise ModelError("the vocabulary of this model has no words, of which to fit a projection")
+    chance = np.random.default_rng(0)
+    return [
+        " ".join(words[at] for at in row)
+        for count, length in _TEXTS_OF_WORDS
+        for row in chance.integers(len(words), size=(count, length))
+    ]
 
 
 def _inside(form: Checkpoint, folder: Path) -> Path:

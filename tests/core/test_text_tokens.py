@@ -222,3 +222,20 @@ def test_windows_cover_every_word_and_fit(which, request):
     assert {at for at, one in enumerate(text) if not one.isspace()} <= covered
     assert all(a[1] > b[0] for a, b in pairwise(windows))
     assert windows == sorted(windows)
+
+
+def test_words_are_one_token_each_and_no_pieces(plain):
+    assert plain.words() == [*string.ascii_lowercase, *tiny.WORDS.split()]
+
+
+def test_words_of_a_vocabulary_that_marks_where_they_begin(tmp_path):
+    """As XLM-R's does: `▁able` is a word, `able` what another ends with."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = ["<unk>", "<s>", "\u2581afford", "\u2581able", "able", "\u2581", "!"]
+    made = Tokenizer(models.Unigram([(piece, -float(at)) for at, piece in enumerate(pieces)], 0))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    folder = tiny.plain(tmp_path)
+    PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>").save_pretrained(folder)
+    assert tokenizer_of(folder).words() == ["afford", "able"]

@@ -52,7 +52,7 @@ def trained(xquad: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 file.write(json.dumps({"query": text, "documents": documents}) + "\n")
     tuples = prepare_tuples(folder / "tuples", [folder / "tuples.jsonl"])
     settings = StudentSettings(dim=32, markers=False, augment=False, doc_maxlen=64, language="en")
-    start_student(folder / "model", folder / "start", settings, [tuples.example(0).passages[0]] * 3)
+    start_student(folder / "model", folder / "start", settings)
     run = TrainSettings(steps=5, batch=8, rate=1e-4, objective=Objective(loss="v1"))
     trainer = Trainer(StudentLearner(folder / "start", run, torch.device("cpu")), tuples, run)
     for _ in range(run.steps):

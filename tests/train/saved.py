@@ -32,7 +32,7 @@ def make(folder, augment):
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         settings = StudentSettings(dim=16, augment=augment, query_maxlen=12, doc_maxlen=20)
-        start_student(plain(place / "model"), place / "start", settings, TEXTS)
+        start_student(plain(place / "model"), place / "start", settings)
         (place / "tuples.jsonl").write_text(LINE * 4)
         tuples = prepare_tuples(place / "tuples", [place / "tuples.jsonl"])
         run = TrainSettings(steps=2, batch=4, rate=0.01)

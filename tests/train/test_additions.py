@@ -28,7 +28,7 @@ def made(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("additions")
     base = plain(folder / "base")
     form = StudentSettings(dim=16, query_maxlen=12, doc_maxlen=20, **FORMS[request.param])
-    start_student(base, folder / "start", form, SAMPLE)
+    start_student(base, folder / "start", form)
     student = Student.load(folder / "start", CPU)
     student.use_lora(4)
     chance = torch.Generator().manual_seed(1)
@@ -59,7 +59,7 @@ def test_they_give_the_vectors_of_the_whole(made):
 
 
 def test_training_goes_on_from_them(made, tmp_path):
-    start_student(made / "little", tmp_path / "again", StudentSettings(), SAMPLE)
+    start_student(made / "little", tmp_path / "again", StudentSettings())
     assert not list((tmp_path / "again").rglob("additions*"))
     np.testing.assert_allclose(
         passages(tmp_path / "again", precision="float32"),
@@ -70,7 +70,7 @@ def test_training_goes_on_from_them(made, tmp_path):
 
 def test_they_add_to_additions(made, tmp_path):
     """A run on top of one in little names that as its base."""
-    start_student(made / "little", tmp_path / "start", StudentSettings(), SAMPLE)
+    start_student(made / "little", tmp_path / "start", StudentSettings())
     student = Student.load(tmp_path / "start", CPU)
     student.use_lora(2)
     sha256 = read_checkpoint(made / "little").sha256()

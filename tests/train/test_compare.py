@@ -36,7 +36,7 @@ def material(tmp_path_factory):
     collection = Collection([f"p{at}" for at in range(60)], texts)
     model = plain(folder / "model")
     settings = StudentSettings(dim=DIM, query_maxlen=12, doc_maxlen=20)
-    start_student(model, folder / "student", settings, texts)
+    start_student(model, folder / "student", settings)
     start_teacher(model, folder / "teacher", seed=0)
     beir = folder / "beir"
     (beir / "qrels").mkdir(parents=True)

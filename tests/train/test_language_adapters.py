@@ -18,7 +18,7 @@ FROZEN = ("embeddings", "adapter_modules", "adapter_layer_norm")
 
 
 def trained(folder, *, lora=None):
-    start_student(tiny.xmod(folder / "model"), folder / "start", StudentSettings(language="en"), ())
+    start_student(tiny.xmod(folder / "model"), folder / "start", StudentSettings(language="en"))
     (folder / "tuples.jsonl").write_text(LINE * 4)
     tuples = prepare_tuples(folder / "tuples", [folder / "tuples.jsonl"])
     run = TrainSettings(steps=2, batch=4, rate=0.01, lora=lora)
@@ -58,7 +58,7 @@ def test_a_language_is_asked_for_before_anything_is_written(tmp_path):
     folder = tiny.xmod(tmp_path / "model")
     for language, says in ((None, "say which"), ("fr", "language 'fr'")):
         with pytest.raises(InvalidInput, match=says):
-            start_student(folder, tmp_path / "start", StudentSettings(language=language), ())
+            start_student(folder, tmp_path / "start", StudentSettings(language=language))
     assert not (tmp_path / "start").exists()
 
 

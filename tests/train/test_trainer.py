@@ -53,7 +53,7 @@ def tuples(tmp_path_factory):
 def start(tmp_path_factory):
     folder = tmp_path_factory.mktemp("start")
     model = plain(folder / "model")
-    start_student(model, folder / "start", StudentSettings(dim=16, **SHORT), SAMPLE)
+    start_student(model, folder / "start", StudentSettings(dim=16, **SHORT))
     return folder / "start"
 
 
@@ -221,7 +221,7 @@ def check_encoder(trainer, folder):
 )
 def test_a_plain_encoder_becomes_a_student(tmp_path, tuples, markers, augment, format_):
     settings = StudentSettings(dim=8, markers=markers, augment=augment, **SHORT)
-    start_student(plain(tmp_path / "model"), tmp_path / "start", settings, SAMPLE)
+    start_student(plain(tmp_path / "model"), tmp_path / "start", settings)
     trainer, _ = run(tmp_path / "start", tuples, steps=2)
     trainer.learner.save(tmp_path / "saved")
     check_encoder(trainer, tmp_path / "saved")
@@ -237,19 +237,24 @@ def test_a_student_starts_from_what_its_encoder_knows(tmp_path):
     """At all of its dimensions the projection is a rotation: similarities are the encoder's."""
     model = plain(tmp_path / "model")
     settings = StudentSettings(dim=24, markers=False, augment=False, **SHORT)
-    start_student(model, tmp_path / "start", settings, SAMPLE * 4)
+    start_student(model, tmp_path / "start", settings)
     before, after = (
         Encoder.load(place, precision="float32").encode_passages(["hello world"]).vectors_TD
         for place in (model, tmp_path / "start")
     )
     np.testing.assert_allclose(after @ after.T, before @ before.T, atol=1e-5)
+    start_student(model, tmp_path / "again", settings)
+    weights = "1_Dense/model.safetensors"
+    assert (tmp_path / "again" / weights).read_bytes() == (
+        tmp_path / "start" / weights
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("make", [stanford, pylate])
 def test_a_late_interaction_checkpoint_keeps_its_rules_but_for_lengths(tmp_path, tuples, make):
     (tmp_path / "model").mkdir()
     model = make(tmp_path / "model")
-    start_student(model, tmp_path / "start", StudentSettings(doc_maxlen=16), SAMPLE)
+    start_student(model, tmp_path / "start", StudentSettings(doc_maxlen=16))
     before, after = (Encoder.load(place).identity for place in (model, tmp_path / "start"))
     assert (before.doc_maxlen, after.doc_maxlen, after.query_maxlen) == (20, 16, 12)
     assert (after.format, after.dim, after.skip_ids) == (before.format, 16, before.skip_ids)
@@ -257,22 +262,28 @@ def test_a_late_interaction_checkpoint_keeps_its_rules_but_for_lengths(tmp_path,
     trainer.learner.save(tmp_path / "saved")
     check_encoder(trainer, tmp_path / "saved")
     with pytest.raises(InvalidInput, match="dim 8"):
-        start_student(model, tmp_path / "start", StudentSettings(dim=8), SAMPLE)
+        start_student(model, tmp_path / "start", StudentSettings(dim=8))
     with pytest.raises(InvalidInput, match="doc_maxlen 900"):
-        start_student(model, tmp_path / "start", StudentSettings(doc_maxlen=900), SAMPLE)
+        start_student(model, tmp_path / "start", StudentSettings(doc_maxlen=900))
 
 
 def test_heads_and_vocabularies_that_cannot_be_trained(tmp_path):
     biased = pylate(tmp_path / "biased", [{"bias": True}])
     with pytest.raises(ModelError, match="one linear projection"):
-        start_student(biased, tmp_path / "start", StudentSettings(), SAMPLE)
+        start_student(biased, tmp_path / "start", StudentSettings())
     model = plain(tmp_path / "model")
     vocabulary = json.loads((model / "tokenizer.json").read_text())
     vocabulary["model"]["vocab"].pop("[unused1]")
     (model / "tokenizer.json").write_text(json.dumps(vocabulary))
     (model / "vocab.txt").unlink()
     with pytest.raises(ModelError, match="--no-markers"):
-        start_student(model, tmp_path / "start", StudentSettings(dim=8, **SHORT), SAMPLE)
+        start_student(model, tmp_path / "start", StudentSettings(dim=8, **SHORT))
+    vocabulary["model"]["vocab"] = {
+        word: at for word, at in vocabulary["model"]["vocab"].items() if not word.isalpha()
+    }
+    (model / "tokenizer.json").write_text(json.dumps(vocabulary))
+    with pytest.raises(ModelError, match="no words"):
+        start_student(model, tmp_path / "start", StudentSettings(dim=8, markers=False, **SHORT))
 
 
 @pytest.mark.parametrize(
