@@ -9,8 +9,8 @@ collection's own, as `tartan index build --dim` does. Token vectors are encoded 
 and kept as float16 under `--kept`; figures that the results hold are not measured again, so that a
 run that was stopped goes on.
 
-`acl-anthology` is measured twice: whole, and without the passages of `--unseen`, a file of their
-ids: those that a model was trained on.
+A model may have been trained on passages of `acl-anthology`: `--unseen`, a file of their ids,
+leaves them out of what every model is measured on.
 """
 
 from __future__ import annotations
@@ -76,18 +76,13 @@ def main() -> None:
     for collection in options.collections:
         judged = _every(read_judged(options.data / collection, "test"), options.every)
         for model in map(Model.parse, options.model):
-            parts = [(collection, frozenset[str]())]
-            if unseen and collection == "acl-anthology":
-                parts.append((f"{collection}, unseen", frozenset(unseen)))
-            known = {(row["model"], row["collection"]) for row in rows}
-            todo = [part for part in parts if (model.name, part[0]) not in known]
-            if not todo:
+            if (model.name, collection) in {(row["model"], row["collection"]) for row in rows}:
                 continue
+            print(f"{time.strftime('%H:%M:%S')} {collection}, {model.name}", flush=True)
             encoded = _reduced(_encode(model, collection, judged, options), model.dim)
-            for name, without in todo:
-                print(f"{time.strftime('%H:%M:%S')} {name}, {model.name}", flush=True)
-                rows.append(_row(model, name, judged, encoded, without, options.bits))
-                _write(options.out, rows)
+            without = unseen if collection == "acl-anthology" else set[str]()
+            rows.append(_row(model, collection, judged, encoded, without, options.bits))
+            _write(options.out, rows)
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -189,7 +184,7 @@ def _row(
     name: str,
     judged: Judged,
     encoded: Encoded,
-    without: frozenset[str],
+    without: set[str],
     bits: Sequence[int],
 ) -> dict[str, Any]:
     kept_N = np.array([one not in without for one in encoded.ids])

@@ -19,6 +19,7 @@ from cluster.cli_key import key_app
 from cluster.cli_options import Json
 from cluster.cli_train import train_app
 from colbert_core.errors import TartanError
+from colbert_core.text.aliases import DEFAULT_MODEL
 
 app = typer.Typer(
     name="tartan",
@@ -106,9 +107,7 @@ def demo_command(
     out: Annotated[
         Path, typer.Option("--out", metavar="INDEX", help="Where the demo's index goes.")
     ] = Path("demo-index"),
-    model: Annotated[str, typer.Option("--model", help="Path, hub name or alias.")] = (
-        "minilm-untrained"
-    ),
+    model: Annotated[str, typer.Option("--model", help="Path, hub name or alias.")] = DEFAULT_MODEL,
     port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 0,
 ) -> None:
     """Index the documentation of Python's standard library, serve it, and ask it questions."""

@@ -38,6 +38,7 @@ from cluster.cli_index_options import (
 )
 from cluster.cli_options import IndexPath, IndexPlace, Json
 from colbert_core.storage import location
+from colbert_core.text.aliases import DEFAULT_MODEL
 
 index_app = typer.Typer(no_args_is_help=True, help="Build, change, look at and check indexes.")
 
@@ -55,7 +56,7 @@ class SourceFormat(StrEnum):
 def index_build(
     corpus: CorpusFiles,
     out: BuiltIndex,
-    model: Model = "minilm-untrained",
+    model: Model = DEFAULT_MODEL,
     bits: Bits = 2,
     codec: Codec = CodecName.tartan,
     shards: Shards = None,

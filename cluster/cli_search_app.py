@@ -18,6 +18,7 @@ from cluster.cli_options import (
     Target,
 )
 from colbert_core.storage import location
+from colbert_core.text.aliases import UNTRAINED_MODEL
 
 
 def register(app: typer.Typer) -> None:
@@ -108,7 +109,7 @@ def eval_command(
     ] = None,
     bi_encoder: Annotated[
         str, typer.Option("--bi-encoder", help="With --compare: mean-pooled, one vector a passage.")
-    ] = "minilm-untrained",
+    ] = UNTRAINED_MODEL,
     teacher: Annotated[
         str | None,
         typer.Option("--teacher", help="With --compare: a cross-encoder over the best hundred."),

@@ -13,6 +13,7 @@ from cluster.cli_options import Json
 from cluster.cli_train_options import (
     Augment,
     Batch,
+    BatchTeacher,
     Bf16,
     Blend,
     CheckpointEvery,
@@ -49,6 +50,7 @@ from cluster.cli_train_options import (
     Workers,
 )
 from cluster.progress import progress_for
+from colbert_core.text.aliases import UNTRAINED_MODEL
 
 if TYPE_CHECKING:
     from cluster.train_job import TrainJob
@@ -65,7 +67,7 @@ def teacher_command(
     n_way: NWay = None,
     model: Annotated[
         str, typer.Option("--model", help="Any encoder, or a cross-encoder to go on with.")
-    ] = "minilm-untrained",
+    ] = UNTRAINED_MODEL,
     steps: Steps = 0,
     batch: Batch = 16,
     accumulate: Annotated[
@@ -133,10 +135,11 @@ def distill_command(
     n_way: NWay = None,
     model: Annotated[
         str, typer.Option("--model", help="What to start from: path, hub name or alias.")
-    ] = "minilm-untrained",
+    ] = UNTRAINED_MODEL,
     loss: Loss = LossName.kl,
     weight: Weight = 1.0,
     in_batch_weight: InBatchWeight = 1.0,
+    batch_teacher: BatchTeacher = None,
     min_max: MinMax = False,
     temperature: Temperature = 1.0,
     steps: Steps = 0,
@@ -181,6 +184,7 @@ def distill_command(
     from cluster.train_job import TrainJob
     from colbert_core.train.starting import StudentSettings
     from colbert_core.train.step import Objective
+    from colbert_core.train.teachers import resolved
     from colbert_core.train.trainer import TrainSettings
 
     student = StudentSettings(
@@ -197,6 +201,7 @@ def distill_command(
         in_batch_weight=in_batch_weight,
         min_max=min_max,
         temperature=temperature,
+        batch_teachers=tuple(map(resolved, batch_teacher or ())),
     )
     settings = TrainSettings(
         steps=steps,

@@ -44,6 +44,7 @@ from cluster.cli_train_options import (
 )
 from cluster.cli_train_tuples import parse_ranks
 from cluster.progress import progress_for
+from colbert_core.text.aliases import UNTRAINED_MODEL
 
 
 def adapt_command(
@@ -76,7 +77,7 @@ def adapt_command(
     ] = "5:100",
     teacher_model: Annotated[
         str, typer.Option("--teacher-model", help="What each cross-encoder starts from.")
-    ] = "minilm-untrained",
+    ] = UNTRAINED_MODEL,
     teacher_steps: Annotated[int, typer.Option("--teacher-steps", help="0: one epoch.")] = 0,
     teacher_batch: Annotated[int, typer.Option("--teacher-batch", help="Tuples a step.")] = 16,
     teacher_rate: Annotated[
@@ -84,7 +85,7 @@ def adapt_command(
     ] = 2e-5,
     model: Annotated[
         str, typer.Option("--model", help="What the student starts from.")
-    ] = "minilm-untrained",
+    ] = UNTRAINED_MODEL,
     steps: Annotated[int, typer.Option("--steps", help="Of the student; 0: one epoch.")] = 0,
     batch: Annotated[int, typer.Option("--batch", help="The student's tuples a step.")] = 32,
     rate: Annotated[float, typer.Option("--rate", help="The student's.")] = 1e-5,

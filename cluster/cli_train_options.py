@@ -74,6 +74,14 @@ Weight = Annotated[float, typer.Option("--weight", help="Of that loss.")]
 InBatchWeight = Annotated[
     float, typer.Option("--in-batch-weight", help="Of the cross-entropy among all of a batch.")
 ]
+BatchTeacher = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--batch-teacher",
+        help="Whose distribution over all passages of a batch is learnt too, as `score --teacher`; "
+        "may be given again. It runs along, which takes time.",
+    ),
+]
 MinMax = Annotated[
     bool,
     typer.Option(

@@ -47,6 +47,7 @@ from colbert_core.train.cross_encoder import start_teacher
 from colbert_core.train.preparing import prepare_tuples
 from colbert_core.train.run_log import draw_curves, read_log
 from colbert_core.train.starting import StudentSettings, start_student
+from colbert_core.train.teachers import teacher_sha256
 from colbert_core.train.trainer import StudentLearner, TrainSettings, check_settings
 from colbert_core.train.tuple_set import TupleSet
 from workers.train_loop import Kind, LoopSettings, load_state, make_trainer, train_loop
@@ -142,10 +143,12 @@ def train(job: TrainJob, out: Path, progress: Progress) -> TrainReport:
         check_settings(settings, tuples, _counts(job, job.workers or job.min_workers or 1))
         if not 0.0 < job.blend <= 1.0:
             raise InvalidInput(f"blend {job.blend:g}: above 0, which is the start, and at most 1")
+        names, read = settings.objective.batch_teachers, settings.passage_tokens
+        teachers = [teacher_sha256(name, read) for name in names]
         start = _start(job, out)
         _check_passage_tokens(settings.passage_tokens, out / "start")
         kind: Kind = "teacher" if job.student is None else "distill"
-        name = _run_name(kind, start, tuples, settings)
+        name = _run_name(kind, [start, *teachers], tuples, settings)
         with ray_session(purpose=f"train {kind}") as session:
             workers = job.workers or max(1, session.gpus)
             counts = _counts(job, workers)
@@ -205,9 +208,9 @@ def _check_passage_tokens(tokens: int | None, start: Path) -> None:
         raise InvalidInput(f"passage-tokens {tokens}: {error}") from error
 
 
-def _run_name(kind: Kind, start: str, tuples: TupleSet, settings: TrainSettings) -> str:
+def _run_name(kind: Kind, models: list[str], tuples: TupleSet, settings: TrainSettings) -> str:
     """Names all that decides about the result; not the workers, nor how they share memory."""
-    decides = {"start": start, "tuples": tuples.sha256, **dataclasses.asdict(settings)}
+    decides = {"models": models, "tuples": tuples.sha256, **dataclasses.asdict(settings)}
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
     return f"{kind}-{digest[:12]}"
 

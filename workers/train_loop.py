@@ -18,6 +18,7 @@ import ray.train
 import torch
 
 from colbert_core.train import group
+from colbert_core.train.batch_teachers import BatchTeachers
 from colbert_core.train.cross_encoder import TeacherLearner
 from colbert_core.train.run_log import RunLog
 from colbert_core.train.trainer import Learner, StudentLearner, Trainer, TrainSettings
@@ -86,13 +87,17 @@ def train_loop(config: Mapping[str, LoopSettings]) -> None:
 def make_trainer(loop: LoopSettings, device: torch.device) -> Trainer:
     """What a worker trains, at its start."""
     learner: Learner
+    tuples, settings = TupleSet(Path(loop.tuples)), loop.settings
     if loop.kind == "teacher":
-        learner = TeacherLearner(Path(loop.start), loop.settings, device)
+        learner = TeacherLearner(Path(loop.start), settings, device)
     else:
+        names = settings.objective.batch_teachers
+        teachers = BatchTeachers(names, tuples, device, settings.passage_tokens) if names else None
         learner = StudentLearner(
-            Path(loop.start), loop.settings, device, chunk=loop.chunk, blend=loop.blend
-        )
-    return Trainer(learner, TupleSet(Path(loop.tuples)), loop.settings)
+            Path(loop.start), settings, device, chunk=loop.chunk, blend=loop.blend,
+            teachers=teachers,
+        )  # fmt: skip
+    return Trainer(learner, tuples, settings)
 
 
 def load_state(folder: Path, device: torch.device) -> dict[str, Any]:

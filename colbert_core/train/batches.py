@@ -70,12 +70,14 @@ class Batch:
         passages: B · W, those of each query one after the other, the positive one first.
         teacher_BW: float32 [B, W], or None.
         keys_M: int64 [B · W], equal for equal passages.
+        batch_teacher_BM: float32, of these queries against the passages of all workers, or None.
     """
 
     queries: TokenBatch
     passages: TokenBatch
     teacher_BW: Tensor | None
     keys_M: Tensor
+    batch_teacher_BM: Tensor | None = None
 
 
 def collate(examples: Sequence[Example], tokenizer: TextTokenizer, device: torch.device) -> Batch:

@@ -8,7 +8,7 @@ batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -49,6 +49,15 @@ def gather(own: Tensor) -> Tensor:
     parts = [torch.empty_like(own) for _ in range(world_size())]
     dist.all_gather(parts, own.contiguous())
     return torch.cat(parts)
+
+
+def gather_texts(own: Sequence[str]) -> list[str]:
+    """The texts of all workers, in their order."""
+    if world_size() == 1:
+        return list(own)
+    parts: list[Sequence[str]] = [() for _ in range(world_size())]
+    dist.all_gather_object(parts, own)
+    return [text for part in parts for text in part]
 
 
 class _Gather(torch.autograd.Function):

@@ -3,6 +3,7 @@
     distillation     KL divergence from the teacher's distribution over a tuple to the student's
     pairwise         ColBERT v1: the positive passage against each other one of its tuple
     in_batch         the positive passage among the passages of all queries of the batch
+    batch_distillation  KL divergence over the passages of all queries of the batch
 
 Each is a mean over queries. Shapes: B queries, W passages of each, M passages of the whole batch.
 """
@@ -35,6 +36,21 @@ def distillation(
         log_softmax(teacher_BW.float() / temperature, -1),
         reduction="batchmean",
         log_target=True,
+    )
+
+
+def batch_distillation(
+    student_BM: Tensor, teacher_BM: Tensor, keys_M: Tensor, *, temperature: float = 1.0
+) -> Tensor:
+    """`distillation` over all passages, each text once.
+
+    Args:
+        student_BM, teacher_BM: scores of B queries against all passages.
+        keys_M: int64 [M], equal for equal texts.
+    """
+    again_M = (keys_M[:, None] == keys_M[None, :]).triu(1).any(0)
+    return distillation(
+        student_BM[:, ~again_M], teacher_BM[:, ~again_M], min_max=False, temperature=temperature
     )
 
 

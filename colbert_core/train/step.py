@@ -24,11 +24,14 @@ LossName = Literal["kl", "v1"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """What is minimised: weight · loss + in_batch_weight · in-batch cross-entropy.
+    """What is minimised: weight · (loss + KL over the batch) + in_batch_weight · in-batch
+    cross-entropy.
 
     Attributes:
         loss: "kl", from a teacher's scores, or "v1", ColBERT v1's pairwise softmax.
         weight, in_batch_weight: of the two; 0 leaves one out.
+        batch_teachers: who judges the passages of a whole batch (`batch_teachers.py`); none: the
+            KL over the batch is left out.
         min_max: see `losses.distillation`.
         temperature: see there.
     """
@@ -38,6 +41,7 @@ class Objective:
     in_batch_weight: float = 1.0
     min_max: bool = False
     temperature: float = 1.0
+    batch_teachers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +69,15 @@ def batch_loss(queries: Vectors, passages: Vectors, batch: Batch, objective: Obj
                 min_max=objective.min_max,
                 temperature=objective.temperature,
             )
-    if objective.in_batch_weight:
+    if objective.in_batch_weight or batch.batch_teacher_BM is not None:
         scores_BM = all_scores(queries, group.gather_vectors(passages))
-        first = group.rank() * len(passages)
-        in_batch = losses.in_batch(scores_BM, group.gather(batch.keys_M), first, n_way)
+        keys_M = group.gather(batch.keys_M)
+    if objective.in_batch_weight:
+        in_batch = losses.in_batch(scores_BM, keys_M, group.rank() * len(passages), n_way)
+    if batch.batch_teacher_BM is not None:
+        tuples = tuples + losses.batch_distillation(
+            scores_BM, batch.batch_teacher_BM, keys_M, temperature=objective.temperature
+        )
     total = objective.weight * tuples + objective.in_batch_weight * in_batch
     return Loss(total, tuples.detach(), in_batch.detach())
 

@@ -38,25 +38,28 @@ class Teacher(Protocol):
         """float32 [pairs], in their order; the higher, the more relevant."""
 
 
-def load_teacher(name: str, tuples: TupleSet, device: torch.device) -> Teacher:
+def load_teacher(
+    name: str, tuples: TupleSet, device: torch.device, passage_tokens: int | None = None
+) -> Teacher:
     """The teacher of a name.
 
     Args:
         tuples: whose passages BM25 counts words in.
+        passage_tokens: of a passage that late interaction reads; None: its own length.
 
     Raises:
         ModelError: a model cannot be loaded, or gives more than one score.
-        InvalidInput: no such stemmer.
+        InvalidInput: no such stemmer, or more tokens than the model reads.
     """
     kind, _, rest = name.partition(":")
     if kind == MAXSIM:
-        return MaxSimTeacher(Encoder.load(rest, device=str(device), precision="float32"))
+        return MaxSimTeacher(_encoder(rest, str(device), passage_tokens))
     if kind == BM25:
         return Bm25Teacher(tuples.passages(), rest)
     return CrossEncoder.load(name, device)
 
 
-def teacher_sha256(name: str) -> str:
+def teacher_sha256(name: str, passage_tokens: int | None = None) -> str:
     """Of what decides about its scores, but for the tuples. A model is loaded once, so that a wrong
     one is refused before the work.
 
@@ -68,12 +71,16 @@ def teacher_sha256(name: str) -> str:
         stemmer(_language(rest))
         facts: object = name
     elif kind == MAXSIM:
-        identity = Encoder.load(rest, device="cpu", precision="float32").identity
+        identity = _encoder(rest, "cpu", passage_tokens).identity
         facts = [kind, replace(identity, source="").to_dict()]
     else:
         CrossEncoder.load(name, torch.device("cpu"))
         facts = [PAIR_MAXLEN, read_checkpoint(locate(name)).sha256()]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _encoder(model: str, device: str, passage_tokens: int | None) -> Encoder:
+    return Encoder.load(model, device=device, precision="float32", doc_maxlen=passage_tokens)
 
 
 def resolved(name: str) -> str:

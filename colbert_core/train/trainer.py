@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from colbert_core.train.schedule import batch_ordinals, learning_rate, share
 from colbert_core.train.step import Objective, add_gradients
 from colbert_core.train.student import Student
 from colbert_core.train.tuple_set import Example, TupleSet
+
+if TYPE_CHECKING:
+    from colbert_core.train.batch_teachers import BatchTeachers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +148,7 @@ class StudentLearner:
         chunk: texts that are encoded at a time (GradCache); None: all at once. It changes memory
             and time, not the result.
         blend: where what is saved lies between the start, 0, and what was trained, 1.
+        teachers: those of the objective's `batch_teachers`.
     """
 
     def __init__(
@@ -155,6 +159,7 @@ class StudentLearner:
         *,
         chunk: int | None = None,
         blend: float = 1.0,
+        teachers: BatchTeachers | None = None,
     ) -> None:
         torch.manual_seed(settings.seed)
         self.device = device
@@ -167,10 +172,13 @@ class StudentLearner:
             self._student.checkpoint, doc_maxlen=settings.passage_tokens
         )
         self._objective, self._chunk, self._blend = settings.objective, chunk, blend
+        self._teachers = teachers
 
     def add_gradients(self, examples: Sequence[Example], scale: float) -> Tensor:
         """See `Learner`."""
         batch = collate(examples, self._tokenizer, self.device)
+        if self._teachers is not None:
+            batch = replace(batch, batch_teacher_BM=self._teachers.scores(examples))
         loss = add_gradients(self._student, batch, self._objective, chunk=self._chunk, scale=scale)
         return torch.stack([loss.total.detach(), loss.tuples, loss.in_batch])
 

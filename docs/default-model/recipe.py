@@ -39,9 +39,10 @@ ASKED, DISTRACTORS = 200, 800  # held-back questions of each source, and passage
 TEACHERS = ("maxsim:minilm-untrained", "bm25")
 STUDENT = "--no-markers --no-augment --dim 128 --query-maxlen 256 --doc-maxlen 300"
 RUN = (
-    "--steps 260 --batch 24 --rate 5e-4 --warmup 26 --lora 16 --blend 0.5"
+    "--steps 260 --batch 24 --rate 5e-4 --warmup 26 --lora 16 --blend 0.7"
     " --passage-tokens 128 --workers 2"
 )
+DISTILLED = "--in-batch-weight 0.5"
 
 Pair = Mapping[str, str]
 
@@ -66,12 +67,18 @@ def main() -> None:
             tartan("mine", out / f"qrels/{kind}.tsv", *own, *window, "--out", path)
     scored = out / "scored.jsonl"
     if not scored.exists():
-        teachers = [word for name in TEACHERS for word in ("--teacher", name)]
-        tartan("score", *mined, *texts, *teachers, "--workers", 2, "--out", scored)
+        tartan("score", *mined, *texts, *each("--teacher"), "--workers", 2, "--out", scored)
     run = out / ("run" if options.loss == "kl" else f"run-{options.loss}")
     settings = [*STUDENT.split(), *RUN.split(), "--loss", options.loss, "--seed", SEED]
+    if options.loss == "kl":
+        settings += [*DISTILLED.split(), *each("--batch-teacher")]
     measured = ["--data", out / "held-back", "--split", "test"]
     tartan("distill", scored, *texts, *settings, *measured, "--out", run)
+
+
+def each(option: str) -> list[str]:
+    """The option for each teacher."""
+    return [word for name in TEACHERS for word in (option, name)]
 
 
 def tartan(*words: object) -> None:

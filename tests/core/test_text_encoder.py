@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from colbert_core.errors import InvalidInput, ModelError
 from colbert_core.text import EncodedPassages, Encoder, fit_pca
+from colbert_core.text.aliases import DEFAULT_MODEL
 from colbert_core.text.checkpoint import read_checkpoint
 from colbert_core.text.network import Network
 
@@ -242,9 +243,9 @@ def test_impossible_options_are_refused(tmp_path, options, message):
 def test_the_embedded_default_model(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     encoder = Encoder.load(threads=1)
-    assert encoder.identity.source == "minilm-untrained"
-    assert encoder.identity.format == "plain"
-    assert (encoder.dim, encoder.identity.doc_maxlen) == (384, 300)
+    assert encoder.identity.source == DEFAULT_MODEL
+    assert encoder.identity.format == "pylate"
+    assert (encoder.dim, encoder.identity.doc_maxlen) == (128, 300)
     assert encoder.identity.query_maxlen == 256
     question, answer, other = (
         encoder.encode_queries([text])[0]

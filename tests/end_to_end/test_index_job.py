@@ -23,6 +23,7 @@ from cluster.worker_slots import Slots
 from colbert_core import Index
 from colbert_core.errors import EncodeFailed, IndexExists, InvalidInput, JobFailed
 from colbert_core.index import describe, open_generation, verify
+from colbert_core.text.aliases import UNTRAINED_MODEL
 from workers.encoder import EncoderWorker
 
 MODEL = Path(__file__).parents[1] / "fixtures" / "encoder_parity" / "stanford" / "checkpoint"
@@ -397,9 +398,9 @@ def test_adi_reduced_and_replaced(ray_cluster, adi, tmp_path):
     from colbert_core.text import Encoder
 
     out = tmp_path / "index"
-    report = build_index(adi, out, dim=64, shards=2, workers=1)
+    report = build_index(adi, out, model=UNTRAINED_MODEL, dim=64, shards=2, workers=1)
     assert (report.passages, report.dim, report.truncated) == (82, 64, 0)
-    assert open_generation(out).model["source"] == "minilm-untrained"
+    assert open_generation(out).model["source"] == UNTRAINED_MODEL
     verify(out)
     generation = open_generation(out)
     assert generation.projection.shape == (384, 64)
@@ -413,9 +414,10 @@ def test_adi_reduced_and_replaced(ray_cluster, adi, tmp_path):
     assert pids.tolist() == [3]
 
     with pytest.raises(InvalidInput, match=r"dim is 392.*384 or less"):
-        build_index(adi, out, dim=392, overwrite=True, workers=1)
+        build_index(adi, out, model=UNTRAINED_MODEL, dim=392, overwrite=True, workers=1)
     assert open_generation(out).manifest.generation == report.generation
-    second = build_index(adi, out, dim=64, shards=1, workers=1, overwrite=True)
+    settings = {"model": UNTRAINED_MODEL, "dim": 64, "shards": 1, "workers": 1}
+    second = build_index(adi, out, overwrite=True, **settings)
     manifest = open_generation(out).manifest
     assert (manifest.generation, manifest.parent) == (second.generation, report.generation)
     assert second.tokens == report.tokens

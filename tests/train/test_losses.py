@@ -3,15 +3,18 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from text_checkpoints import stanford
-from two_processes import CPU, examples_of, gradients
+from torch.testing import assert_close
+from two_processes import CPU, Passages, examples_of, gradients
 
 from colbert_core.train import losses
+from colbert_core.train.batch_teachers import BatchTeachers
 from colbert_core.train.batches import collate
 from colbert_core.train.maxsim import Vectors, all_scores, joined, own_scores
 from colbert_core.train.step import Objective, add_gradients
@@ -31,12 +34,23 @@ OBJECTIVES = {
     "in-batch": {"weight": 0.0},
     "both": {"weight": 0.7, "in_batch_weight": 0.3},
     "v1": {"loss": "v1", "in_batch_weight": 0.5},
+    "teachers of the batch": {"in_batch_weight": 0.5, "temperature": 2.0},
 }
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return stanford(tmp_path_factory.mktemp("student") / "checkpoint")
+
+
+@pytest.fixture(scope="module", params=OBJECTIVES)
+def name(request):
+    return request.param
+
+
+def objective_of(name, folder):
+    judges = (f"maxsim:{folder}", "bm25:none") if name == "teachers of the batch" else ()
+    return Objective(**OBJECTIVES[name], batch_teachers=judges)
 
 
 @pytest.fixture
@@ -56,7 +70,7 @@ def plain_score(queries, passages, query, passage):
     return sum(max((token * other).sum() for other in p) for token in q)
 
 
-def plain_loss(queries, passages, keys, teacher, objective):
+def plain_loss(queries, passages, keys, teacher, objective, batch_teacher=None):
     """The whole objective, query by query, from the definitions."""
     n_way = len(passages) // len(queries)
     total = 0.0
@@ -77,19 +91,24 @@ def plain_loss(queries, passages, keys, teacher, objective):
             [plain_score(queries, passages, query, at) for at in [own[0], *others]]
         )
         in_batch = -ranked.softmax(0)[0].log()
+        if batch_teacher is not None:
+            once = [at for at, key in enumerate(keys) if key not in keys[:at]]
+            p = (batch_teacher[query, once].double() / objective.temperature).softmax(0)
+            scores = torch.stack([plain_score(queries, passages, query, at) for at in once])
+            part = part + (p * (p.log() - (scores / objective.temperature).log_softmax(0))).sum()
         total = total + objective.weight * part + objective.in_batch_weight * in_batch
     return total / len(queries)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_losses_and_gradients_are_those_of_the_definition(student, batch, name):
-    objective = Objective(**OBJECTIVES[name])
+def test_losses_and_gradients_are_those_of_the_definition(folder, student, batch, name):
+    objective = objective_of(name, folder)
     loss, found = gradients(student, examples_of(TUPLES), objective)
     student.zero_grad()
     # In double precision from the vectors on, so that what differs is rounding of ours.
     encoded = student.encode(batch.queries), student.encode(batch.passages)
     queries, passages = (vectors.with_x(vectors.x_BLD.double()) for vectors in encoded)
-    plain = plain_loss(queries, passages, batch.keys_M, batch.teacher_BW, objective)
+    judged = batch_scores(objective) if objective.batch_teachers else None
+    plain = plain_loss(queries, passages, batch.keys_M, batch.teacher_BW, objective, judged)
     plain.backward()
     assert loss == pytest.approx(plain.item(), abs=1e-5)
     # Min-max divides by the spread of a tuple's scores, and magnifies the rounding of these.
@@ -98,6 +117,31 @@ def test_losses_and_gradients_are_those_of_the_definition(student, batch, name):
         if tensor.grad is not None:
             np.testing.assert_allclose(found[parameter], tensor.grad.numpy(), atol=close)
     assert max(np.abs(gradient).max() for gradient in found.values()) > 1e-3
+
+
+def batch_scores(objective):
+    examples = examples_of(TUPLES)
+    return BatchTeachers(objective.batch_teachers, Passages(examples), CPU).scores(examples)
+
+
+def test_teachers_of_a_batch_are_averaged_at_their_deviations(folder):
+    """Late interaction's own scores where no words are shared, and BM25 cannot tell."""
+    both = objective_of("teachers of the batch", folder)
+    late, bm25, mean = (
+        batch_scores(replace(both, batch_teachers=names)).double()
+        for names in (both.batch_teachers[:1], both.batch_teachers[1:], both.batch_teachers)
+    )
+    assert late.shape == bm25.shape == (4, 12)
+    away = [scores - scores.mean(1, keepdim=True) for scores in (late, bm25)]
+    deviations = [part.square().mean().sqrt() for part in away]
+    wanted = deviations[0] * (away[0] / deviations[0] + away[1] / deviations[1]) / 2
+    assert_close(mean - mean.mean(1, keepdim=True), wanted, atol=1e-4, rtol=0)
+    strangers = [Example("zzz", one.passages, one.scores_W) for one in examples_of(TUPLES)]
+    judges = BatchTeachers(both.batch_teachers, Passages(strangers), CPU)
+    assert torch.equal(
+        judges.scores(strangers),
+        BatchTeachers(both.batch_teachers[:1], None, CPU).scores(strangers),
+    )
 
 
 def test_the_same_text_is_no_negative_of_itself(batch):
@@ -110,9 +154,8 @@ def test_the_same_text_is_no_negative_of_itself(batch):
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 5])
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_chunks_change_nothing(student, name, chunk):
-    objective = Objective(**OBJECTIVES[name])
+def test_chunks_change_nothing(folder, student, name, chunk):
+    objective = objective_of(name, folder)
     whole, wanted = gradients(student, examples_of(TUPLES), objective)
     loss, found = gradients(student, examples_of(TUPLES), objective, chunk)
     assert loss == pytest.approx(whole, abs=1e-5)
@@ -124,13 +167,17 @@ def test_chunks_change_nothing(student, name, chunk):
 def test_two_processes_are_one(tmp_path, folder, student):
     """Real processes, each with half of the queries; negatives and gradients cross between them."""
     cases = {"both": None, "in-batch": None, "v1": 2, "kl, min-max": None}
+    cases |= {"teachers of the batch": 3}
+    objectives = {name: objective_of(name, folder) for name in cases}
     processes = []
     for rank in range(2):
         request = tmp_path / f"request-{rank}.json"
         values = {
             "checkpoint": str(folder),
             "tuples": TUPLES,
-            "objectives": {name: (OBJECTIVES[name], chunk) for name, chunk in cases.items()},
+            "objectives": {
+                name: (asdict(objectives[name]), chunk) for name, chunk in cases.items()
+            },
             "rank": rank,
             "world": 2,
             "rendezvous": str(tmp_path / "rendezvous"),
@@ -141,7 +188,7 @@ def test_two_processes_are_one(tmp_path, folder, student):
         processes.append(subprocess.Popen([*program, str(request)]))
     assert [process.wait(timeout=200) for process in processes] == [0, 0]
     for name in cases:
-        loss, wanted = gradients(student, examples_of(TUPLES), Objective(**OBJECTIVES[name]))
+        loss, wanted = gradients(student, examples_of(TUPLES), objectives[name])
         for rank in range(2):
             with np.load(tmp_path / f"{rank}.npz") as found:
                 assert float(found[f"{name}/loss"]) == pytest.approx(loss, abs=1e-5)

@@ -6,6 +6,7 @@ file and where to write: the losses and all gradients, as `average_gradients` le
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from colbert_core.train import group
+from colbert_core.train.batch_teachers import BatchTeachers
 from colbert_core.train.batches import collate
 from colbert_core.train.step import Objective, add_gradients
 from colbert_core.train.student import Student
@@ -21,10 +23,27 @@ from colbert_core.train.tuple_set import Example
 CPU = torch.device("cpu")
 
 
-def gradients(student, examples, objective, chunk=None):
-    """The loss and the gradients of every parameter, averaged over the group."""
+class Passages:
+    """What BM25 takes of a tuple set."""
+
+    def __init__(self, examples):
+        self._texts = list(dict.fromkeys(text for one in examples for text in one.passages))
+
+    def passages(self):
+        return self._texts
+
+
+def gradients(student, examples, objective, chunk=None, everything=None):
+    """The loss and the gradients of every parameter, averaged over the group.
+
+    `everything`: the examples of all processes, where these are not all.
+    """
     student.zero_grad()
-    loss = add_gradients(student, collate(examples, student.tokenizer, CPU), objective, chunk=chunk)
+    batch = collate(examples, student.tokenizer, CPU)
+    if objective.batch_teachers:
+        teachers = BatchTeachers(objective.batch_teachers, Passages(everything or examples), CPU)
+        batch = replace(batch, batch_teacher_BM=teachers.scores(examples))
+    loss = add_gradients(student, batch, objective, chunk=chunk)
     group.average_gradients(student.parameters())
     found = {n: p.grad.numpy().copy() for n, p in student.named_parameters() if p.grad is not None}
     return group.mean_over_workers(loss.total.detach()).item(), found
@@ -47,7 +66,7 @@ if __name__ == "__main__":
     own_tuples = everything[rank * own : (rank + 1) * own]
     written = {}
     for name, (objective, chunk) in request["objectives"].items():
-        loss, found = gradients(student, own_tuples, Objective(**objective), chunk)
+        loss, found = gradients(student, own_tuples, Objective(**objective), chunk, everything)
         written |= {f"{name}/{key}": value for key, value in {"loss": loss, **found}.items()}
     np.savez(request["out"], **written)
     dist.destroy_process_group()
