@@ -118,6 +118,10 @@ def _check_objective(objective: Objective) -> None:
         raise InvalidInput(
             f"weights {weights[0]:g} and {weights[1]:g}: neither may be negative, and one positive"
         )
+    if objective.batch_teachers and not objective.weight:
+        raise InvalidInput(
+            "weight 0 leaves out what a batch-teacher says: leave out the teacher too"
+        )
     if not (math.isfinite(objective.temperature) and objective.temperature > 0):
         raise InvalidInput(f"temperature {objective.temperature}: a positive number is needed")
 

@@ -13,6 +13,7 @@ from text_checkpoints import WORDS, id_of, plain, pylate, stanford
 from colbert_core.errors import InvalidInput, JobFailed, ModelError
 from colbert_core.text import Encoder
 from colbert_core.text.checkpoint import read_checkpoint
+from colbert_core.train.batch_teachers import BatchTeachers
 from colbert_core.train.batches import padded
 from colbert_core.train.maxsim import own_scores
 from colbert_core.train.preparing import prepare_tuples
@@ -94,6 +95,17 @@ def test_chunks_and_parts_give_the_same_curve(start, tuples):
     _, whole = run(start, tuples, objective=objective)
     _, parts = run(start, tuples, objective=objective, accumulate=4)
     np.testing.assert_allclose(losses(parts), losses(whole), atol=1e-4)
+
+
+def test_teachers_of_a_batch_are_asked(start, tuples):
+    objective = Objective(batch_teachers=(f"maxsim:{start}", "bm25:none"))
+    settings = TrainSettings(steps=1, batch=8, objective=objective)
+    teachers = BatchTeachers(objective.batch_teachers, tuples, CPU)
+    learner = StudentLearner(start, settings, CPU, teachers=teachers)
+    taught = Trainer(learner, tuples, settings).step()
+    _, (alone,) = run(start, tuples, steps=1)
+    assert taught["in_batch"] == pytest.approx(alone["in_batch"])
+    assert taught["tuples"] > alone["tuples"]
 
 
 @pytest.mark.parametrize("lora", [None, 4])
@@ -297,6 +309,7 @@ def test_heads_and_vocabularies_that_cannot_be_trained(tmp_path):
         ({"lora": 0}, "lora 0"),
         ({"objective": Objective(weight=0.0, in_batch_weight=0.0)}, "weights 0 and 0"),
         ({"objective": Objective(temperature=0.0)}, "temperature 0"),
+        ({"objective": Objective(weight=0.0, batch_teachers=("bm25",))}, "leave out the teacher"),
     ],
 )
 def test_settings_are_refused_before_any_work(tuples, change, says):
