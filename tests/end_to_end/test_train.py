@@ -151,7 +151,7 @@ def test_a_killed_driver_is_gone_on_with_by_the_same_command(material: Path) -> 
         "--corpus", str(material / "beir"), "--queries", str(material / "beir" / "queries.jsonl"),
         "--model", str(material / "model"), "--dim", "16", "--query-maxlen", "12",
         "--doc-maxlen", "20", "--steps", str(STEPS), "--batch", "8", "--rate", "1e-3",
-        "--warmup", "6", "--checkpoint-every", str(EVERY),
+        "--warmup", "6", "--checkpoint-every", str(EVERY), "--batch-teacher", "bm25:none",
     ]  # fmt: skip
     doomed = tartan(*command)
     try:
