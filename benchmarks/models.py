@@ -76,12 +76,13 @@ def main() -> None:
     for collection in options.collections:
         judged = _every(read_judged(options.data / collection, "test"), options.every)
         for model in map(Model.parse, options.model):
-            if (model.name, collection) in {(row["model"], row["collection"]) for row in rows}:
-                continue
-            print(f"{time.strftime('%H:%M:%S')} {collection}, {model.name}", flush=True)
-            encoded = _reduced(_encode(model, collection, judged, options), model.dim)
             without = unseen if collection == "acl-anthology" else set[str]()
-            rows.append(_row(model, collection, judged, encoded, without, options.bits))
+            name = f"{collection}, unseen" if without else collection
+            if (model.name, name) in {(row["model"], row["collection"]) for row in rows}:
+                continue
+            print(f"{time.strftime('%H:%M:%S')} {name}, {model.name}", flush=True)
+            encoded = _reduced(_encode(model, collection, judged, options), model.dim)
+            rows.append(_row(model, name, judged, encoded, without, options.bits))
             _write(options.out, rows)
 
 

@@ -8,6 +8,7 @@ queries, most of which have nothing to do with it, at the price of running the t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from colbert_core.train import group
 from colbert_core.train.averaging import Moments, averaged
-from colbert_core.train.teachers import load_teacher
+from colbert_core.train.teachers import Teacher, load_teacher
 from colbert_core.train.tuple_set import Example, TupleSet
 from colbert_core.types import F32
 
@@ -37,8 +38,16 @@ class BatchTeachers:
         device: torch.device,
         passage_tokens: int | None = None,
     ) -> None:
-        self._teachers = [load_teacher(name, tuples, device, passage_tokens) for name in names]
-        self._device = device
+        self._names, self._tuples = names, tuples
+        self._device, self._passage_tokens = device, passage_tokens
+
+    @cached_property
+    def _teachers(self) -> list[Teacher]:
+        """Loaded when they are first asked: who resumes a run only to save its model asks none."""
+        return [
+            load_teacher(name, self._tuples, self._device, self._passage_tokens)
+            for name in self._names
+        ]
 
     def scores(self, examples: Sequence[Example]) -> Tensor:
         """float32 [B, M]: own queries against the passages of all workers, in their order.

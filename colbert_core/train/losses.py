@@ -1,8 +1,8 @@
 """What is minimised, as pure functions of scores.
 
-    distillation     KL divergence from the teacher's distribution over a tuple to the student's
-    pairwise         ColBERT v1: the positive passage against each other one of its tuple
-    in_batch         the positive passage among the passages of all queries of the batch
+    distillation        KL divergence from the teacher's distribution over a tuple to the student's
+    pairwise            ColBERT v1: the positive passage against each other one of its tuple
+    in_batch            the positive passage among the passages of all queries of the batch
     batch_distillation  KL divergence over the passages of all queries of the batch
 
 Each is a mean over queries. Shapes: B queries, W passages of each, M passages of the whole batch.

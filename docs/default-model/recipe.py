@@ -4,8 +4,8 @@
 
     pairs ─ held back and taught ─ mine ─ score ─ distill ─ OUT/run/additions
 
-What comes out is `colbert_core/text/models/tartan-minilm`; what it is worth is in
-docs/decisions/training.md, and what it cost in README.md beside this script.
+What comes out is `colbert_core/text/models/tartan-minilm` (but for `vocab.txt`, which says again
+what `tokenizer.json` does); what it cost and is worth is in docs/decisions/training.md.
 
 The pairs are (question, passage) and (title, abstract), in English. Those of scifact are left out,
 since scifact is measured. A tenth of the passages, with all their questions, is held back: on a
