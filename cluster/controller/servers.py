@@ -237,20 +237,30 @@ async def _made(make: Callable[[], Any]) -> Any:
 
 
 async def _ended(name: str, watcher: asyncio.Task[None] | None, grace_s: float) -> None:
-    """Let an actor finish, and kill it, once nobody makes it any more."""
+    """Let an actor finish, and kill it, once nobody makes it any more; until it is gone, whatever
+    Ray answers meanwhile: nobody else would end it."""
     if watcher is not None:
         watcher.cancel()
         await asyncio.wait([watcher])
-    try:
-        actor = await asyncio.to_thread(ray.get_actor, name, namespace=NAMESPACE)
-    except ValueError:
-        return  # it was never made, or has gone
+    while True:
+        try:
+            actor = await asyncio.to_thread(ray.get_actor, name, namespace=NAMESPACE)
+            await _finished(actor, name, grace_s)
+            ray.kill(actor)
+        except ValueError:
+            return  # it was never made, or has gone
+        except RayError as error:
+            log.warning("%s is yet to be ended: %s", name, _first_line(error))
+        await asyncio.sleep(AGAIN_S)
+
+
+async def _finished(actor: Any, name: str, grace_s: float) -> None:
+    """Calls under way have ended, or had their time."""
     try:
         async with asyncio.timeout(grace_s + STOP_MARGIN_S):
             await actor.stop.remote(grace_s)
     except (RayError, TimeoutError) as error:
         log.info("%s was not there to be stopped: %s", name, _first_line(error))
-    ray.kill(actor)
 
 
 def _nodes() -> list[NodeRoom]:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import RaySystemError
 
 from cluster.controller import servers as module
 from cluster.controller.servers import ServerPlan, Servers
@@ -22,6 +23,8 @@ class Actors:
     def __init__(self) -> None:
         self.named: dict[str, Any] = {}
         self.stopped: list[str] = []
+        self.away = 0  # how often Ray is not there to be asked
+        self.deaf = 0  # how often what is killed lives on
 
     def make(self, name: str) -> Any:
         async def probe() -> Any:
@@ -38,12 +41,18 @@ class Actors:
         return actor
 
     def get_actor(self, name: str, *, namespace: str) -> Any:
+        if self.away:
+            self.away -= 1
+            raise RaySystemError("the control store does not answer")
         if name not in self.named:
             raise ValueError(f"no actor {name} in {namespace}")
         return self.named[name]
 
     def kill(self, actor: Any) -> None:
-        del self.named[actor.name]
+        if self.deaf:
+            self.deaf -= 1
+        else:
+            del self.named[actor.name]
 
 
 @pytest.mark.parametrize("made_before", [True, False])
@@ -75,3 +84,28 @@ def test_what_is_no_longer_wanted_ends_even_if_it_is_being_made(
     asyncio.run(scene())
     assert actors.named == {}
     assert len(actors.stopped) == 1
+
+
+@pytest.mark.parametrize("fault", ["away", "deaf"])
+def test_an_actor_is_ended_even_if_ray_fails_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    actors = Actors()
+    monkeypatch.setattr(module, "ray", actors)
+    monkeypatch.setattr(module, "AGAIN_S", 0.01)
+    setattr(actors, fault, 2)
+
+    async def scene() -> None:
+        servers = Servers(
+            "service",
+            ServerPlan("127.0.0.1", 0.0),
+            lambda _slot, naming: actors.make(naming["name"]),
+        )
+        servers.follow(Service("service", gateways=(SLOT,)))
+        while not actors.named:
+            await asyncio.sleep(0.01)
+        servers.follow(Service("service"))
+        await servers.stop(5.0)
+
+    asyncio.run(scene())
+    assert actors.named == {}

@@ -11,7 +11,7 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from local_cluster import LocalCluster, unit_vectors
 
 from cluster.client import Client
@@ -43,7 +43,6 @@ class Lookups(Observer):
         self.queries.append(event)
 
 
-@settings(deadline=None)
 @given(
     st.integers(0, 2000),
     st.lists(st.tuples(st.integers(0, 5), st.none() | st.integers(0, 600)), max_size=60),

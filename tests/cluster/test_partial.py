@@ -49,7 +49,7 @@ def query(seed: int = 0) -> Any:
     return unit_vectors(np.random.default_rng(seed), 5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.lists(st.sampled_from(sorted(FAULTS)), max_size=3), min_size=1, max_size=5))
 def test_coverage_always_adds_up(shards: list[list[str]]) -> None:
     """Every shard is asked; each is ok, failed or timed out, and named where it is not ok."""
@@ -162,7 +162,7 @@ def whole(small_index: Path) -> Whole:
 faults = st.sampled_from([*FAULTS, "ok", "ok"])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     faults=st.lists(st.tuples(faults, faults), min_size=3, max_size=3),
     k=st.integers(1, 60),

@@ -328,7 +328,7 @@ moves = st.tuples(st.sampled_from(MOVES), st.integers(0, 11))
 
 
 @given(st.lists(moves, max_size=80))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @example([(all_go_on, 9), (a_gateway_joins, 0), *[(all_go_on, 9)] * 8, (another_generation, 1)])
 def test_whatever_happens_the_promises_hold_and_it_gets_where_it_should(played: list[Move]) -> None:
     world = World()

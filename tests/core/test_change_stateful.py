@@ -193,7 +193,6 @@ def run(examples: int, steps: int, *, seeded: bool) -> None:
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
-            deadline=None,
             database=None,
             derandomize=seeded,
             suppress_health_check=QUIET,

@@ -160,9 +160,7 @@ def check(folder: Path, metadata: list[dict[str, Any]], wanted: list[Filter]) ->
         assert matcher.allowed(one) is matcher.allowed(parse_filter(str(one)))
 
 
-FEW = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+FEW = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 cases = (st.lists(rows, min_size=1, max_size=12), st.lists(wanted_filters, min_size=1, max_size=6))
 
 
@@ -255,7 +253,7 @@ EFFORTS = ({}, {"recall": 0.5}, {"nprobe": 1, "candidates": 1}, {"scored": 0}, {
 
 
 @pytest.mark.parametrize("tokens", [0, selective.SCORED_TOKENS])
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(
     query=st.integers(0, PASSAGES - 1),
     k=st.integers(1, 700),

@@ -84,7 +84,7 @@ def test_clusters_are_those_of_ward(factor: int) -> None:
         assert nearest == pytest.approx(1, abs=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     doclens=st.lists(st.integers(1, 40), min_size=1, max_size=6),
     factor=st.integers(1, MAX_POOL_FACTOR),

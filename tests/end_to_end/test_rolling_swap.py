@@ -52,12 +52,14 @@ class Service:
         found = descendants(self.process.pid)
         return [pid for pid, command in found.items() if command.startswith(f"ray::{kind}")]
 
-    def has(self, kind: str, count: int) -> bool:
-        """Whether it comes to have so many: a process takes a moment to end."""
+    def expect(self, kind: str, count: int) -> None:
+        """It comes to have so many: a process takes a moment to end."""
         end = time.monotonic() + TIMEOUT_S
-        while len(self.processes(kind)) != count and time.monotonic() < end:
+        while len(found := self.processes(kind)) != count:
+            if time.monotonic() > end:
+                runs, known = descendants(self.process.pid), self.topology(lambda _: True)
+                raise AssertionError(f"{found} instead of {count} {kind}: {runs}, {known}")
             time.sleep(0.1)  # polling other processes; there is no event to wait for
-        return len(self.processes(kind)) == count
 
     def stats(self, until: Callable[[Stats], bool] = lambda _: True) -> Stats:
         """What an operator sees, once it is so."""
@@ -115,7 +117,7 @@ def test_swaps_under_load_fail_no_query_and_mix_no_answer(service: Service) -> N
     assert set(load.answers) == {first, second, third, live}
     topology = service.topology(lambda said: len(said.generations) == 1)
     assert topology.generations[0].generation == third
-    assert service.has("ShardServerActor", 2)
+    service.expect("ShardServerActor", 2)
 
 
 def test_a_second_rollout_is_refused_and_says_by_what(service: Service) -> None:
@@ -146,7 +148,7 @@ def test_a_damaged_generation_is_rolled_back_and_nobody_notices(service: Service
         assert service.stats().behind_disk
         service.topology(lambda said: len(said.generations) == 1)
     assert set(load.answers) == {live}
-    assert service.has("ShardServerActor", 2)
+    service.expect("ShardServerActor", 2)
 
 
 def test_the_controller_is_killed_at_rest_and_in_a_rollout(service: Service) -> None:
@@ -169,7 +171,7 @@ def test_the_controller_is_killed_at_rest_and_in_a_rollout(service: Service) -> 
         assert phases[-1] is RolloutPhase.DONE
         assert service.stats().table_version > after.table_version
     service.topology(lambda said: len(said.generations) == 1)
-    assert service.has("ShardServerActor", 2)
+    service.expect("ShardServerActor", 2)
 
 
 def test_a_shard_server_is_killed_in_a_rollout(service: Service) -> None:

@@ -292,9 +292,7 @@ def test_many_centroids_and_threads(isa: str) -> None:
         assert_same(world.native()[0].probe(Q_LD, 50, threads), expected)
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     dim=st.integers(1, 18).map(lambda eighth: 8 * eighth),
     bits=st.integers(1, 4),

@@ -219,7 +219,7 @@ def test_tiny_and_huge_queries(scale: float) -> None:
     assert_equal_to_native(make_world(passages=80), Q_LD, candidates=70)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     dim=st.sampled_from([8, 16, 72]),
     bits=st.integers(1, 4),

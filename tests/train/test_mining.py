@@ -27,7 +27,7 @@ TEXTS = {
 }
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.lists(st.permutations(NAMES), min_size=1, max_size=3),
     st.sets(st.sampled_from(NAMES), max_size=4),

@@ -11,7 +11,7 @@ from colbert_core.errors import InvalidInput
 from colbert_core.train.schedule import batch_ordinals, learning_rate, share
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 200), st.integers(1, 20), st.integers(0, 5))
 def test_an_epoch_takes_every_tuple_at_most_once_and_leaves_less_than_a_batch(tuples, batch, seed):
     if batch > tuples:

@@ -31,7 +31,7 @@ def test_what_stands_behind_examples_is_repeated_for_each():
     assert Template("t", "P: {passage}", few).prompt("a") == "P: a"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.text(min_size=PASSAGE_CHARS - 200, max_size=PASSAGE_CHARS + 200))
 def test_a_passage_is_one_paragraph_and_is_cut(passage):
     shown = Template("t", "<{passage}>").prompt(passage)[1:-1]
@@ -110,7 +110,6 @@ def test_the_query_in_an_answer(answer, query):
     assert query_of(answer) == query
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_whatever_is_answered_gives_a_query_of_one_line_or_none(answer):
     query = query_of(answer)
