@@ -12,6 +12,7 @@ reflection, so that grpcurl needs no .proto files.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Sequence
@@ -48,6 +49,9 @@ __all__ = ["Gateway", "GatewayConfig", "GatewayService", "guard_of"]
 
 SERVICE = "tartan.v1.SearchService"
 HEALTH = "grpc.health.v1.Health"
+STOP_MARGIN_S = 5.0
+
+log = logging.getLogger(__name__)
 
 
 class GatewayService(Protocol):
@@ -184,9 +188,14 @@ class Gateway:
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """Say NOT_SERVING, refuse new calls, finish those under way for up to `grace_s`."""
-        await self.drain()
-        await self._health.stop()
-        await self._server.stop(grace_s)
+        try:
+            async with asyncio.timeout(grace_s + STOP_MARGIN_S):
+                await self.drain()
+                await self._health.stop()
+                await self._server.stop(grace_s)
+        except TimeoutError:
+            waited_s = grace_s + STOP_MARGIN_S
+            log.warning("the gRPC server at %s did not end in %.1f s", self.address, waited_s)
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)

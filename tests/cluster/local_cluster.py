@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
@@ -39,7 +40,17 @@ class LoopThread:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(TIMEOUT_S)
+        """What it gives; if that takes too long, an error that says what each task waited for."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result(TIMEOUT_S)
+        except TimeoutError as error:
+            if future.done():
+                raise
+            told = io.StringIO()
+            for task in asyncio.all_tasks(self._loop):
+                task.print_stack(file=told)
+            raise TimeoutError(f"waited {TIMEOUT_S:.0f} s: {told.getvalue()}") from error
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -17,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from local_cluster import DIM, LocalCluster, unit_vectors
 
+from cluster import gateway as gateway_module
 from cluster.client import Client
 from cluster.client_retry import RetryPolicy
 from cluster.gateway import GatewayConfig
@@ -350,6 +353,21 @@ def test_a_stopping_gateway_finishes_what_is_under_way(small_index: Path) -> Non
         with pytest.raises(Unavailable):
             client.search(query(), timeout_s=30.0)
     cluster.close()
+
+
+def test_a_gateway_stops_even_if_its_grpc_server_does_not(
+    small_index: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(gateway_module, "STOP_MARGIN_S", 0.1)
+    with LocalCluster(small_index) as cluster:
+
+        async def never(_grace_s: float) -> None:
+            await asyncio.Event().wait()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(cluster.gateway, "_server", SimpleNamespace(stop=never))
+            cluster.loop.run(cluster.gateway.stop(0.1))
+        assert f"the gRPC server at {cluster.address} did not end in 0.2 s" in caplog.text
 
 
 def test_a_killed_shard_is_named_and_the_rest_of_the_gateway_lives(small_index: Path) -> None:
