@@ -35,6 +35,7 @@ from cluster.cli_train_options import (
     DocMaxlen,
     EvaluateEvery,
     JudgedData,
+    Language,
     Lora,
     Markers,
     MaxFailures,
@@ -67,7 +68,7 @@ def adapt_command(
     top: Top = 20,
     index: FilterIndex = None,
     bm25: FilterBm25 = None,
-    language: Stemmer = "english",
+    stemmer: Stemmer = "english",
     temperature: Temperature = 0.7,
     max_tokens: MaxTokens = 48,
     prompts: Annotated[int, typer.Option("--prompts", help="As `generate --batch`.")] = 8,
@@ -97,6 +98,7 @@ def adapt_command(
     augment: Augment = None,
     query_maxlen: QueryMaxlen = None,
     doc_maxlen: DocMaxlen = None,
+    language: Language = None,
     workers: Workers = None,
     seed: Annotated[int, typer.Option("--seed", help="Of every step.")] = 0,
     checkpoint_every: CheckpointEvery = 500,
@@ -127,7 +129,7 @@ def adapt_command(
     first, last = parse_ranks(ranks)
     mining = MiningSettings(n_way=n_way, first=first, last=last, seed=seed)
     mining.check()
-    generating = make_settings(passages, top, index, bm25, language, seed)
+    generating = make_settings(passages, top, index, bm25, stemmer, seed)
     teacher = TrainSettings(
         steps=teacher_steps,
         batch=teacher_batch,
@@ -138,7 +140,12 @@ def adapt_command(
         bf16=bf16,
     )
     student = StudentSettings(
-        dim=dim, markers=markers, augment=augment, query_maxlen=query_maxlen, doc_maxlen=doc_maxlen
+        dim=dim,
+        markers=markers,
+        augment=augment,
+        query_maxlen=query_maxlen,
+        doc_maxlen=doc_maxlen,
+        language=language,
     )
     job = AdaptJob(
         corpus=corpus,

@@ -5,10 +5,12 @@ import random
 from dataclasses import replace
 
 import pytest
-from text_checkpoints import WORDS, plain
+from text_checkpoints import WORDS, plain, xmod
+from typer.testing import CliRunner
 from writing import causal
 
 from cluster import train_adapting
+from cluster.cli import app
 from cluster.progress import SilentProgress
 from cluster.train_adapting import AdaptJob, adapt
 from cluster.train_generating import GenerateSettings
@@ -145,3 +147,15 @@ def test_a_second_round_shows_the_first_as_examples(job, tmp_path, monkeypatch):
     assert names == {"question", "claim", "question-more", "claim-more"}
     records = [one for one, _ in read_records(out / "sets" / "claim-more" / "mined.jsonl")]
     assert all(one.query == f"claim-more-{one.passages[0]}" for one in records)
+
+
+@pytest.mark.parametrize(("language", "says"), [((), "say which"), (("--language", "fr"), "'fr'")])
+def test_the_student_s_language_is_asked_for_first(tmp_path, language, says):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"_id": "p", "text": "hello"}\n')
+    model, writer = xmod(tmp_path / "model"), causal(tmp_path / "causal")
+    options = ["--out", tmp_path / "out", "--writer", writer, "--model", model, *language]
+    run = CliRunner().invoke(app, ["train", "adapt", str(corpus), *map(str, options)])
+    assert isinstance(run.exception, InvalidInput)
+    assert says in str(run.exception)
+    assert not (tmp_path / "out").exists()
