@@ -118,6 +118,15 @@ Blend = Annotated[
         "more of what the start knew of other texts.",
     ),
 ]
+FitProjection = Annotated[
+    int,
+    typer.Option(
+        "--fit-projection",
+        metavar="STEPS",
+        help="First learn the projection alone, from the batch's teachers, for so many steps: the "
+        "rest then keeps more of what it knew.",
+    ),
+]
 PassageTokens = Annotated[
     int | None,
     typer.Option("--passage-tokens", help="Learn from so many of a passage, to save time."),

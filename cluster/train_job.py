@@ -36,17 +36,16 @@ from cluster.progress import Progress
 from cluster.ray_session import RaySession, ray_session
 from cluster.train_evaluation import evaluate_checkpoint
 from cluster.train_places import make_writable, require_place, storage_path
+from cluster.train_start import Fit, check_fit, start_run
 from cluster.train_watch import watching
 from colbert_core.errors import InvalidInput, JobFailed
 from colbert_core.index.lock import write_lock
 from colbert_core.text.aliases import lasting_name, locate
 from colbert_core.text.checkpoint import read_checkpoint
 from colbert_core.text.corpus import Corpus
-from colbert_core.text.tokens import TextTokenizer
-from colbert_core.train.cross_encoder import start_teacher
 from colbert_core.train.preparing import prepare_tuples
 from colbert_core.train.run_log import draw_curves, read_log
-from colbert_core.train.starting import StudentSettings, start_student
+from colbert_core.train.starting import StudentSettings
 from colbert_core.train.teachers import teacher_sha256
 from colbert_core.train.trainer import StudentLearner, TrainSettings, check_settings
 from colbert_core.train.tuple_set import TupleSet
@@ -73,6 +72,7 @@ class TrainJob:
             changed when the run is done: the same command then writes the model anew, and measures
             it.
         checkpoints: a folder or URI for the checkpoints of the run; None: under OUT.
+        fit_steps: for which the projection is learnt alone, first (`train/projecting.py`).
         chunk: texts that are encoded at a time, or None.
         checkpoint_every, evaluate_every: in steps.
         data, split: a collection in BEIR's layout to evaluate on, or None.
@@ -96,6 +96,7 @@ class TrainJob:
     blend: float = 1.0
     min_workers: int | None = None
     checkpoints: str | None = None
+    fit_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,7 @@ def train(job: TrainJob, out: Path, progress: Progress) -> TrainReport:
         JobFailed: the workers failed for good.
         Unavailable: Ray does not start, or cannot be joined.
     """
+    check_fit(job.fit_steps, job.settings)
     make_writable(out)
     if job.checkpoints is not None:
         require_place(job.checkpoints)
@@ -145,8 +147,9 @@ def train(job: TrainJob, out: Path, progress: Progress) -> TrainReport:
             raise InvalidInput(f"blend {job.blend:g}: above 0, which is the start, and at most 1")
         names, read = settings.objective.batch_teachers, settings.passage_tokens
         teachers = [teacher_sha256(name, read) for name in names]
-        start = _start(job, out)
-        _check_passage_tokens(settings.passage_tokens, out / "start")
+        start = start_run(
+            out, job.model, job.student, settings, tuples, Fit(job.fit_steps, teachers), progress
+        )
         kind: Kind = "teacher" if job.student is None else "distill"
         name = _run_name(kind, [start, *teachers], tuples, settings)
         with ray_session(purpose=f"train {kind}") as session:
@@ -175,37 +178,6 @@ def _resolved(settings: TrainSettings, tuples: TupleSet) -> TrainSettings:
     steps = settings.steps or max(1, len(tuples) // max(1, settings.batch))
     warmup = steps // 10 if settings.warmup < 0 else settings.warmup
     return dataclasses.replace(settings, steps=steps, warmup=warmup)
-
-
-def _start(job: TrainJob, out: Path) -> str:
-    """Write the checkpoint to start from, unless it is there; returns a hash of what made it.
-
-    It is kept, because made again elsewhere it could differ in the last bits.
-    """
-    folder, mark = out / "start", out / "start.sha256"
-    own = job.settings.seed if job.student is None else dataclasses.asdict(job.student)
-    source = read_checkpoint(locate(job.model)).sha256()
-    wanted = hashlib.sha256(json.dumps([source, own]).encode()).hexdigest()
-    if folder.is_dir() and mark.is_file() and mark.read_text() == wanted:
-        return wanted
-    mark.unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    if job.student is None:
-        start_teacher(job.model, folder, job.settings.seed)
-    else:
-        start_student(job.model, folder, job.student)
-    mark.write_text(wanted)
-    return wanted
-
-
-def _check_passage_tokens(tokens: int | None, start: Path) -> None:
-    """Refuse now what the workers would refuse."""
-    if tokens is None:
-        return
-    try:
-        TextTokenizer(read_checkpoint(start), doc_maxlen=tokens)
-    except InvalidInput as error:
-        raise InvalidInput(f"passage-tokens {tokens}: {error}") from error
 
 
 def _run_name(kind: Kind, models: list[str], tuples: TupleSet, settings: TrainSettings) -> str:

@@ -29,6 +29,7 @@ class BatchTeachers:
             deviations within the batch.
         tuples: whose passages BM25 counts words in.
         passage_tokens: of a passage that are read; None: as many as each teacher reads.
+        remember: keep what passages are encoded to.
     """
 
     def __init__(
@@ -37,15 +38,20 @@ class BatchTeachers:
         tuples: TupleSet,
         device: torch.device,
         passage_tokens: int | None = None,
+        *,
+        remember: bool = False,
     ) -> None:
         self._names, self._tuples = names, tuples
         self._device, self._passage_tokens = device, passage_tokens
+        self._remember = remember
 
     @cached_property
     def _teachers(self) -> list[Teacher]:
         """Loaded when they are first asked: who resumes a run only to save its model asks none."""
         return [
-            load_teacher(name, self._tuples, self._device, self._passage_tokens)
+            load_teacher(
+                name, self._tuples, self._device, self._passage_tokens, remember=self._remember
+            )
             for name in self._names
         ]
 

@@ -83,12 +83,20 @@ class Student(torch.nn.Module):
         return Vectors(sorted_.x_BLD[back_B], sorted_.mask_BL[back_B])
 
     def _encode(self, tokens: TokenBatch) -> Vectors:
+        return self.projected(self.hidden(tokens), tokens.kept_BL)
+
+    def hidden(self, tokens: TokenBatch) -> Tensor:
+        """What the backbone gives, float32 [B, L, H]."""
         with torch.autocast(tokens.ids_BL.device.type, torch.bfloat16, enabled=self._bf16):
-            hidden_BLH = self.backbone(input_ids=tokens.ids_BL, attention_mask=tokens.attention_BL)[
-                0
-            ]
-        x_BLD = torch.nn.functional.normalize(self.projection(hidden_BLH.float()), dim=-1)
-        return Vectors(x_BLD * tokens.kept_BL[..., None], tokens.kept_BL)
+            hidden_BLH: Tensor = self.backbone(
+                input_ids=tokens.ids_BL, attention_mask=tokens.attention_BL
+            )[0]
+        return hidden_BLH.float()
+
+    def projected(self, hidden_BLH: Tensor, kept_BL: Tensor) -> Vectors:
+        """Token vectors from what the backbone gave."""
+        x_BLD = torch.nn.functional.normalize(self.projection(hidden_BLH), dim=-1)
+        return Vectors(x_BLD * kept_BL[..., None], kept_BL)
 
     def use_lora(self, rank: int) -> None:
         """Train low-rank additions to the backbone's linear layers, and the projection, alone."""

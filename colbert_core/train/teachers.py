@@ -26,7 +26,7 @@ from colbert_core.text.encoder import Encoder
 from colbert_core.train.cross_encoder import PAIR_MAXLEN, CrossEncoder, Pair
 from colbert_core.train.mining import Bm25, stemmer
 from colbert_core.train.tuple_set import TupleSet
-from colbert_core.types import F32
+from colbert_core.types import F16, F32
 
 MAXSIM, BM25 = "maxsim", "bm25"
 
@@ -39,13 +39,19 @@ class Teacher(Protocol):
 
 
 def load_teacher(
-    name: str, tuples: TupleSet, device: torch.device, passage_tokens: int | None = None
+    name: str,
+    tuples: TupleSet,
+    device: torch.device,
+    passage_tokens: int | None = None,
+    *,
+    remember: bool = False,
 ) -> Teacher:
     """The teacher of a name.
 
     Args:
         tuples: whose passages BM25 counts words in.
         passage_tokens: of a passage that late interaction reads; None: its own length.
+        remember: keep what passages are encoded to, for who asks for each of them often.
 
     Raises:
         ModelError: a model cannot be loaded, or gives more than one score.
@@ -53,7 +59,7 @@ def load_teacher(
     """
     kind, _, rest = name.partition(":")
     if kind == MAXSIM:
-        return MaxSimTeacher(_encoder(rest, str(device), passage_tokens))
+        return MaxSimTeacher(_encoder(rest, str(device), passage_tokens), remember=remember)
     if kind == BM25:
         return Bm25Teacher(tuples.passages(), rest)
     return CrossEncoder.load(name, device)
@@ -92,19 +98,31 @@ def resolved(name: str) -> str:
 class MaxSimTeacher:
     """Late interaction: the best of a passage's tokens for each of the query's, summed."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, *, remember: bool = False) -> None:
         self._encoder = encoder
+        self._known: dict[str, F16] | None = {} if remember else None
 
     def score(self, pairs: Sequence[Pair]) -> F32:
-        """See `Teacher`; every text is encoded once."""
+        """See `Teacher`; every text is encoded once, each passage once for all calls where they
+        are remembered (as float16)."""
         queries = list(dict.fromkeys(query for query, _ in pairs))
-        passages = list(dict.fromkeys(passage for _, passage in pairs))
         Q_LD = dict(zip(queries, self._encoder.encode_queries(queries), strict=True))
-        encoded = self._encoder.encode_passages(passages)
-        parts = np.split(encoded.vectors_TD, np.cumsum(encoded.doclens_N)[:-1])
-        X_TD = dict(zip(passages, parts, strict=True))
+        X_TD = self._passages(list(dict.fromkeys(passage for _, passage in pairs)))
         scores = [_maxsim(Q_LD[query], X_TD[passage]) for query, passage in pairs]
         return np.array(scores, np.float32)
+
+    def _passages(self, texts: list[str]) -> dict[str, F32]:
+        known = self._known
+        missing = [text for text in texts if known is None or text not in known]
+        new: dict[str, F32] = {}
+        if missing:
+            encoded = self._encoder.encode_passages(missing)
+            parts = np.split(encoded.vectors_TD, np.cumsum(encoded.doclens_N)[:-1])
+            new = dict(zip(missing, parts, strict=True))
+        if known is None:
+            return new
+        known |= {text: part_TD.astype(np.float16) for text, part_TD in new.items()}
+        return {text: known[text].astype(np.float32) for text in texts}
 
 
 def _maxsim(Q_LD: F32, X_TD: F32) -> float:

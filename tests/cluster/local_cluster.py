@@ -28,7 +28,8 @@ from workers.shard_server import ShardServer
 
 T = TypeVar("T")
 DIM = 32
-TIMEOUT_S = 60.0
+READY_S = 90.0
+TIMEOUT_S = 120.0  # more, so that a gateway that does not become ready says why
 
 
 class LoopThread:
@@ -133,7 +134,7 @@ class LocalCluster:
             encoders=self._encoders,
         )
         self.address = await self.gateway.start()
-        await self.gateway.ready(TIMEOUT_S)
+        await self.gateway.ready(READY_S)
 
     @property
     def problems(self) -> list[str]:
