@@ -29,7 +29,7 @@ class BatchTeachers:
             deviations within the batch.
         tuples: whose passages BM25 counts words in.
         passage_tokens: of a passage that are read; None: as many as each teacher reads.
-        remember: keep what passages are encoded to.
+        remember: keep what texts are encoded to.
     """
 
     def __init__(

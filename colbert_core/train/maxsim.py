@@ -65,18 +65,17 @@ def all_scores(queries: Vectors, passages: Vectors) -> Tensor:
     """
     x_MTD = passages.x_BLD.float()
     rows = [
-        checkpoint(_row, query_LD, mask_L, x_MTD, passages.mask_BL, use_reentrant=False)
+        checkpoint(_row, query_LD[mask_L], x_MTD, passages.mask_BL, use_reentrant=False)
         for query_LD, mask_L in zip(queries.x_BLD.float(), queries.mask_BL, strict=True)
     ]
     return torch.stack(rows)
 
 
-def _row(query_LD: Tensor, mask_L: Tensor, x_MTD: Tensor, mask_MT: Tensor) -> Tensor:
-    """float32 [M]: one query against every passage."""
+def _row(query_LD: Tensor, x_MTD: Tensor, mask_MT: Tensor) -> Tensor:
+    """float32 [M]: one query, without padding, against every passage."""
     with torch.autocast(x_MTD.device.type, enabled=False):
         similar_MLT = torch.einsum("ld,mtd->mlt", query_LD, x_MTD)
-        best_ML = similar_MLT.masked_fill(~mask_MT[:, None], -torch.inf).amax(-1)
-        return _sum(best_ML, mask_L)
+        return similar_MLT.masked_fill(~mask_MT[:, None], -torch.inf).amax(-1).sum(-1)
 
 
 def _sum(best: Tensor, mask: Tensor) -> Tensor:

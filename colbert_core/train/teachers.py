@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -51,7 +51,7 @@ def load_teacher(
     Args:
         tuples: whose passages BM25 counts words in.
         passage_tokens: of a passage that late interaction reads; None: its own length.
-        remember: keep what passages are encoded to, for who asks for each of them often.
+        remember: keep what texts are encoded to, for who asks for each of them often.
 
     Raises:
         ModelError: a model cannot be loaded, or gives more than one score.
@@ -100,29 +100,40 @@ class MaxSimTeacher:
 
     def __init__(self, encoder: Encoder, *, remember: bool = False) -> None:
         self._encoder = encoder
-        self._known: dict[str, F16] | None = {} if remember else None
+        self._remember = remember
+        self._queries: dict[str, F16] = {}
+        self._passages: dict[str, F16] = {}
 
     def score(self, pairs: Sequence[Pair]) -> F32:
-        """See `Teacher`; every text is encoded once, each passage once for all calls where they
-        are remembered (as float16)."""
-        queries = list(dict.fromkeys(query for query, _ in pairs))
-        Q_LD = dict(zip(queries, self._encoder.encode_queries(queries), strict=True))
-        X_TD = self._passages(list(dict.fromkeys(passage for _, passage in pairs)))
+        """See `Teacher`; every text is encoded once, or once for all calls where it is remembered
+        (as float16)."""
+        Q_LD = self._encoded(self._queries, [query for query, _ in pairs], self._of_queries)
+        X_TD = self._encoded(self._passages, [text for _, text in pairs], self._of_passages)
         scores = [_maxsim(Q_LD[query], X_TD[passage]) for query, passage in pairs]
         return np.array(scores, np.float32)
 
-    def _passages(self, texts: list[str]) -> dict[str, F32]:
-        known = self._known
-        missing = [text for text in texts if known is None or text not in known]
-        new: dict[str, F32] = {}
-        if missing:
-            encoded = self._encoder.encode_passages(missing)
-            parts = np.split(encoded.vectors_TD, np.cumsum(encoded.doclens_N)[:-1])
-            new = dict(zip(missing, parts, strict=True))
-        if known is None:
-            return new
-        known |= {text: part_TD.astype(np.float16) for text, part_TD in new.items()}
-        return {text: known[text].astype(np.float32) for text in texts}
+    def _encoded(
+        self,
+        known: dict[str, F16],
+        texts: Sequence[str],
+        encode: Callable[[list[str]], Sequence[F32]],
+    ) -> dict[str, F32]:
+        """The vectors of each text; those that are not known yet are encoded together."""
+        wanted = dict.fromkeys(texts)
+        missing = [text for text in wanted if text not in known]
+        new = dict(zip(missing, encode(missing), strict=True)) if missing else {}
+        if self._remember:
+            known |= {text: vectors.astype(np.float16) for text, vectors in new.items()}
+        return {
+            text: known[text].astype(np.float32) if text in known else new[text] for text in wanted
+        }
+
+    def _of_queries(self, texts: list[str]) -> Sequence[F32]:
+        return self._encoder.encode_queries(texts)
+
+    def _of_passages(self, texts: list[str]) -> Sequence[F32]:
+        encoded = self._encoder.encode_passages(texts)
+        return np.split(encoded.vectors_TD, np.cumsum(encoded.doclens_N)[:-1])
 
 
 def _maxsim(Q_LD: F32, X_TD: F32) -> float:
