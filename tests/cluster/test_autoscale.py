@@ -56,7 +56,7 @@ def test_it_stays_within_the_bounds(scale: Scale, samples: list[Sample], now: fl
 
 
 @given(scales, loads)
-@settings(max_examples=40)
+@settings(max_examples=20)
 def test_a_constant_load_is_followed_and_then_nothing_moves(scale: Scale, load: Sample) -> None:
     seen = run(scale, replace(load, queue_delay_ms=0.0), 400)
     counts = [(one.replicas, one.gateways) for one in seen]
