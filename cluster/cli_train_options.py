@@ -123,8 +123,7 @@ FitProjection = Annotated[
     typer.Option(
         "--fit-projection",
         metavar="STEPS",
-        help="First learn the projection alone, from the batch's teachers, for so many steps: the "
-        "rest then keeps more of what it knew.",
+        help="First learn the projection alone, from the batch's teachers, for so many steps.",
     ),
 ]
 PassageTokens = Annotated[

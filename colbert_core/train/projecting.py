@@ -2,9 +2,9 @@
 
     tuples ─ each text through the backbone, once ─ KL over a batch, step after step ─ projection
 
-A backbone that learns together with a projection that is not good yet bends to it, and forgets what
-it knew of texts that the run has not (linear probing before fine-tuning, arXiv 2202.10054). Where
-the backbone does not change, a step costs two small products.
+A backbone that learns together with a projection that is not good yet bends to it, and may forget
+what it knew of texts that the run has not (linear probing before fine-tuning, arXiv 2202.10054).
+What a projection gains by itself is in docs/decisions/training.md.
 
 Shapes: B queries, M passages of the batch, L tokens, H hidden and D projected dimensions.
 """
@@ -41,8 +41,8 @@ def fit_projection(
     passage_tokens: int | None = None,
     temperature: float = 1.0,
     advance: Callable[[int], None] = lambda _: None,
-) -> float:
-    """Learn `student.projection`, and nothing else, for so many steps; returns the last loss.
+) -> None:
+    """Learn `student.projection`, and nothing else, for so many steps.
 
     The loss is that of `Objective.batch_teachers`. One process; the same for a seed.
 
@@ -56,7 +56,7 @@ def fit_projection(
     weight_DH = student.projection.weight
     optimizer = torch.optim.Adam([weight_DH], lr=RATE)
     pool = np.random.default_rng(seed).permutation(len(tuples))[:MOST_TUPLES]
-    batch, loss = min(BATCH, len(pool)), torch.zeros(())
+    batch = min(BATCH, len(pool))
     for step in range(steps):
         ordinals = pool[batch_ordinals(step, tuples=len(pool), batch=batch, seed=seed)]
         examples = [tuples.example(int(ordinal)) for ordinal in ordinals]
@@ -75,7 +75,6 @@ def fit_projection(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         advance(1)
-    return loss.item()
 
 
 class HiddenVectors:
