@@ -25,6 +25,7 @@ from cluster.cli_train_options import (
     DocMaxlen,
     EvaluateEvery,
     FitProjection,
+    FitTeacher,
     InBatchWeight,
     JudgedData,
     Language,
@@ -47,6 +48,7 @@ from cluster.cli_train_options import (
     Temperature,
     Tuples,
     Warmup,
+    WeighQueries,
     Weight,
     Workers,
 )
@@ -155,7 +157,9 @@ def distill_command(
     lora: Lora = None,
     bf16: Bf16 = False,
     passage_tokens: PassageTokens = None,
+    weigh_queries: WeighQueries = False,
     fit_projection: FitProjection = 0,
+    fit_teacher: FitTeacher = None,
     blend: Blend = 1.0,
     dim: Dim = None,
     markers: Markers = None,
@@ -184,6 +188,7 @@ def distill_command(
     --out run`
     """
     from cluster.train_job import TrainJob
+    from cluster.train_start import Beginning
     from colbert_core.train.starting import StudentSettings
     from colbert_core.train.step import Objective
     from colbert_core.train.teachers import resolved
@@ -229,7 +234,11 @@ def distill_command(
         workers=workers,
         min_workers=min_workers,
         checkpoints=checkpoints,
-        fit_steps=fit_projection,
+        beginning=Beginning(
+            weigh_queries=weigh_queries,
+            fit_steps=fit_projection,
+            fit_teachers=tuple(map(resolved, fit_teacher or ())),
+        ),
         chunk=chunk,
         blend=blend,
         checkpoint_every=checkpoint_every,

@@ -118,12 +118,28 @@ Blend = Annotated[
         "more of what the start knew of other texts.",
     ),
 ]
+WeighQueries = Annotated[
+    bool,
+    typer.Option(
+        "--weigh-queries",
+        help="Let tokens of a query count the more, the rarer they are in the passages. Only "
+        "Tartan reads these weights.",
+    ),
+]
 FitProjection = Annotated[
     int,
     typer.Option(
         "--fit-projection",
         metavar="STEPS",
-        help="First learn the projection alone, from the batch's teachers, for so many steps.",
+        help="First learn the projection alone, for so many steps of --fit-teacher.",
+    ),
+]
+FitTeacher = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fit-teacher",
+        help="Whose distribution over all passages of a batch --fit-projection learns, as "
+        "`score --teacher`; may be given again.",
     ),
 ]
 PassageTokens = Annotated[

@@ -24,7 +24,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import ray.train
@@ -36,7 +36,7 @@ from cluster.progress import Progress
 from cluster.ray_session import RaySession, ray_session
 from cluster.train_evaluation import evaluate_checkpoint
 from cluster.train_places import make_writable, require_place, storage_path
-from cluster.train_start import Fit, check_fit, start_run
+from cluster.train_start import Beginning, start_run
 from cluster.train_watch import watching
 from colbert_core.errors import InvalidInput, JobFailed
 from colbert_core.index.lock import write_lock
@@ -72,7 +72,7 @@ class TrainJob:
             changed when the run is done: the same command then writes the model anew, and measures
             it.
         checkpoints: a folder or URI for the checkpoints of the run; None: under OUT.
-        fit_steps: for which the projection is learnt alone, first (`train/projecting.py`).
+        beginning: what is done before the training itself.
         chunk: texts that are encoded at a time, or None.
         checkpoint_every, evaluate_every: in steps.
         data, split: a collection in BEIR's layout to evaluate on, or None.
@@ -96,7 +96,7 @@ class TrainJob:
     blend: float = 1.0
     min_workers: int | None = None
     checkpoints: str | None = None
-    fit_steps: int = 0
+    beginning: Beginning = field(default_factory=Beginning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def train(job: TrainJob, out: Path, progress: Progress) -> TrainReport:
         JobFailed: the workers failed for good.
         Unavailable: Ray does not start, or cannot be joined.
     """
-    check_fit(job.fit_steps, job.settings)
+    job.beginning.check()
     make_writable(out)
     if job.checkpoints is not None:
         require_place(job.checkpoints)
@@ -147,9 +147,7 @@ def train(job: TrainJob, out: Path, progress: Progress) -> TrainReport:
             raise InvalidInput(f"blend {job.blend:g}: above 0, which is the start, and at most 1")
         names, read = settings.objective.batch_teachers, settings.passage_tokens
         teachers = [teacher_sha256(name, read) for name in names]
-        start = start_run(
-            out, job.model, job.student, settings, tuples, Fit(job.fit_steps, teachers), progress
-        )
+        start = start_run(out, job.model, job.student, settings, tuples, job.beginning, progress)
         kind: Kind = "teacher" if job.student is None else "distill"
         name = _run_name(kind, [start, *teachers], tuples, settings)
         with ray_session(purpose=f"train {kind}") as session:

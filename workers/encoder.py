@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import torch
 
     from colbert_core.text import Encoder
-    from colbert_core.text.encoder import DevicePassages, EncodedPassages
+    from colbert_core.text.encoded import DevicePassages, EncodedPassages
     from workers.device_compressor import DeviceCompressor
 
 CODEC_TIMEOUT_S = 120.0

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from colbert_core.text.aliases import ALIASES, DEFAULT_MODEL
-    from colbert_core.text.encoder import EncodedPassages, Encoder
+    from colbert_core.text.encoded import EncodedPassages
+    from colbert_core.text.encoder import Encoder
     from colbert_core.text.identity import ModelIdentity
     from colbert_core.text.projection import fit_pca
 
@@ -27,7 +28,7 @@ __all__ = [
 _HOMES = {
     "ALIASES": "aliases",
     "DEFAULT_MODEL": "aliases",
-    "EncodedPassages": "encoder",
+    "EncodedPassages": "encoded",
     "Encoder": "encoder",
     "ModelIdentity": "identity",
     "fit_pca": "projection",

@@ -35,6 +35,8 @@ PLAIN_QUERY_MAXLEN = 256
 # These backbones number positions from the padding id on, so that many fewer are usable.
 _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "xmod", "mpnet"}
 
+QUERY_WEIGHTS = "query_weights.npy"  # see query_weights.py
+
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
@@ -104,9 +106,11 @@ class Checkpoint:
     additions: Additions | None = None
 
     def sha256(self) -> str:
-        """Hash of the files that decide about the vectors: weights, Dense layers, tokenizer."""
+        """Hash of the files that decide about the vectors: weights, also of queries, Dense layers,
+        tokenizer."""
         files = [*weight_files(self.transformer)]
         files += [f for f in (self.transformer / ABOUT,) if f.is_file()]
+        files += [f for f in (self.folder / QUERY_WEIGHTS,) if f.is_file()]
         files += [f for name in _TOKENIZER_FILES if (f := self.transformer / name).is_file()]
         for layer in self.dense:
             files += [*weight_files(layer), layer / "config.json"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,46 +13,18 @@ import torch
 from colbert_core.errors import InvalidInput, ModelError
 from colbert_core.text.aliases import DEFAULT_MODEL, lasting_name, locate
 from colbert_core.text.batches import plan_batches
-from colbert_core.text.checkpoint import Checkpoint, read_checkpoint
+from colbert_core.text.checkpoint import read_checkpoint
 from colbert_core.text.device import Precision, device_for, dtype_for, one_thread, token_budget
-from colbert_core.text.identity import ModelIdentity
+from colbert_core.text.encoded import DevicePassages, EncodedPassages, lengths
+from colbert_core.text.identity import ModelIdentity, identity_of
 from colbert_core.text.languages import Languages
 from colbert_core.text.network import Network
 from colbert_core.text.projection import matrix_sha256
+from colbert_core.text.query_weights import read_query_weights
 from colbert_core.text.spans import NO_SPAN
 from colbert_core.text.together import Together
 from colbert_core.text.tokens import TextTokenizer, Tokens
-from colbert_core.types import F32, I32, Bool
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedPassages:
-    """The vectors of a list of passages, one after the other in the order they were given.
-
-    Attributes:
-        vectors_TD: float32 [T, D], L2-normalised.
-        doclens_N: int32 [N], vectors of each passage; T in all.
-        truncated_N: bool [N], whether the passage was longer than `doc_maxlen`.
-    """
-
-    vectors_TD: F32
-    doclens_N: I32
-    truncated_N: Bool
-
-
-@dataclass(frozen=True, slots=True)
-class DevicePassages:
-    """The same on the model's device, rounded as indexes are built from them.
-
-    Attributes:
-        vectors_TD: float16 [T, D] on the device.
-        doclens_N: int32 [N], on the host.
-        truncated_N: bool [N], on the host.
-    """
-
-    vectors_TD: torch.Tensor
-    doclens_N: I32
-    truncated_N: Bool
+from colbert_core.types import F32
 
 
 class Encoder:
@@ -72,12 +44,14 @@ class Encoder:
         network: Network,
         identity: ModelIdentity,
         languages: Languages,
+        query_weights: F32 | None,
         projection: F32 | None = None,
     ) -> None:
         """Use `Encoder.load`."""
         self._tokenizer = tokenizer
         self._network = network
         self._matrix = None if projection is None else torch.from_numpy(projection)
+        self._query_weights_V = query_weights
         self._together = Together()
         self._languages = languages
         self._language = languages.number(identity.language)
@@ -118,8 +92,9 @@ class Encoder:
             torch.set_num_threads(threads)
         tokenizer = TextTokenizer(checkpoint, query_maxlen=query_maxlen, doc_maxlen=doc_maxlen)
         network = Network.load(checkpoint, place, dtype_for(precision, place))
-        identity = _identity(lasting_name(model), checkpoint, tokenizer, network, chosen)
-        return cls(tokenizer, network, identity, checkpoint.languages)
+        identity = identity_of(lasting_name(model), checkpoint, tokenizer, network.dim, chosen)
+        weights_V = read_query_weights(checkpoint.folder, tokenizer.vocabulary)
+        return cls(tokenizer, network, identity, checkpoint.languages, weights_V)
 
     @classmethod
     def for_index(
@@ -183,7 +158,7 @@ class Encoder:
             )
         own = np.array(matrix, dtype=np.float32, order="C")
         identity = replace(self.identity, dim=own.shape[1], projection_sha256=matrix_sha256(own))
-        return Encoder(self._tokenizer, self._network, identity, self._languages, own)
+        return self._like(identity, own)
 
     def in_language(self, language: str) -> Encoder:
         """The same model, reading with the adapter of another language; shares its weights.
@@ -192,13 +167,13 @@ class Encoder:
             InvalidInput: it has no such adapter.
         """
         identity = replace(self.identity, language=self._languages.choose(language))
-        matrix = None if self._matrix is None else self._matrix.numpy()
-        other = Encoder(self._tokenizer, self._network, identity, self._languages, matrix)
+        other = self._like(identity, None if self._matrix is None else self._matrix.numpy())
         other._together = self._together  # shapes, which decide, are the same
         return other
 
     def encode_queries(self, texts: Sequence[str]) -> list[F32]:
-        """One float32 [L, D] per query, L2-normalised.
+        """One float32 [L, D] per query: of unit length, or of the weight of each token, where the
+        model has such (`query_weights.py`).
 
         Raises:
             InvalidInput: a text is not a string of characters.
@@ -208,7 +183,12 @@ class Encoder:
         # of threads change the last bits, and the same query must score the same everywhere.
         queries = self._tokenizer.queries(_checked(texts))
         with one_thread():
-            return self._together.encode(queries, self._encode)
+            vectors = self._together.encode(queries, self._encode)
+        weights_V = self._query_weights_V
+        if weights_V is None:
+            return vectors
+        kept = [[tokens.ids[at] for at in tokens.kept] for tokens in queries]
+        return [Q_LD * weights_V[ids, None] for Q_LD, ids in zip(vectors, kept, strict=True)]
 
     def encode_passages(self, texts: Sequence[str]) -> EncodedPassages:
         """The vectors of passages, in the order given.
@@ -218,7 +198,7 @@ class Encoder:
             ModelError: the model gave a vector that is not finite.
         """
         passages = self._tokenizer.passages(_checked(texts))
-        doclens_N, truncated_N = _lengths(passages)
+        doclens_N, truncated_N = lengths(passages)
         starts_N = np.concatenate([[0], np.cumsum(doclens_N, dtype=np.int64)])
         vectors_TD = np.empty((int(starts_N[-1]), self.dim), dtype=np.float32)
         for batch in self._batches(passages):
@@ -240,7 +220,7 @@ class Encoder:
             ModelError: the model gave a vector that is not finite.
         """
         passages = self._tokenizer.passages(_checked(texts))
-        doclens_N, truncated_N = _lengths(passages)
+        doclens_N, truncated_N = lengths(passages)
         ends_N = np.cumsum(doclens_N, dtype=np.int64)
         device = self._network.device
         shape = int(doclens_N.sum()), self.dim
@@ -290,6 +270,11 @@ class Encoder:
         """
         return self._tokenizer.windows(_checked(texts))
 
+    def _like(self, identity: ModelIdentity, matrix: F32 | None) -> Encoder:
+        """The same weights under another identity."""
+        own = (self._tokenizer, self._network, identity, self._languages, self._query_weights_V)
+        return Encoder(*own, matrix)
+
     def _encode(self, batch: list[Tokens]) -> F32:
         """float32 [R, D]: the kept vectors of the texts of one batch, one after the other."""
         vectors_RD: F32 = self._forward(batch).cpu().numpy()
@@ -323,40 +308,6 @@ class Encoder:
             f"model {self.identity.source!r} gave vectors that are not finite: its weights"
             " are damaged or overflow in this precision; load it with precision='float32'"
         )
-
-
-def _lengths(passages: Sequence[Tokens]) -> tuple[I32, Bool]:
-    """Vectors of each passage, int32 [N], and whether it was cut, bool [N]."""
-    doclens_N = np.array([len(tokens.kept) for tokens in passages], dtype=np.int32)
-    return doclens_N, np.array([tokens.truncated for tokens in passages], dtype=np.bool_)
-
-
-def _identity(
-    source: str,
-    checkpoint: Checkpoint,
-    tokenizer: TextTokenizer,
-    network: Network,
-    language: str | None,
-) -> ModelIdentity:
-    rules = tokenizer.rules
-    return ModelIdentity(
-        source=source,
-        format=checkpoint.format,
-        weights_sha256=checkpoint.sha256(),
-        dim=network.dim,
-        query_maxlen=rules.query_maxlen,
-        doc_maxlen=rules.doc_maxlen,
-        query_marker_id=tokenizer.query_marker_id,
-        passage_marker_id=tokenizer.passage_marker_id,
-        expansion_id=tokenizer.expansion_id,
-        attend_to_expansion=rules.attend_to_expansion,
-        skip_ids=tuple(sorted(tokenizer.skip_ids)),
-        strip=rules.strip,
-        lowercase=rules.lowercase,
-        query_prompt=rules.query_prompt,
-        passage_prompt=rules.passage_prompt,
-        language=language,
-    )
 
 
 def _checked(texts: Sequence[str]) -> list[str]:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from colbert_core.errors import InvalidInput, ModelMismatch
-from colbert_core.text.checkpoint import Format
+from colbert_core.text.checkpoint import Checkpoint, Format
+
+if TYPE_CHECKING:
+    from colbert_core.text.tokens import TextTokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +114,35 @@ class ModelIdentity:
                 f" and they differ ({details}). Give the model that the index was built with,"
                 " or build the index again with the new one."
             )
+
+
+def identity_of(
+    source: str,
+    checkpoint: Checkpoint,
+    tokenizer: TextTokenizer,
+    dim: int,
+    language: str | None,
+) -> ModelIdentity:
+    """Of a checkpoint that is read with this tokenizer, in this language."""
+    rules = tokenizer.rules
+    return ModelIdentity(
+        source=source,
+        format=checkpoint.format,
+        weights_sha256=checkpoint.sha256(),
+        dim=dim,
+        query_maxlen=rules.query_maxlen,
+        doc_maxlen=rules.doc_maxlen,
+        query_marker_id=tokenizer.query_marker_id,
+        passage_marker_id=tokenizer.passage_marker_id,
+        expansion_id=tokenizer.expansion_id,
+        attend_to_expansion=rules.attend_to_expansion,
+        skip_ids=tuple(sorted(tokenizer.skip_ids)),
+        strip=rules.strip,
+        lowercase=rules.lowercase,
+        query_prompt=rules.query_prompt,
+        passage_prompt=rules.passage_prompt,
+        language=language,
+    )
 
 
 _OPTIONAL_INT = (int, type(None))

@@ -144,9 +144,21 @@ class TextTokenizer:
         names: list[str] = self._tokenizer.convert_ids_to_tokens(list(ids))
         return names
 
+    @property
+    def vocabulary(self) -> int:
+        """How many ids there are."""
+        return len(self._tokenizer)
+
+    @property
+    def added_ids(self) -> list[int]:
+        """Ids that stand for no text: of [CLS] and its like, markers and expansion; ascending."""
+        own = (self.query_marker_id, self.passage_marker_id, self.expansion_id)
+        ids = {*self._tokenizer.all_special_ids, *own}
+        return sorted(id_ for id_ in ids if id_ is not None)
+
     def words(self) -> list[str]:
         """The words, letters alone, that are one token each, in the order of the vocabulary."""
-        ids = range(len(self._tokenizer))
+        ids = range(self.vocabulary)
         texts = [self._tokenizer.decode([id_]).strip() for id_ in ids]
         found = [(text, id_) for text, id_ in zip(texts, ids, strict=True) if text.isalpha()]
         if not found:

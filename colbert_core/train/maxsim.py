@@ -19,7 +19,7 @@ class Vectors:
     """Token vectors of several texts.
 
     Attributes:
-        x_BLD: float [B, L, D], of unit length where `mask_BL`.
+        x_BLD: float [B, L, D], where `mask_BL` of unit length, or a query's of its weight.
         mask_BL: bool [B, L], the tokens that count.
     """
 

@@ -44,7 +44,7 @@ def fit_projection(
 ) -> None:
     """Learn `student.projection`, and nothing else, for so many steps.
 
-    The loss is that of `Objective.batch_teachers`. One process; the same for a seed.
+    The loss is that of `Objective.batch_teachers`, with these. One process; the same for a seed.
 
     Args:
         teachers: best such that remember what they encode.
@@ -62,9 +62,9 @@ def fit_projection(
         examples = [tuples.example(int(ordinal)) for ordinal in ordinals]
         tokens = collate(examples, tokenizer, weight_DH.device)
         texts = [passage for example in examples for passage in example.passages]
+        asked = queries.projected([example.query for example in examples], tokens.queries)
         scores_BM = all_scores(
-            queries.projected([example.query for example in examples], tokens.queries),
-            passages.projected(texts, tokens.passages),
+            student.weighted(asked, tokens.queries), passages.projected(texts, tokens.passages)
         )
         loss = losses.batch_distillation(
             scores_BM, teachers.scores(examples), tokens.keys_M, temperature=temperature

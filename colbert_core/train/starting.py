@@ -27,7 +27,7 @@ import torch
 from colbert_core.errors import InvalidInput, ModelError
 from colbert_core.text.additions import ABOUT
 from colbert_core.text.aliases import locate
-from colbert_core.text.checkpoint import Checkpoint, TextRules, read_checkpoint
+from colbert_core.text.checkpoint import QUERY_WEIGHTS, Checkpoint, TextRules, read_checkpoint
 from colbert_core.text.encoder import Encoder
 from colbert_core.text.network import load_backbone, load_head
 from colbert_core.text.projection import fit_pca
@@ -43,7 +43,7 @@ _OF_SENTENCES = (
     "data_config.json",
     "README.md",
 )
-_SMALL_FILES = ("*.json", "*.txt", "*.model", "artifact.metadata")
+_SMALL_FILES = ("*.json", "*.txt", "*.model", "artifact.metadata", QUERY_WEIGHTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

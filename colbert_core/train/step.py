@@ -96,18 +96,18 @@ def add_gradients(
         chunk: texts that are encoded at a time; None: all at once.
     """
     if chunk is None or len(batch.passages) <= chunk:
-        loss = batch_loss(
-            student.encode(batch.queries), student.encode(batch.passages), batch, objective
-        )
+        queries = student.weighted(student.encode(batch.queries), batch.queries)
+        loss = batch_loss(queries, student.encode(batch.passages), batch, objective)
         _backward(scale * loss.total)
         return loss
-    queries, passages = batch.queries.chunks(chunk), batch.passages.chunks(chunk)
-    parts = [*queries, *passages]
+    query_parts, passage_parts = batch.queries.chunks(chunk), batch.passages.chunks(chunk)
+    parts = [*query_parts, *passage_parts]
     with torch.no_grad():
         encoded = [student.encode(part) for part in parts]
     leaves = [vectors.with_x(vectors.x_BLD.requires_grad_()) for vectors in encoded]
-    first = len(queries)
-    loss = batch_loss(joined(leaves[:first]), joined(leaves[first:]), batch, objective)
+    first = len(query_parts)
+    queries = student.weighted(joined(leaves[:first]), batch.queries)
+    loss = batch_loss(queries, joined(leaves[first:]), batch, objective)
     _backward(scale * loss.total)
     for part, leaf in zip(parts, leaves, strict=True):
         _pass_on(student, part, leaf.x_BLD.grad)

@@ -1,7 +1,7 @@
 """The model that is trained: a checkpoint's backbone and projection, as one torch module.
 
     student = Student.load(folder, device)
-    vectors = student.encode(batch.queries)          # with gradients
+    vectors = student.encode(batch.passages)         # with gradients
     student.save(folder)                             # as it was loaded, with new weights
 
 It reads what `Encoder` reads, under the same rules, so that what is trained is what is searched.
@@ -24,6 +24,7 @@ from colbert_core.errors import ModelError
 from colbert_core.text.additions import write_additions
 from colbert_core.text.checkpoint import Checkpoint, read_checkpoint
 from colbert_core.text.network import load_backbone, load_head
+from colbert_core.text.query_weights import read_query_weights
 from colbert_core.text.tokens import TextTokenizer
 from colbert_core.train.batches import TokenBatch
 from colbert_core.train.maxsim import Vectors, joined
@@ -38,7 +39,10 @@ class Student(torch.nn.Module):
     Attributes:
         tokenizer: text to ids, under the checkpoint's rules.
         checkpoint: where it was loaded from.
+        query_weights_V: float32 [V], what each token of a query counts for, or None.
     """
+
+    query_weights_V: Tensor | None
 
     def __init__(
         self, checkpoint: Checkpoint, backbone: torch.nn.Module, weight_DH: Tensor, bf16: bool
@@ -53,6 +57,9 @@ class Student(torch.nn.Module):
         self._bf16 = bf16
         self.projection = torch.nn.Linear(weight_DH.shape[1], weight_DH.shape[0], bias=False)
         self.projection.weight.data.copy_(weight_DH)
+        weights_V = read_query_weights(checkpoint.folder, self.tokenizer.vocabulary)
+        own = None if weights_V is None else torch.from_numpy(weights_V)
+        self.register_buffer("query_weights_V", own, persistent=False)
 
     @classmethod
     def load(cls, folder: Path, device: torch.device, *, bf16: bool = False) -> Student:
@@ -97,6 +104,13 @@ class Student(torch.nn.Module):
         """Token vectors from what the backbone gave."""
         x_BLD = torch.nn.functional.normalize(self.projection(hidden_BLH), dim=-1)
         return Vectors(x_BLD * kept_BL[..., None], kept_BL)
+
+    def weighted(self, queries: Vectors, tokens: TokenBatch) -> Vectors:
+        """The vectors of queries, each times the weight of its token, where the checkpoint has such
+        (`text/query_weights.py`); training leaves the weights as they are."""
+        if self.query_weights_V is None:
+            return queries
+        return queries.with_x(queries.x_BLD * self.query_weights_V[tokens.ids_BL, None])
 
     def use_lora(self, rank: int) -> None:
         """Train low-rank additions to the backbone's linear layers, and the projection, alone."""

@@ -71,6 +71,11 @@ class TupleSet:
         rows = np.unique(self._passages_NW)
         return list(dict.fromkeys(self._passages.text(int(row)) for row in rows))
 
+    def queries(self) -> list[str]:
+        """Every query, once each."""
+        rows = np.unique(self._queries_N)
+        return list(dict.fromkeys(self._queries.text(int(row)) for row in rows))
+
     def record(self, ordinal: int, scores_W: F32 | None = None) -> Record:
         """One tuple as it came, with these scores or its own."""
         if scores_W is None and self.scored:

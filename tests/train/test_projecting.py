@@ -12,7 +12,7 @@ from text_checkpoints import WORDS, plain
 
 from cluster.progress import SilentProgress
 from cluster.train_job import TrainJob, train
-from cluster.train_start import Fit, start_run
+from cluster.train_start import Beginning, start_run
 from colbert_core.errors import InvalidInput
 from colbert_core.train import losses, projecting
 from colbert_core.train.batch_teachers import BatchTeachers
@@ -22,7 +22,6 @@ from colbert_core.train.preparing import prepare_tuples
 from colbert_core.train.projecting import HiddenVectors, fit_projection
 from colbert_core.train.schedule import batch_ordinals, learning_rate
 from colbert_core.train.starting import StudentSettings, start_student
-from colbert_core.train.step import Objective
 from colbert_core.train.student import Student
 from colbert_core.train.teachers import load_teacher
 from colbert_core.train.trainer import TrainSettings
@@ -128,13 +127,11 @@ def test_a_teacher_that_remembers_says_the_same(model, tuples):
 
 def test_a_run_s_start_is_fitted_once(tmp_path, model, tuples, monkeypatch):
     names = (f"maxsim:{model}", "bm25:none")
-    settings = TrainSettings(
-        steps=1, batch=4, passage_tokens=9, objective=Objective(batch_teachers=names)
-    )
+    settings = TrainSettings(steps=1, batch=4, passage_tokens=9)
 
-    def start(out, steps, settings=settings):
-        fit = Fit(steps, ["a", "b"])
-        return start_run(tmp_path / out, model, FORM, settings, tuples, fit, SilentProgress())
+    def start(out, steps, settings=settings, weigh=False):
+        begin = Beginning(weigh_queries=weigh, fit_steps=steps, fit_teachers=names)
+        return start_run(tmp_path / out, model, FORM, settings, tuples, begin, SilentProgress())
 
     def weights(out):
         folder = tmp_path / out / "start"
@@ -153,7 +150,7 @@ def test_a_run_s_start_is_fitted_once(tmp_path, model, tuples, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("steps", "says"), [(-1, "fit-projection -1"), (5, "fit-projection 5: .*--batch-teacher")]
+    ("steps", "says"), [(-1, "fit-projection -1"), (5, "fit-projection 5: .*--fit-teacher")]
 )
 def test_what_cannot_be_fitted_is_refused_first(tmp_path, model, steps, says):
     job = TrainJob(
@@ -171,7 +168,7 @@ def test_what_cannot_be_fitted_is_refused_first(tmp_path, model, steps, says):
         data=None,
         split="dev",
         max_failures=0,
-        fit_steps=steps,
+        beginning=Beginning(fit_steps=steps),
     )
     with pytest.raises(InvalidInput, match=says):
         train(job, tmp_path / "out", SilentProgress())
