@@ -36,7 +36,7 @@ from cluster.progress import Progress
 from cluster.ray_session import RaySession, ray_session
 from cluster.train_evaluation import evaluate_checkpoint
 from cluster.train_places import make_writable, require_place, storage_path
-from cluster.train_start import Beginning, start_run
+from cluster.train_start import Beginning, check_passage_tokens, start_run
 from cluster.train_watch import watching
 from colbert_core.errors import InvalidInput, JobFailed
 from colbert_core.index.lock import write_lock
@@ -146,6 +146,7 @@ def train(job: TrainJob, out: Path, progress: Progress) -> TrainReport:
         if not 0.0 < job.blend <= 1.0:
             raise InvalidInput(f"blend {job.blend:g}: above 0, which is the start, and at most 1")
         names, read = settings.objective.batch_teachers, settings.passage_tokens
+        check_passage_tokens(read, job.model)
         teachers = [teacher_sha256(name, read) for name in names]
         start = start_run(out, job.model, job.student, settings, tuples, job.beginning, progress)
         kind: Kind = "teacher" if job.student is None else "distill"

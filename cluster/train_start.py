@@ -19,7 +19,7 @@ import torch
 from cluster.progress import Progress
 from colbert_core.errors import InvalidInput
 from colbert_core.text.aliases import locate
-from colbert_core.text.checkpoint import Checkpoint, read_checkpoint
+from colbert_core.text.checkpoint import read_checkpoint
 from colbert_core.text.query_weights import idf_weights, write_query_weights
 from colbert_core.text.tokens import TextTokenizer
 from colbert_core.train.batch_teachers import BatchTeachers
@@ -62,6 +62,21 @@ class Beginning:
             )
 
 
+def check_passage_tokens(tokens: int | None, model: str) -> None:
+    """Refuse now what the workers, or a teacher, would refuse.
+
+    Raises:
+        ModelError: the model cannot be read.
+        InvalidInput: it does not read so many tokens.
+    """
+    if tokens is None:
+        return
+    try:
+        TextTokenizer(read_checkpoint(locate(model)), doc_maxlen=tokens)
+    except InvalidInput as error:
+        raise InvalidInput(f"passage-tokens {tokens}: {error}") from error
+
+
 def start_run(
     out: Path,
     model: str,
@@ -83,9 +98,7 @@ def start_run(
     """
     folder, mark = out / "start", out / "start.sha256"
     own = settings.seed if student is None else dataclasses.asdict(student)
-    source = read_checkpoint(locate(model))
-    _check_passage_tokens(settings.passage_tokens, source)
-    facts: list[object] = [source.sha256(), own]
+    facts: list[object] = [read_checkpoint(locate(model)).sha256(), own]
     if beginning != Beginning():
         facts += _learnt_from(beginning, tuples, settings)
     wanted = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
@@ -144,13 +157,3 @@ def _fit(
     progress.finish()
     weight_DH = student.projection.weight.detach().cpu()
     write_weights(student.checkpoint, folder, student.backbone, weight_DH)
-
-
-def _check_passage_tokens(tokens: int | None, source: Checkpoint) -> None:
-    """Refuse now what the workers would refuse."""
-    if tokens is None:
-        return
-    try:
-        TextTokenizer(source, doc_maxlen=tokens)
-    except InvalidInput as error:
-        raise InvalidInput(f"passage-tokens {tokens}: {error}") from error

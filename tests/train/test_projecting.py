@@ -12,7 +12,7 @@ from text_checkpoints import WORDS, plain
 
 from cluster.progress import SilentProgress
 from cluster.train_job import TrainJob, train
-from cluster.train_start import Beginning, start_run
+from cluster.train_start import Beginning, check_passage_tokens, start_run
 from colbert_core.errors import InvalidInput
 from colbert_core.train import losses, projecting
 from colbert_core.train.batch_teachers import BatchTeachers
@@ -145,8 +145,13 @@ def test_a_run_s_start_is_fitted_once(tmp_path, model, tuples, monkeypatch):
         patch.setattr("cluster.train_start.fit_projection", lambda *_, **__: pytest.fail("again"))
         assert start("fitted", 3) == fitted
     assert start("fitted", 3, replace(settings, seed=1)) != fitted
-    with pytest.raises(InvalidInput, match="passage-tokens 9999"):
-        start("fitted", 3, replace(settings, passage_tokens=9999))
+
+
+def test_more_passage_tokens_than_the_model_reads_are_refused(model):
+    check_passage_tokens(None, model)
+    check_passage_tokens(9, model)
+    with pytest.raises(InvalidInput, match="passage-tokens 9999: doc_maxlen 9999 is outside"):
+        check_passage_tokens(9999, model)
 
 
 @pytest.mark.parametrize(
