@@ -2,15 +2,16 @@
 
     python docs/default-model/recipe.py --pairs ../shared/data/train --out build/default-model
 
-    pairs ─ held back and taught ─ mine ─ score ─ distill ─ OUT/run/additions
+    pairs ─ held back and taught ─ mine ─ score ─ distill ─ read_whole ─ OUT/run/additions
 
 What comes out is `colbert_core/text/models/tartan-minilm` (but for `vocab.txt`, which says again
 what `tokenizer.json` does); what it cost and is worth is in docs/decisions/training.md.
 
-The pairs are (question, passage) and (title, abstract), in English. Those of scifact are left out,
-since scifact is measured. A tenth of the passages, with all their questions, is held back: on a
-sample of these the student is measured before and after. With `--loss v1` the same student learns
-from the same tuples without a teacher, for comparison.
+The pairs are (question, passage) and (title, abstract), in English; of a third of the abstracts a
+sentence is the query and the rest the passage. Pairs of scifact are left out, since it is measured.
+A tenth of the passages, with all their questions, is held back: on a sample of these the student is
+measured before and after. With `--loss v1` the same student learns from the same tuples without a
+teacher, for comparison.
 
 Every command goes on where it was stopped when the script is run again.
 """
@@ -22,6 +23,7 @@ import gzip
 import hashlib
 import json
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,18 +33,23 @@ from typing import Any
 SEED = 0
 HELD_BACK = 10  # one passage in so many
 TAUGHT = {
-    "qamr": 1500,
-    "squadshifts-amazon-reviews": 1500,
-    "squadshifts-new-wiki": 1500,
-    "acl-anthology": 1800,
+    "qamr": 1000,
+    "squadshifts-amazon-reviews": 1000,
+    "squadshifts-new-wiki": 1000,
+    "acl-anthology": 3600,
 }
+SENTENCES = 1200  # abstracts that are asked for by a sentence of theirs instead of the title
+WORDS = 8  # of such a sentence, at least
+KINDS = ("questions", "titles", "sentences")
 ASKED, DISTRACTORS = 200, 800  # held-back questions of each source, and passages beside theirs
 TEACHERS = ("maxsim:minilm-untrained", "bm25")
 STUDENT = "--no-markers --no-augment --dim 128 --query-maxlen 256 --doc-maxlen 300"
 RUN = (
-    "--steps 260 --batch 24 --rate 5e-4 --warmup 26 --lora 16 --blend 0.5"
+    "--weigh-queries --steps 270 --batch 24 --rate 5e-4 --warmup 27 --lora 16 --blend 0.5"
     " --passage-tokens 128 --workers 2"
 )
+FIT = 200  # steps of the projection alone
+READ = 512  # tokens of a passage, once it is trained
 
 Pair = Mapping[str, str]
 
@@ -58,7 +65,7 @@ def main() -> None:
     if not (out / "held-back").is_dir():
         write_data(options.pairs, out)
     texts = ["--corpus", out / "corpus.jsonl", "--queries", out / "queries.jsonl"]
-    mined = [out / f"mined-{kind}.jsonl" for kind in ("questions", "titles")]
+    mined = [out / f"mined-{kind}.jsonl" for kind in KINDS]
     for path in mined:
         if not path.exists():
             kind = path.stem.removeprefix("mined-")
@@ -71,8 +78,12 @@ def main() -> None:
         tartan("score", *mined, *texts, *teachers, "--workers", 2, "--out", scored)
     run = out / ("run" if options.loss == "kl" else f"run-{options.loss}")
     settings = [*STUDENT.split(), *RUN.split(), "--loss", options.loss, "--seed", SEED]
+    if options.loss == "kl":
+        settings += ["--fit-projection", FIT]
+        settings += [word for name in TEACHERS for word in ("--fit-teacher", name)]
     measured = ["--data", out / "held-back", "--split", "test"]
     tartan("distill", scored, *texts, *settings, *measured, "--out", run)
+    read_whole(run / "additions")
 
 
 def tartan(*words: object) -> None:
@@ -80,6 +91,13 @@ def tartan(*words: object) -> None:
     command = ["train", *map(str, words)]
     print("tartan", *command, flush=True)
     subprocess.run([sys.executable, "-m", "cluster.cli", *command], check=True)
+
+
+def read_whole(model: Path) -> None:
+    """Let the model read longer passages than while it was trained."""
+    path = model / "config_sentence_transformers.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**settings, "document_length": READ}, indent=1) + "\n", "utf-8")
 
 
 def write_data(folder: Path, out: Path) -> None:
@@ -91,11 +109,15 @@ def write_data(folder: Path, out: Path) -> None:
         name: [pair for pair in own if not held_back(pair)][: TAUGHT[name]]
         for name, own in sources.items()
     }
-    titles = taught.pop("acl-anthology")
-    questions = [pair for own in taught.values() for pair in own]
-    everything = [*titles, *questions]
+    abstracts = taught.pop("acl-anthology")
+    kinds = {
+        "questions": [pair for own in taught.values() for pair in own],
+        "titles": abstracts[SENTENCES:],
+        "sentences": [taken for pair in abstracts[:SENTENCES] for taken in sentence_of(pair)],
+    }
+    everything = [pair for name in KINDS for pair in kinds[name]]
     ids = {passage(pair): f"p{number}" for number, pair in enumerate(everything)}
-    for name, some in (("questions", questions), ("titles", titles)):
+    for name, some in kinds.items():
         write(out / f"{name}.jsonl", passages(some, ids))
         judged = ((query_id(pair), ids[passage(pair)]) for pair in some)
         write_qrels(out / f"qrels/{name}.tsv", judged)
@@ -120,6 +142,16 @@ def read_pairs(folder: Path) -> Iterator[Pair]:
     for path in sorted(folder.glob("en-*.jsonl.gz")):
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             yield from map(json.loads, lines)
+
+
+def sentence_of(pair: Pair) -> Iterator[Pair]:
+    """A sentence of a passage as the query, the others as the passage, if there are enough."""
+    sentences = re.split(r"(?<=[.?!])\s+(?=[A-Z])", pair["positive"])
+    long = [at for at, sentence in enumerate(sentences) if len(sentence.split()) >= WORDS]
+    if len(sentences) < 4 or not long:
+        return
+    taken = sentences.pop(long[number(pair["positive"]) // HELD_BACK % len(long)])
+    yield {**pair, "query": taken, "positive": " ".join(sentences)}
 
 
 def passage(pair: Pair) -> str:

@@ -245,7 +245,7 @@ def test_the_embedded_default_model(monkeypatch):
     encoder = Encoder.load(threads=1)
     assert encoder.identity.source == DEFAULT_MODEL
     assert encoder.identity.format == "pylate"
-    assert (encoder.dim, encoder.identity.doc_maxlen) == (128, 300)
+    assert (encoder.dim, encoder.identity.doc_maxlen) == (128, 512)
     assert encoder.identity.query_maxlen == 256
     question, answer, other = (
         encoder.encode_queries([text])[0]
