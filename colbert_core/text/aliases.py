@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from colbert_core.errors import ModelError
+from colbert_core.text.checkpoint import SMALL_FILES
 
 DEFAULT_MODEL = "tartan-minilm"
 UNTRAINED_MODEL = "minilm-untrained"
@@ -24,7 +25,6 @@ ALIASES: Mapping[str, tuple[str, str, str]] = MappingProxyType(
     }
 )
 
-_SMALL_FILES = ("*.json", "*.txt", "*.model", "artifact.metadata")
 _NOT_TORCH = ("onnx/*", "openvino/*", "*.msgpack", "*.h5", "*.gguf")
 
 
@@ -110,10 +110,10 @@ def _from_hub(name: str) -> Path:
         )
 
     try:
-        folder = fetch(*_SMALL_FILES, "*.safetensors")
+        folder = fetch(*SMALL_FILES, "*.safetensors")
         # The pickled weights are fetched only where there are no others.
         if not any(folder.glob("*.safetensors")):
-            folder = fetch(*_SMALL_FILES, "*.bin")
+            folder = fetch(*SMALL_FILES, "*.bin")
     except Exception as error:  # the hub raises a dozen unrelated classes, OSError among them
         offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
         raise ModelError(

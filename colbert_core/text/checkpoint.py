@@ -36,6 +36,8 @@ PLAIN_QUERY_MAXLEN = 256
 _OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "xmod", "mpnet"}
 
 QUERY_WEIGHTS = "query_weights.npy"  # see query_weights.py
+SMALL_FILES = ("*.json", "*.txt", "*.model", "artifact.metadata", QUERY_WEIGHTS)
+"""All that a checkpoint may hold besides weights, in each of its folders."""
 
 _TOKENIZER_FILES = (
     "tokenizer.json",

@@ -27,7 +27,7 @@ import torch
 from colbert_core.errors import InvalidInput, ModelError
 from colbert_core.text.additions import ABOUT
 from colbert_core.text.aliases import locate
-from colbert_core.text.checkpoint import QUERY_WEIGHTS, Checkpoint, TextRules, read_checkpoint
+from colbert_core.text.checkpoint import SMALL_FILES, Checkpoint, TextRules, read_checkpoint
 from colbert_core.text.encoder import Encoder
 from colbert_core.text.network import load_backbone, load_head
 from colbert_core.text.projection import fit_pca
@@ -43,7 +43,6 @@ _OF_SENTENCES = (
     "data_config.json",
     "README.md",
 )
-_SMALL_FILES = ("*.json", "*.txt", "*.model", "artifact.metadata", QUERY_WEIGHTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +117,7 @@ def _from_late_interaction(
     for place in {source.folder, source.transformer, *source.dense}:
         target = folder / place.relative_to(source.folder)
         target.mkdir(parents=True, exist_ok=True)
-        for pattern in _SMALL_FILES:
+        for pattern in SMALL_FILES:
             for file in place.glob(pattern):
                 if not file.name.endswith(".index.json") and file.name != ABOUT:
                     shutil.copyfile(file, target / file.name)
@@ -153,7 +152,7 @@ def _from_encoder(
             expand_queries=augment,
         ),
     )
-    for pattern in _SMALL_FILES:
+    for pattern in SMALL_FILES:
         for file in source.transformer.glob(pattern):
             if file.name not in _OF_SENTENCES:
                 shutil.copyfile(file, folder / file.name)

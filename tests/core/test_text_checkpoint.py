@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from fnmatch import fnmatch
 
 import numpy as np
 import pytest
@@ -55,6 +56,23 @@ def test_what_can_only_be_a_path_is_not_looked_up(name, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", None)
     with pytest.raises(ModelError, match=r"no model|empty"):
         locate(name)
+
+
+def test_all_that_a_checkpoint_may_hold_is_fetched(monkeypatch):
+    files = (
+        "config.json", "1_Dense/config.json", "1_Dense/model.safetensors", "artifact.metadata",
+        "additions.json", "additions.safetensors", "query_weights.npy", "tokenizer.json",
+        "vocab.txt", "spiece.model",
+    )  # fmt: skip
+    fetched = set()
+
+    def download(repository, allow_patterns, **_):
+        fetched.update(f for f in files for pattern in allow_patterns if fnmatch(f, pattern))
+        return "/nowhere"
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    locate("owner/name")
+    assert fetched == set(files)
 
 
 def test_a_file_is_not_a_checkpoint(tmp_path):
