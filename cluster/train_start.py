@@ -51,7 +51,7 @@ class Beginning:
         """Refuse what cannot be done.
 
         Raises:
-            InvalidInput: fewer than no steps, or nobody to learn from.
+            InvalidInput: fewer than no steps, nobody to learn from, or nothing to learn.
         """
         if self.fit_steps < 0:
             raise InvalidInput(f"fit-projection {self.fit_steps}: a number of steps, 0 for none")
@@ -59,6 +59,11 @@ class Beginning:
             raise InvalidInput(
                 f"fit-projection {self.fit_steps}: there is nobody to learn from; give "
                 "--fit-teacher, or leave it out"
+            )
+        if self.fit_teachers and not self.fit_steps:
+            raise InvalidInput(
+                f"fit-teacher {self.fit_teachers[0]}: it is asked in no step; give "
+                "--fit-projection STEPS, or --batch-teacher, or leave it out"
             )
 
 

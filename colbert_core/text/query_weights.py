@@ -7,7 +7,7 @@ MaxSim sums the best matches of all query tokens alike, those of "the" as much a
 vectors of its queries (arXiv 2511.16106). Passages stay of unit length, so that an index and every
 engine that takes query vectors score by the weights without knowing of them.
 
-Legend: V ids of the vocabulary, L query tokens.
+Legend: V ids of the vocabulary.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from colbert_core.text.checkpoint import QUERY_WEIGHTS
 from colbert_core.text.tokens import TextTokenizer
 from colbert_core.types import F32
 
-MOST = 100.0  # far above what training gives, and far below what an index takes
+MOST = 100.0  # far above what an IDF gives, and far below what an index takes
 _AT_ONCE = 1000
 _COMMON = 0.05  # the IDF of what nearly every text has
 
@@ -62,10 +62,10 @@ def write_query_weights(folder: Path, weights_V: F32) -> None:
 
 
 def idf_weights(tokenizer: TextTokenizer, passages: Sequence[str], queries: Sequence[str]) -> F32:
-    """Square roots of inverse document frequencies, float32 [V], to start from.
+    """Square roots of inverse document frequencies, float32 [V].
 
-    Tokens that are put before, after and into every query keep weight 1, which is also the mean
-    of the others over the tokens of `queries`.
+    Special tokens ([CLS], [UNK] and their like, markers, expansion) have weight 1, which is also
+    the mean of the others over the tokens of `queries`.
     """
     found_V = np.zeros(tokenizer.vocabulary, np.int64)
     for start in range(0, len(passages), _AT_ONCE):

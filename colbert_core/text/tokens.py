@@ -151,7 +151,8 @@ class TextTokenizer:
 
     @property
     def added_ids(self) -> list[int]:
-        """Ids that stand for no text: of [CLS] and its like, markers and expansion; ascending."""
+        """Ids that are no piece of text: [CLS], [UNK] and their like, markers and expansion;
+        ascending."""
         own = (self.query_marker_id, self.passage_marker_id, self.expansion_id)
         ids = {*self._tokenizer.all_special_ids, *own}
         return sorted(id_ for id_ in ids if id_ is not None)

@@ -129,8 +129,8 @@ def test_a_run_s_start_is_fitted_once(tmp_path, model, tuples, monkeypatch):
     names = (f"maxsim:{model}", "bm25:none")
     settings = TrainSettings(steps=1, batch=4, passage_tokens=9)
 
-    def start(out, steps, settings=settings, weigh=False):
-        begin = Beginning(weigh_queries=weigh, fit_steps=steps, fit_teachers=names)
+    def start(out, steps, settings=settings):
+        begin = Beginning(fit_steps=steps, fit_teachers=names)
         return start_run(tmp_path / out, model, FORM, settings, tuples, begin, SilentProgress())
 
     def weights(out):
@@ -155,9 +155,14 @@ def test_more_passage_tokens_than_the_model_reads_are_refused(model):
 
 
 @pytest.mark.parametrize(
-    ("steps", "says"), [(-1, "fit-projection -1"), (5, "fit-projection 5: .*--fit-teacher")]
+    ("steps", "teachers", "says"),
+    [
+        (-1, (), "fit-projection -1"),
+        (5, (), "fit-projection 5: .*--fit-teacher"),
+        (0, ("bm25",), "fit-teacher bm25: .*--fit-projection"),
+    ],
 )
-def test_what_cannot_be_fitted_is_refused_first(tmp_path, model, steps, says):
+def test_what_cannot_be_fitted_is_refused_first(tmp_path, model, steps, teachers, says):
     job = TrainJob(
         tuples=("nowhere.jsonl",),
         corpus=None,
@@ -173,7 +178,7 @@ def test_what_cannot_be_fitted_is_refused_first(tmp_path, model, steps, says):
         data=None,
         split="dev",
         max_failures=0,
-        beginning=Beginning(fit_steps=steps),
+        beginning=Beginning(fit_steps=steps, fit_teachers=teachers),
     )
     with pytest.raises(InvalidInput, match=says):
         train(job, tmp_path / "out", SilentProgress())
