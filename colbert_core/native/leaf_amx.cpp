@@ -232,17 +232,20 @@ void scan_any(const ScanTokens& tokens, const ScanTables& tables, const QueryBlo
   }
 }
 
-constexpr Leaf kLeaf = {"amx",
-                        enter,
-                        leave,
-                        true,
-                        centroid_dots_any,
-                        centroid_rows_any,
-                        largest_row,
-                        probe_any,
-                        scan_any,
-                        decode_tokens<Avx512>,
-                        dots<Avx512>};
+// What the matrix unit does not do is as on the AVX-512 path, kernels to come included.
+constexpr Leaf make_amx() {
+  Leaf leaf = make_leaf<Avx512>("amx");
+  leaf.enter = enter;
+  leaf.leave = leave;
+  leaf.multiplies_centroids = true;
+  leaf.centroid_dots = centroid_dots_any;
+  leaf.centroid_rows = centroid_rows_any;
+  leaf.probe = probe_any;
+  leaf.scan = scan_any;
+  return leaf;
+}
+
+constexpr Leaf kLeaf = make_amx();
 
 }  // namespace
 
