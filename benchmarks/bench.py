@@ -136,7 +136,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--max-seconds", type=float, default=20, help="per setting and k, after a first full pass"
     )
-    parser.add_argument("--model", default="minilm-untrained")
+    parser.add_argument("--model", default="tartan-minilm")
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "bench")
     own = [spec.name for spec in ENGINES if spec.environment is None]

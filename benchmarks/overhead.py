@@ -60,9 +60,10 @@ def main() -> None:
         "load_before": busy(),
         "index": index_figures(args.index),
         "k": args.k,
+        "replicas": args.replicas,
     }
     queries = query_vectors(args.index, args.queries)[: args.count]
-    rows = searches(args.index, queries, args.k)
+    rows = searches(args.index, queries, args.k, args.replicas)
     calls = shard_calls(args.index)
     about |= {"queries": len(queries), "load_after": busy()}
     document = {"schema": SCHEMA, "about": about, "rows": rows, "shard_calls": calls}
@@ -71,12 +72,12 @@ def main() -> None:
     sys.exit(0 if max(row["overhead_p50_ms"] for row in rows) <= LIMIT_MS else 1)
 
 
-def searches(index: Path, queries: list[F32], k: int) -> list[dict[str, Any]]:
+def searches(index: Path, queries: list[F32], k: int, replicas: int) -> list[dict[str, Any]]:
     """Milliseconds in process and through the cluster, without and with texts."""
     opened = Index.open(index)
     with (
         tempfile.TemporaryDirectory() as folder,
-        serving(index, [], Path(folder) / "log") as served,
+        serving(index, ["--replicas", str(replicas)], Path(folder) / "log") as served,
         bare_cluster(len(opened.manifest.shards), ANSWER_BYTES) as bare,
         Client(served.address, retry=RetryPolicy(attempts=1), timeout_s=30.0) as client,
     ):
@@ -181,8 +182,9 @@ def markdown(document: dict[str, Any]) -> str:
         f"# What a cluster adds to a search, {about['collection']}, {about['date']}",
         "",
         f"{index['passages']:,} passages in {index['shards']} shards, k = {about['k']}, "
-        f"{about['queries']} queries as vectors, one after the other; `tartan serve` with one "
-        "replica, by turns with `Index.search` in this process. Milliseconds.",
+        f"{about['queries']} queries as vectors, one after the other; `tartan serve` with "
+        f"{about['replicas']} replicas a shard, by turns with `Index.search` in this process. "
+        "Milliseconds.",
         "",
         conditions(about),
         "",
@@ -213,6 +215,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("index", type=Path)
     parser.add_argument("--queries", type=Path, required=True, help="queries.jsonl")
     parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("-k", type=int, default=10)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--tag", default="", help="end of the files' names")

@@ -29,6 +29,7 @@ from cluster.cli_train_generate import (
 from cluster.cli_train_options import (
     Augment,
     Bf16,
+    Blend,
     CheckpointEvery,
     Chunk,
     Dim,
@@ -41,6 +42,7 @@ from cluster.cli_train_options import (
     MaxFailures,
     QueryMaxlen,
     Split,
+    WeighQueries,
     Workers,
 )
 from cluster.cli_train_tuples import parse_ranks
@@ -91,6 +93,8 @@ def adapt_command(
     batch: Annotated[int, typer.Option("--batch", help="The student's tuples a step.")] = 32,
     rate: Annotated[float, typer.Option("--rate", help="The student's.")] = 1e-5,
     lora: Lora = None,
+    weigh_queries: WeighQueries = False,
+    blend: Blend = 1.0,
     bf16: Bf16 = False,
     chunk: Chunk = None,
     dim: Dim = None,
@@ -161,6 +165,8 @@ def adapt_command(
         distilling=TrainSettings(
             steps=steps, batch=batch, rate=rate, warmup=-1, seed=seed, lora=lora, bf16=bf16
         ),
+        weigh_queries=weigh_queries,
+        blend=blend,
         workers=workers,
         chunk=chunk,
         checkpoint_every=checkpoint_every,

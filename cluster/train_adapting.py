@@ -28,11 +28,12 @@ from cluster.beir import read_judged
 from cluster.progress import Progress
 from cluster.ray_session import ray_session
 from cluster.train_generating import GenerateSettings, QuerySet
-from cluster.train_job import TrainJob, measured, train
+from cluster.train_job import TrainJob, check_blend, measured, train
 from cluster.train_mining import mine
 from cluster.train_record import Asked, is_recorded, record
 from cluster.train_rounds import check_more, query_sets, set_folders
 from cluster.train_scoring import score_tuples
+from cluster.train_start import Beginning
 from colbert_core.errors import InvalidInput
 from colbert_core.index.lock import write_lock
 from colbert_core.text.aliases import locate
@@ -56,6 +57,7 @@ class AdaptJob:
         mining: of the tuples; the filter's rankings give the negatives.
         teacher_model, teacher: what each cross-encoder starts from, and how it learns.
         model, student, distilling: the same of the student.
+        weigh_queries, blend: of the student, as `Beginning` and `TrainJob` have them.
         workers, chunk, checkpoint_every, evaluate_every, max_failures: of each run, as `TrainJob`
             has them.
         data, split: a collection in BEIR's layout to measure the student on, or None.
@@ -72,6 +74,8 @@ class AdaptJob:
     model: str
     student: StudentSettings
     distilling: TrainSettings
+    weigh_queries: bool
+    blend: float
     workers: int | None
     chunk: int | None
     checkpoint_every: int
@@ -163,6 +167,7 @@ def _check(job: AdaptJob) -> None:
     """Refuse now what a step would refuse after hours."""
     job.generating.check()
     job.mining.check()
+    check_blend(job.blend)
     check_more(job.more, job.templates)
     if not job.generating.bm25 and job.generating.index is None:
         raise InvalidInput("no source of negatives: give --index INDEX, --bm25, or both")
@@ -241,6 +246,7 @@ def _asked_of_each(job: AdaptJob) -> tuple[Asked, Asked, Asked]:
     }
     teacher = {"model": _weights(job.teacher_model), **dataclasses.asdict(job.teacher)}
     student = {"model": _weights(job.model), **dataclasses.asdict(job.student)}
+    student |= {"weigh_queries": job.weigh_queries, "blend": job.blend}
     return mining, teacher, student | dataclasses.asdict(job.distilling)
 
 
@@ -257,6 +263,8 @@ def _run(job: AdaptJob, tuples: Sequence[str], queries: list[str], *, student: b
         model=job.model if student else job.teacher_model,
         student=job.student if student else None,
         settings=job.distilling if student else job.teacher,
+        beginning=Beginning(weigh_queries=student and job.weigh_queries),
+        blend=job.blend if student else 1.0,
         workers=job.workers,
         chunk=job.chunk if student else None,
         checkpoint_every=job.checkpoint_every,

@@ -121,6 +121,12 @@ class TrainReport:
         return {**dataclasses.asdict(self), "checkpoint": str(self.checkpoint)}
 
 
+def check_blend(blend: float) -> None:
+    """Raises InvalidInput unless weights can lie there between start and end."""
+    if not 0.0 < blend <= 1.0:
+        raise InvalidInput(f"blend {blend:g}: above 0, which is the start, and at most 1")
+
+
 def train(job: TrainJob, out: Path, progress: Progress) -> TrainReport:
     """Train a model, or go on with it.
 
@@ -143,8 +149,7 @@ def train(job: TrainJob, out: Path, progress: Progress) -> TrainReport:
         )
         settings = _resolved(job.settings, tuples)
         check_settings(settings, tuples, _counts(job, job.workers or job.min_workers or 1))
-        if not 0.0 < job.blend <= 1.0:
-            raise InvalidInput(f"blend {job.blend:g}: above 0, which is the start, and at most 1")
+        check_blend(job.blend)
         names, read = settings.objective.batch_teachers, settings.passage_tokens
         check_passage_tokens(read, job.model)
         teachers = [teacher_sha256(name, read) for name in names]

@@ -50,8 +50,9 @@ class SearchParams:
         scored: the most passages of a shard that are scored precisely; 0 where none is, and the
             centroids alone rank and score the hits.
         exact: score every passage; `nprobe`, `candidates` and `scored` are 0 then.
-        margin: candidates whose estimated score lies more than margin · √(query tokens) below
-            the k-th best of their shard are not compared; None where all are.
+        margin: candidates whose estimated score lies more than margin · √Σ‖q‖² below the k-th
+            best of their shard are not compared (q are the query's tokens: √L of L unit vectors);
+            None where all are.
         interaction_margin: the same of scores by centroid interaction, and what is then scored.
     """
 

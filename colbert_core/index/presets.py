@@ -15,8 +15,8 @@ class Preset:
         nprobe: centroids probed per query token.
         candidates: the most passages of a shard that centroid interaction compares.
         scored: the most passages of a shard that are scored precisely.
-        margin: candidates whose estimated score lies more than margin · √(query tokens) below
-            the k-th best of their shard are not compared.
+        margin: candidates whose estimated score lies more than margin · √Σ‖q‖² below the k-th
+            best of their shard are not compared; q are the query's tokens.
         interaction_margin: the same of scores by centroid interaction, and what is then scored.
         overlap: the share that was found. Above `recall` where the least work finds more.
         mean_scored: passages scored per query, of all shards together.

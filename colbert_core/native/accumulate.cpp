@@ -166,8 +166,8 @@ size_t Shard::find_candidates(const Probes& given, size_t wanted, const Budget& 
   }
   keep_best_totals(scratch, std::max(budget.candidates, wanted));
   const float factor = addend_factor(probes);
-  const float root = std::sqrt(static_cast<float>(scratch.query.tokens()));
-  if (factor > 0) drop_far_behind(scratch.keys, wanted, budget.margin * root * factor);
+  const float slack = budget.margin * scratch.query.length() * factor;
+  if (factor > 0) drop_far_behind(scratch.keys, wanted, slack);
   scratch.pids.clear();
   for (const uint64_t key : scratch.keys) scratch.pids.push_back(key_id(key));
   std::sort(scratch.pids.begin(), scratch.pids.end());

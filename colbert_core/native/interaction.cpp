@@ -100,8 +100,7 @@ void Shard::keep_by_interaction(size_t k, const Budget& budget, Deadline deadlin
   if (scratch.keys.size() > k && !std::isinf(budget.interaction_margin)) {
     const auto kth = scratch.keys.begin() + static_cast<std::ptrdiff_t>(k) - 1;
     std::nth_element(scratch.keys.begin(), kth, scratch.keys.end(), std::greater<>());
-    const float slack =
-        budget.interaction_margin * std::sqrt(static_cast<float>(scratch.query.tokens()));
+    const float slack = budget.interaction_margin * scratch.query.length();
     const float least = key_score(*kth) - slack;
     std::erase_if(scratch.keys, [least](uint64_t key) { return !(key_score(key) >= least); });
   }

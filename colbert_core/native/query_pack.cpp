@@ -80,6 +80,12 @@ void QueryPack::pack(std::span<const float> Q_LD, size_t dim) {
     }
     blocks_.push_back(block);
   }
+  double total = 0;
+  for (size_t lane = 0; lane < tokens; ++lane) {
+    const double scale = scales_.data()[lane];
+    total += squares_.data()[lane] * scale * scale;
+  }
+  length_ = static_cast<float>(std::sqrt(total));
   high_.fill_unsigned(lanes, padded);
   low_.fill_unsigned(lanes, padded);
 }

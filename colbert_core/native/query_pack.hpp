@@ -55,6 +55,8 @@ class QueryPack {
 
   const std::vector<QueryBlock>& blocks() const { return blocks_; }
   size_t tokens() const { return tokens_; }
+  // √Σ‖q‖² over the tokens, by their high planes: what margins are counted in.
+  float length() const { return length_; }
   // In all blocks, empty ones included.
   size_t lanes() const { return (tokens_ + kBlock - 1) / kBlock * kBlock; }
   // All bytes of the high plane.
@@ -81,6 +83,7 @@ class QueryPack {
   AlignedBuffer<float> f32_;
   size_t tokens_ = 0;
   size_t padded_dim_ = 0;
+  float length_ = 0;
 };
 
 }  // namespace tartan

@@ -43,6 +43,17 @@ def quantise_query(Q_LD: F32) -> QuantisedQuery:
     return QuantisedQuery(high_LD.astype(np.int8), low_LD.astype(np.int8), scales_L)
 
 
+def query_length(query: QuantisedQuery) -> np.float32:
+    """√Σ‖q‖² over the query's tokens, by their high planes: √L where all are of unit length.
+
+    What margins are counted in: the error of a sum over tokens, each of which counts as much as it
+    is long. Added token by token, so that every path has the same bits.
+    """
+    squares_L = np.sum(query.high_LD.astype(np.int64) ** 2, axis=1).astype(np.float64)
+    scales_L = query.scales_L.astype(np.float64)
+    return np.float32(np.sqrt(np.cumsum(squares_L * scales_L * scales_L)[-1]))
+
+
 def row_scales(query: QuantisedQuery, longest: float) -> tuple[F32, F32]:
     """Of the int16 rows of centroid interaction, for each query token, float32 [L]: what a dot
     product times a centroid's scale is multiplied by, and what a row's step is worth.

@@ -43,8 +43,9 @@ def check_margin(name: str, margin: float) -> np.float32:
         return np.float32(margin)
 
 
-def not_far_behind(scores: F32, k: int, margin: np.float32, tokens: int) -> Bool:
-    """Which of descending scores lie within margin · √tokens of the k-th."""
-    slack = margin * np.sqrt(np.float32(tokens))
-    kept: Bool = scores >= scores[min(k, len(scores)) - 1] - slack
+def not_far_behind(scores: F32, k: int, margin: np.float32, length: np.float32) -> Bool:
+    """Which of descending scores lie within margin · length of the k-th."""
+    if np.isinf(margin):
+        return np.ones(len(scores), np.bool_)
+    kept: Bool = scores >= scores[min(k, len(scores)) - 1] - margin * length
     return kept

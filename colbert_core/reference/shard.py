@@ -9,6 +9,7 @@ from colbert_core.reference.arithmetic import (
     precise_dots,
     quantise_query,
     query_dots,
+    query_length,
     row_scales,
     sum_over_query,
 )
@@ -62,8 +63,8 @@ class Shard(ShardArrays):
             candidates: the most passages that are looked at further, at least `k`.
             allowed_N: uint8 [N], 0 excludes a passage; None allows all.
             deadline_s: `time.monotonic()` value after which to give up; 0 is never.
-            margin: a candidate whose approximate score is more than margin · √L below the k-th
-                best is left out; at least 0.
+            margin: a candidate whose approximate score is more than margin · √Σ‖q‖² (√L
+                where tokens are of unit length) below the k-th best is left out; at least 0.
             scored: the most candidates that are scored precisely, at least `k`: the best by
                 centroid interaction. 0 scores none: the hits and their scores are those of
                 centroid interaction, or, of no more than `k` candidates, what postings say.
@@ -104,7 +105,9 @@ class Shard(ShardArrays):
         most = max(scored, k)
         if len(pids) > (most if np.isinf(second) else k):
             pids, found = best(pids, self._interact(Q_LD, pids, deadline_s), most)
-            pids = np.sort(pids[not_far_behind(found, k, second, len(Q_LD))])
+            pids = np.sort(
+                pids[not_far_behind(found, k, second, query_length(quantise_query(Q_LD)))]
+            )
         hits, scores = best(pids, self._precise(Q_LD, pids, deadline_s), k)
         return hits, scores, touched, len(pids)
 
@@ -195,7 +198,7 @@ class Shard(ShardArrays):
         order = np.lexsort((pids, -totals))[:candidates]
         factor = addend_factor(scores_LP)
         with np.errstate(over="ignore", invalid="ignore"):
-            slack = margin * np.sqrt(np.float32(len(Q_LD))) * factor
+            slack = margin * query_length(quantise_query(Q_LD)) * factor
         if len(order) > wanted and factor > 0 and slack < LARGEST_TOTAL:
             order = order[totals[order] >= totals[order[wanted - 1]] - int(slack)]
         order = np.sort(order)

@@ -4,11 +4,11 @@ There are no queries when an index is built, so they are made from its passages.
 come from exhaustive search, and two scores say how far behind the k-th best each of them falls: the
 estimate by which postings choose candidates, and the score by centroid interaction by which
 candidates are chosen for precise scoring. Such a gap over √(query tokens) is an error of the
-centroids: unlike the number of candidates, it hardly depends on the query, on k, on how many
-passages there are, or on how the queries were made. So the two margins that together keep a share
-`recall` of the pseudo-queries' hits keep that share of real ones. How much of what may be missed is
-missed by the first, the cheapest combination decides. docs/decisions/recall-presets.md has the
-measurements.
+centroids (over √Σ‖q‖², in a search, of tokens that are not of unit length): unlike the number of
+candidates, it hardly depends on the query, on k, on how many passages there are, or on how the
+queries were made. So the two margins that together keep a share `recall` of the pseudo-queries'
+hits keep that share of real ones. How much of what may be missed is missed by the first, the
+cheapest combination decides. docs/decisions/recall-presets.md has the measurements.
 
     calibrate_gaps.py      how far behind the hits of a query fall
     calibrate_margins.py   the margins that follow, and what a query takes within them

@@ -105,11 +105,11 @@ def addends(scores_LP: F32) -> I32:
     return addends_LP
 
 
-def slack(scores_LP: F32, margin: float) -> int:
-    """How far behind the k-th best a candidate may be, in integer units."""
+def slack(scores_LP: F32, margin: float, length: np.float32) -> int:
+    """How far behind the k-th best a candidate of a query so long may be, in integer units."""
     factor = addend_factor(scores_LP)
     with np.errstate(over="ignore", invalid="ignore"):
-        units = np.float32(margin) * np.sqrt(np.float32(len(scores_LP))) * factor
+        units = np.float32(margin) * length * factor
     return int(units) if factor > 0 and units < LARGEST_TOTAL else LARGEST_TOTAL
 
 

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from colbert_core.reference.arithmetic import quantise_query, row_scales
+from colbert_core.reference.arithmetic import (
+    QuantisedQuery,
+    quantise_query,
+    query_length,
+    row_scales,
+)
 from colbert_core.types import F32, AnyArray
 
 
@@ -23,6 +28,7 @@ class QueryBatch:
         high_DBL: float32 [D, B, L], the high one again.
         scales_BL: float32, of the planes.
         gains_BL, steps_BL: float32, from dot products to int16 rows, and from these to scores.
+        lengths_B: `query_length` of each, on the host.
     """
 
     Q_BDL: torch.Tensor
@@ -31,6 +37,7 @@ class QueryBatch:
     scales_BL: torch.Tensor
     gains_BL: torch.Tensor
     steps_BL: torch.Tensor
+    lengths_B: F32
 
     def __len__(self) -> int:
         return len(self.scales_BL)
@@ -47,8 +54,8 @@ def make_batch(queries: Sequence[F32], longest: float, device: torch.device) -> 
     Args:
         longest: length of the longest centroid, which int16 rows are made to fit.
     """
-    lengths = [len(Q_LD) for Q_LD in queries]
-    used_BL = np.arange(max(lengths)) < np.array(lengths)[:, None]
+    tokens_B = np.array([len(Q_LD) for Q_LD in queries])
+    used_BL = np.arange(tokens_B.max()) < tokens_B[:, None]
 
     def padded(values_XD: AnyArray) -> torch.Tensor:
         """All queries' tokens in a row, [X, …] → float32 [B, L, …]."""
@@ -67,4 +74,11 @@ def make_batch(queries: Sequence[F32], longest: float, device: torch.device) -> 
         scales_BL=padded(planes.scales_L),
         gains_BL=padded(gains_X),
         steps_BL=padded(steps_X),
+        lengths_B=_lengths(planes, np.cumsum(tokens_B)),
     )
+
+
+def _lengths(planes: QuantisedQuery, ends_B: AnyArray) -> F32:
+    """Of the queries whose tokens end there."""
+    parts = zip(*(np.split(plane, ends_B[:-1]) for plane in planes), strict=True)
+    return np.array([query_length(QuantisedQuery(*part)) for part in parts], np.float32)

@@ -88,7 +88,9 @@ class Stages:
             pids_BK = torch.tensor(every, device=device).expand(len(batch), live)
             estimates_BK, touched = None, np.full(len(batch), live)
         else:
-            pids_BK, estimates_BK, touched = self._candidates(queries, min(k, live), deadline_s)
+            pids_BK, estimates_BK, touched = self._candidates(
+                batch, queries, min(k, live), deadline_s
+            )
         if effort.scored == 0:
             scores_BK = self._coarse(batch, pids_BK, estimates_BK, k, deadline_s)
             scored_B = np.zeros(len(batch), np.int64)
@@ -106,7 +108,7 @@ class Stages:
         ]
 
     def _candidates(
-        self, queries: Sequence[Query], wanted: int, deadline_s: float
+        self, batch: QueryBatch, queries: Sequence[Query], wanted: int, deadline_s: float
     ) -> tuple[torch.Tensor, torch.Tensor, I64]:
         """The best candidates int64 [B, K], their estimated scores float32 [B, K], how many were
         touched; probes 4 times wider until `wanted` are."""
@@ -128,8 +130,13 @@ class Stages:
             for b in few:
                 probes[b] = self.table.probe(queries[b].Q_LD, 4 * probes[b][0].shape[1])
             totals_BN[few] = accumulate(self.arrays, [probes[b] for b in few], mask, self.budget)
-        slack_B = np.array([slack(scores_LP, effort.margin) for _, scores_LP in probes], np.int64)
-        pids_BK, totals_BK = choose(totals_BN, wanted, effort.candidates, slack_B)
+        slacks = [
+            slack(scores_LP, effort.margin, length)
+            for (_, scores_LP), length in zip(probes, batch.lengths_B, strict=True)
+        ]
+        pids_BK, totals_BK = choose(
+            totals_BN, wanted, effort.candidates, np.array(slacks, np.int64)
+        )
         return pids_BK, estimates(totals_BK, [scores_LP for _, scores_LP in probes]), touched_B
 
     def _coarse(
@@ -169,8 +176,8 @@ class Stages:
             return pids_BK
         scores_BK = self.interact(batch, pids_BK.masked_fill(~crowded_B1, -1), deadline_s)
         pids_BK, scores_BK = best_pairs(pids_BK, scores_BK, most)
-        roots_B = np.sqrt(np.array([len(query.Q_LD) for query in queries], np.float32))
-        slack_B = torch.tensor(np.float32(effort.interaction_margin) * roots_B)
+        with np.errstate(invalid="ignore"):  # ∞ · 0 leaves nothing out
+            slack_B = torch.tensor(np.float32(effort.interaction_margin) * batch.lengths_B)
         kth_B1 = scores_BK[:, min(effort.k, scores_BK.shape[1]) - 1, None]
         least_B1 = kth_B1 - slack_B.to(kth_B1.device)[:, None]
         return pids_BK.masked_fill(crowded_B1 & (scores_BK < least_B1), -1)

@@ -46,6 +46,7 @@ def command(tmp_path: Path) -> list[str]:
         "--teacher-batch", "4", "--teacher-steps", "6",
         "--teacher-rate", "1e-3", "--batch", "4", "--steps", "6", "--rate", "1e-3",
         "--dim", "16", "--query-maxlen", "12", "--doc-maxlen", "20", "--workers", "1",
+        "--weigh-queries", "--blend", "0.5",
     ]  # fmt: skip
 
 
@@ -86,6 +87,7 @@ def test_a_killed_driver_is_gone_on_with_to_the_student(command: list[str], tmp_
     assert all(0 < one["kept"] <= one["written"] for one in report["sets"])
     assert not list(out.glob("sets/*-more/teacher"))
     assert Encoder.load(report["checkpoint"]).dim == 16
+    assert (Path(report["checkpoint"]) / "query_weights.npy").exists()
     check_scores(tmp_path, out)
 
     done = times(out, "**/*")

@@ -183,6 +183,25 @@ def test_margin(isa: str, margin: float) -> None:
     )
 
 
+@pytest.mark.parametrize("margin", [0.0, 0.02, 0.05, np.inf])
+def test_margins_follow_how_long_query_tokens_are(isa: str, margin: float) -> None:
+    """A query of which every token is twice as long has the same hits, of twice the score; one of
+    nothing but zeros is no reason to fail."""
+    world, Q_LD = make_world(passages=300, longest=6, clustered=2.0), make_query(9, 128)
+    budget = {"margin": margin, "scored": 40, "interaction_margin": margin}
+    table, shard = world.native()
+    once, twice = (
+        shard.search(query_LD, *table.probe(query_LD, 8), 4, 200, **budget)
+        for query_LD in (Q_LD, 2 * Q_LD)
+    )
+    np.testing.assert_array_equal(once[0], twice[0])
+    np.testing.assert_array_equal(2 * once[1], twice[1])
+    assert once[2:] == twice[2:]
+    weights_L1 = np.linspace(0.1, 2.0, 9, dtype=np.float32)[:, None]
+    for query_LD in (weights_L1 * Q_LD, 0 * Q_LD):
+        assert_equal_on_everything(world, query_LD, nprobe=8, k=4, candidates=200, **budget)
+
+
 def test_a_margin_leaves_out_what_is_far_behind_the_kth(isa: str) -> None:
     """With the margin, exactly the passages that approximate scores say are scored."""
     world, Q_LD, k = make_world(passages=300, longest=6, clustered=2.0), make_query(9, 128), 4

@@ -61,6 +61,8 @@ def job(tmp_path_factory):
         model=model,
         student=StudentSettings(dim=16),
         distilling=training,
+        weigh_queries=True,
+        blend=0.5,
         workers=1,
         chunk=None,
         checkpoint_every=10,
@@ -86,6 +88,7 @@ def test_what_a_later_step_would_refuse_is_refused_first(job, tmp_path):
         (bad(teacher_model="/no/such/model"), ModelError, "no such folder"),
         (bad(data=tmp_path), CorpusError, "cannot be read"),
         (bad(student=StudentSettings(language="de")), InvalidInput, "no adapters"),
+        (bad(blend=0.0), InvalidInput, "blend 0"),
         (bad(more=-1), InvalidInput, "more -1"),
         (bad(more=5, templates=[job.templates[0], twin]), InvalidInput, "'question-more': the sec"),
     ):

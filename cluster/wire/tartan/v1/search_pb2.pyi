@@ -602,8 +602,8 @@ class SearchParams(_message.Message):
     scored: _builtins.int
     exact: _builtins.bool
     margin: _builtins.float
-    """Candidates whose estimated score lay more than margin · √(query tokens) below the k-th best of
-    their shard were not compared; unset when none was left out for that.
+    """Candidates whose estimated score lay more than margin · √Σ‖q‖² (q: the query's token vectors; √L of L unit
+    vectors) below the k-th best of their shard were not compared; unset when none was left out for that.
     """
     interaction_margin: _builtins.float
     """The same of their scores by centroid interaction: those were not scored precisely."""

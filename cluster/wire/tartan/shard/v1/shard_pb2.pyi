@@ -76,7 +76,7 @@ class SearchRequest(_message.Message):
     exact: _builtins.bool
     """Score every passage; nprobe, candidates, scored and the margins are ignored."""
     margin: _builtins.float
-    """Candidates whose estimated score lies more than margin · √L below the shard's k-th best are
+    """Candidates whose estimated score lies more than margin · √Σ‖q‖² below the shard's k-th best are
     not compared. At least 0; unset leaves none out.
     """
     scored: _builtins.int
