@@ -85,8 +85,9 @@ class Engine(ABC):
         """A query in the engine's own type; not timed."""
 
     @abstractmethod
-    def search(self, query: Any, k: int, setting: dict[str, Any]) -> list[int]:
-        """At most `k` passages, best first; timed."""
+    def search(self, query: Any, k: int, setting: dict[str, Any]) -> Sequence[int | str]:
+        """At most `k` passages, best first; timed. Ids that are strings are turned into numbers
+        outside of what is timed."""
 
     def search_many(
         self, queries: Sequence[Any], k: int, setting: dict[str, Any], threads: int

@@ -77,9 +77,9 @@ class Tartan(Engine):
         """float32 [L, D]."""
         return np.ascontiguousarray(query_LD, dtype=np.float32)
 
-    def search(self, query: np.ndarray, k: int, setting: dict[str, Any]) -> list[int]:
+    def search(self, query: np.ndarray, k: int, setting: dict[str, Any]) -> list[str]:
         """Settings: `recall`, `exact`, or `nprobe` and `candidates_per_hit`; none: the default."""
-        return [int(one) for one in self.index.search(query, k=k, **_knobs(setting, k)).ids]
+        return self.index.search(query, k=k, **_knobs(setting, k)).ids
 
     def search_many(
         self, queries: Sequence[np.ndarray], k: int, setting: dict[str, Any], threads: int

@@ -19,7 +19,7 @@ from colbert_core.errors import IndexCorrupt
 from colbert_core.types import I64, AnyArray
 
 BATCH = 4096
-ONE_BY_ONE = 128  # so many ids are read faster one by one than by Arrow
+ONE_BY_ONE = 16  # so many ids are read faster one by one than by Arrow
 _IDS = pa.schema([pa.field("id", pa.string(), nullable=False)])
 _TEXTS = pa.schema([pa.field("text", pa.string()), pa.field("metadata", pa.string())])
 
@@ -208,6 +208,7 @@ class PassageReader:
     def __init__(self, folder: Path) -> None:
         self._ids = _File(folder / "ids.arrow", _IDS)
         self._id_of = _Columns(self._ids)
+        self._id_batches: dict[int, pa.StringArray] = {}
         texts = _File(folder / "texts.arrow", _TEXTS)
         self._texts_of = _Columns(texts)
         if len(texts) != len(self._ids):
@@ -221,17 +222,20 @@ class PassageReader:
         return self._id_of.row(pid)[0] or ""
 
     def ids_of(self, pids: I64) -> AnyArray:
-        """The ids of passages, strings as objects; Arrow turns many of a batch into Python's."""
-        ids = np.empty(len(pids), object)
+        """The ids of passages, strings as objects; Arrow takes many of them together."""
         if len(pids) <= ONE_BY_ONE:
-            ids[:] = [self.id(pid) for pid in pids.tolist()]
-            return ids
-        batches, rows = np.divmod(pids, BATCH)
-        for number in np.unique(batches).tolist():
-            here = np.flatnonzero(batches == number)
-            column = self._ids.batch(number, full=True).column(0)
-            ids[here] = column.take(pa.array(rows[here])).to_numpy(zero_copy_only=False)
+            return np.array([self.id(pid) for pid in pids.tolist()], object)
+        numbers, chunk_of = np.unique(pids // BATCH, return_inverse=True)
+        column = pa.chunked_array([self._id_batch(number) for number in numbers.tolist()])
+        ids: AnyArray = column.take(pa.array(chunk_of * BATCH + pids % BATCH)).to_numpy()
         return ids
+
+    def _id_batch(self, number: int) -> pa.StringArray:
+        """The ids of a batch, each of which was looked at once."""
+        column = self._id_batches.get(number)
+        if column is None:
+            column = self._id_batches[number] = self._ids.batch(number, full=True).column(0)
+        return column
 
     def ids(self) -> list[str]:
         """All ids, in order."""
