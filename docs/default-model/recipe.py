@@ -2,12 +2,17 @@
 
     python docs/default-model/recipe.py --pairs ../shared/data/train --out build/default-model
 
-    pairs ─ held back and taught ─ mine ─ score ─ distill ─ read_whole ─ OUT/run/additions
+    pairs ─ held back and taught ─ mine ─ a wide teacher ─ score ─ distill ─ read_whole
+                                                                               │
+                                                                     OUT/run/additions
 
 What comes out is `colbert_core/text/models/tartan-minilm` (but for `vocab.txt`, which says again
 what `tokenizer.json` does); what it cost and is worth is in docs/decisions/training.md.
 
-The pairs are (question, passage) and (title, abstract), in English; of a third of the abstracts a
+The teacher is late interaction too, at all of the backbone's dimensions: it learns from labels
+alone, the first three passages of tuples of six, and scores other tuples together with BM25.
+
+The pairs are (question, passage) and (title, abstract), in English; of most of the abstracts a
 sentence is the query and the rest the passage. Pairs of scifact are left out, since it is measured.
 A tenth of the passages, with all their questions, is held back: on a sample of these the student is
 measured before and after. With `--loss v1` the same student learns from the same tuples without a
@@ -36,19 +41,18 @@ TAUGHT = {
     "qamr": 1000,
     "squadshifts-amazon-reviews": 1000,
     "squadshifts-new-wiki": 1000,
-    "acl-anthology": 3600,
+    "acl-anthology": 7500,
 }
-SENTENCES = 1200  # abstracts that are asked for by a sentence of theirs instead of the title
+SENTENCES = 4500  # abstracts that are asked for by a sentence of theirs instead of the title
 WORDS = 8  # of such a sentence, at least
 KINDS = ("questions", "titles", "sentences")
 ASKED, DISTRACTORS = 200, 800  # held-back questions of each source, and passages beside theirs
-TEACHERS = ("maxsim:minilm-untrained", "bm25")
-STUDENT = "--no-markers --no-augment --dim 128 --query-maxlen 256 --doc-maxlen 300"
 RUN = (
-    "--weigh-queries --steps 270 --batch 24 --rate 5e-4 --warmup 27 --lora 16 --blend 0.5"
-    " --passage-tokens 128 --workers 2"
+    "--no-markers --no-augment --query-maxlen 256 --doc-maxlen 300 --weigh-queries --n-way 3"
+    " --batch 24 --rate 5e-4 --lora 16 --bf16 --passage-tokens 160 --workers 2"
 )
-FIT = 200  # steps of the projection alone
+WIDE = "--dim 384 --loss v1 --steps 270 --warmup 27 --blend 0.7"
+STUDENT = "--dim 128 --steps 200 --warmup 20 --blend 0.6"
 READ = 512  # tokens of a passage, once it is trained
 
 Pair = Mapping[str, str]
@@ -65,25 +69,28 @@ def main() -> None:
     if not (out / "held-back").is_dir():
         write_data(options.pairs, out)
     texts = ["--corpus", out / "corpus.jsonl", "--queries", out / "queries.jsonl"]
-    mined = [out / f"mined-{kind}.jsonl" for kind in KINDS]
-    for path in mined:
-        if not path.exists():
-            kind = path.stem.removeprefix("mined-")
-            own = ["--corpus", out / f"{kind}.jsonl", "--queries", out / "queries.jsonl"]
-            window = ["--bm25", "--n-way", 3, "--ranks", "2:30", "--seed", SEED]
-            tartan("mine", out / f"qrels/{kind}.tsv", *own, *window, "--out", path)
-    scored = out / "scored.jsonl"
+    common = [*texts, *RUN.split(), "--seed", SEED]
+    wide, scored = out / "teacher", out / "scored.jsonl"
     if not scored.exists():
-        teachers = [word for name in TEACHERS for word in ("--teacher", name)]
-        tartan("score", *mined, *texts, *teachers, "--workers", 2, "--out", scored)
+        tartan("distill", *mined(out, 6), *common, *WIDE.split(), "--out", wide)
+        teachers = ["--teacher", f"maxsim:{wide / 'checkpoint'}", "--teacher", "bm25"]
+        tartan("score", *mined(out, 3), *texts, *teachers, "--workers", 2, "--out", scored)
     run = out / ("run" if options.loss == "kl" else f"run-{options.loss}")
-    settings = [*STUDENT.split(), *RUN.split(), "--loss", options.loss, "--seed", SEED]
-    if options.loss == "kl":
-        settings += ["--fit-projection", FIT]
-        settings += [word for name in TEACHERS for word in ("--fit-teacher", name)]
     measured = ["--data", out / "held-back", "--split", "test"]
-    tartan("distill", scored, *texts, *settings, *measured, "--out", run)
+    student = [*common, *STUDENT.split(), "--loss", options.loss, *measured]
+    tartan("distill", scored, *student, "--out", run)
     read_whole(run / "additions")
+
+
+def mined(out: Path, n_way: int) -> list[Path]:
+    """Tuples of each kind of query, mined among the passages of their kind."""
+    paths = [out / f"mined-{n_way}-{kind}.jsonl" for kind in KINDS]
+    for kind, path in zip(KINDS, paths, strict=True):
+        if not path.exists():
+            own = ["--corpus", out / f"{kind}.jsonl", "--queries", out / "queries.jsonl"]
+            window = ["--bm25", "--n-way", n_way, "--ranks", "2:30", "--seed", SEED]
+            tartan("mine", out / f"qrels/{kind}.tsv", *own, *window, "--out", path)
+    return paths
 
 
 def tartan(*words: object) -> None:
