@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/load.py INDEX --queries ../shared/data/scifact/queries.jsonl
 
 A real `tartan serve` with replicas, asked by an open loop in this process (loadgen/open_loop.py
-says what that is) with the vectors of the queries. Every answer is compared with the same index
-searched in this process, ids and scores to the bit. Goodput counts right answers within the
-deadline.
+says what that is) with the vectors of the queries, made into messages beforehand. Every answer is
+compared with the same index searched in this process, ids and scores to the bit. Goodput counts
+right answers within the deadline.
 
 Where saturation is, is found first, by a closed loop; then loads of so many times that are offered.
 """
@@ -24,16 +24,17 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 
-from loadgen.open_loop import RIGHT, offer
+from loadgen.open_loop import RIGHT, Ask, offer
+from loadgen.prepared import PreparedQueries
 from loadgen.served import serving
 from loadgen.truth import Truth, varied
 from machine import busy, machine
 from report.load import load_markdown, plot_load
 from report.write import SCHEMA, write
 
-from cluster.client import AsyncClient, RetryPolicy
 from colbert_core.api import Index
 from colbert_core.types import F32
+from workers.heap import freeze_heap
 
 LOADS = (0.25, 0.5, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 3.0)
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,21 +84,20 @@ async def sweep(
     address: str, queries: list[F32], truth: Truth, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Saturation, then each load, with a pause in between."""
-    once = RetryPolicy(attempts=1)
-    async with AsyncClient(address, retry=once, timeout_s=args.deadline_s) as client:
-        capacity = await saturation(client, queries, truth, args)
+    async with PreparedQueries(address, queries, args.k) as ask:
+        freeze_heap()
+        capacity = await saturation(ask, len(queries), args)
         print(f"saturation: {capacity:.0f} queries a second", flush=True)
         rows = []
         for seed, load in enumerate(args.loads):
             offered = await offer(
-                [client],
-                queries,
+                ask,
+                len(queries),
                 truth,
                 rate=load * capacity,
                 seconds=args.seconds,
                 timeout_s=args.deadline_s,
                 seed=seed,
-                k=args.k,
             )
             rows.append({"load": load, **offered.summary()})
             print(json.dumps(rows[-1]), flush=True)
@@ -105,23 +105,21 @@ async def sweep(
         return rows
 
 
-async def saturation(
-    client: AsyncClient, queries: list[F32], truth: Truth, args: argparse.Namespace
-) -> float:
-    """Right answers a second of a closed loop: so many that ask again when they are answered."""
+async def saturation(ask: Ask, queries: int, args: argparse.Namespace) -> float:
+    """Answers a second of a closed loop: so many that ask again when they are answered."""
     until = time.monotonic() + args.seconds
-    right = 0
+    answered = 0
 
-    async def ask(number: int) -> None:
-        nonlocal right
+    async def again(number: int) -> None:
+        nonlocal answered
         while time.monotonic() < until:
-            number = (number + args.closed) % len(queries)
-            answer = await client.search(queries[number], k=args.k, timeout_s=30.0)
-            right += truth(number, answer) == RIGHT
+            number = (number + args.closed) % queries
+            await ask(0, number, 30.0)
+            answered += 1
 
     began = time.monotonic()
-    await asyncio.gather(*(ask(number) for number in range(args.closed)))
-    return right / (time.monotonic() - began)
+    await asyncio.gather(*(again(number) for number in range(args.closed)))
+    return answered / (time.monotonic() - began)
 
 
 def verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -168,6 +168,8 @@ class HeldShard:
     ) -> StoredPassage:
         if time.monotonic() > deadline:
             raise TimeoutError("the deadline passed while passages were fetched")
+        if not with_text and not with_metadata:
+            return StoredPassage(self.shard.id(pid), None, "", window=self.shard.window(pid))
         row = self.shard.stored(pid)
         return StoredPassage(
             id=row.id,

@@ -9,6 +9,7 @@ from typing import Protocol
 from cluster.wire.inner_tls import InnerTls
 from cluster.wire.types import ShardIdentity
 from colbert_core.hardware import searches_at_once
+from workers.heap import freeze_heap
 from workers.held_shard import HeldShard
 from workers.process_meter import ProcessMeter, ProcessState
 from workers.shard_server import Interceptor, ShardServer
@@ -79,6 +80,7 @@ class ShardServerActor:
                 interceptors=interceptors,
             )
             self._server.start()
+            freeze_heap()
         return self._server.address
 
     def probe(self) -> ProcessState:

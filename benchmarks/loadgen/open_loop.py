@@ -6,7 +6,8 @@ A client that waits for an answer before it asks again slows down with the serve
 it kindest when it is slowest ("coordinated omission"). Here every query has its time, and its
 latency counts from that time, also where this process itself was late to send it.
 
-Every latency is kept, so that percentiles are exact: a million of them are 8 MB.
+Every latency is kept, so that percentiles are exact: a million of them are 8 MB. Answers are judged
+when the load is over, for what that takes would be taken from the service.
 """
 
 from __future__ import annotations
@@ -14,21 +15,29 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from cluster.client import AsyncClient, SearchAnswer
+from cluster.client import SearchAnswer
+from cluster.wire.public import answer_from_proto
+from cluster.wire.tartan.v1 import search_pb2
 from colbert_core.errors import TartanError
-from colbert_core.types import F32, F64
+from colbert_core.types import F64
 
 RIGHT = "right"
 GRACE_S = 5.0
 
 Judge = Callable[[int, SearchAnswer], str]
 """(number of the query, its answer) → "right", or what is wrong with it."""
+
+Ask = Callable[[int, int, float], Awaitable["SearchAnswer | bytes"]]
+"""(turn, number of the query, seconds for it) → its answer, or the bytes of one."""
+
+Came = SearchAnswer | bytes | tuple[str, str]
+"""An answer, or the class and message of an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +104,20 @@ def arrivals(rate: float, seconds: float, seed: int) -> F64:
 
 
 async def offer(
-    clients: Sequence[AsyncClient],
-    queries: Sequence[F32],
+    ask: Ask,
+    queries: int,
     judge: Judge,
     *,
     rate: float,
     seconds: float,
     timeout_s: float,
     seed: int = 0,
-    **options: Any,
 ) -> Offered:
     """Send queries, taken in turn, at `rate` a second for `seconds`, and wait for every outcome.
 
     Args:
-        clients: that send them, in turn.
+        queries: how many different ones `ask` knows.
         timeout_s: the deadline of each, counted from when it should be sent.
-        options: of `AsyncClient.search`.
     """
     times = arrivals(rate, seconds, seed)
     tasks = []
@@ -118,45 +125,31 @@ async def offer(
     for turn, at in enumerate(times.tolist()):
         # Also where it is late: answers that have come must be taken.
         await asyncio.sleep(max(0.0, began + at - time.monotonic()))
-        number = turn % len(queries)
-        tasks.append(
-            asyncio.create_task(
-                _one(
-                    clients[turn % len(clients)],
-                    queries[number],
-                    number,
-                    judge,
-                    began,
-                    at,
-                    timeout_s,
-                    options,
-                )
-            )
-        )
+        tasks.append(asyncio.create_task(_one(ask, turn, turn % queries, began, at, timeout_s)))
     async with asyncio.timeout(timeout_s + GRACE_S):
-        outcomes = await asyncio.gather(*tasks)
-    return Offered(rate, seconds, tuple(outcomes))
+        ended = await asyncio.gather(*tasks)
+    return Offered(rate, seconds, tuple(_judged(judge, *one) for one in ended))
 
 
 async def _one(
-    client: AsyncClient,
-    query: F32,
-    number: int,
-    judge: Judge,
-    began: float,
-    at: float,
-    timeout_s: float,
-    options: dict[str, Any],
-) -> Outcome:
+    ask: Ask, turn: int, number: int, began: float, at: float, timeout_s: float
+) -> tuple[int, Came, float, float, float]:
+    """Which query, what came of it, and when: should be sent, was sent, was done."""
     sent = time.monotonic()
-    left_s = max(0.001, began + at + timeout_s - sent)
-    message = ""
+    came: Came
     try:
-        answer = await client.search(query, timeout_s=left_s, **options)
+        came = await ask(turn, number, max(0.001, began + at + timeout_s - sent))
     except TartanError as error:
-        kind, message = type(error).__name__, str(error)
-        done = time.monotonic()
+        came = type(error).__name__, str(error)  # itself it would keep all frames that it passed
+    return number, came, at, sent - began, time.monotonic() - began
+
+
+def _judged(judge: Judge, number: int, came: Came, at: float, sent: float, done: float) -> Outcome:
+    message = ""
+    if isinstance(came, tuple):
+        kind, message = came
+    elif isinstance(came, bytes):
+        kind = judge(number, answer_from_proto(search_pb2.SearchResponse.FromString(came)))
     else:
-        done = time.monotonic()  # before the answer is judged
-        kind = judge(number, answer)
-    return Outcome(at, sent - began - at, done - began - at, kind, message)
+        kind = judge(number, came)
+    return Outcome(at, sent - at, done - at, kind, message)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cluster.client import AsyncClient
+from cluster.client import AsyncClient, SearchAnswer
 from colbert_core.types import F32
 from loadgen.open_loop import RIGHT, Judge, Offered, offer
 
@@ -76,14 +76,13 @@ def steady(
             for client in clients:  # connections, and caches of the servers
                 await client.search(queries[0], **options)
             happening = asyncio.create_task(_happen(events))
+
+            async def ask(turn: int, number: int, left_s: float) -> SearchAnswer:
+                client = clients[turn % len(clients)]
+                return await client.search(queries[number], timeout_s=left_s, **options)
+
             offered = await offer(
-                clients,
-                queries,
-                judge,
-                rate=rate,
-                seconds=seconds,
-                timeout_s=timeout_s,
-                **options,
+                ask, len(queries), judge, rate=rate, seconds=seconds, timeout_s=timeout_s
             )
             await happening
             return offered

@@ -4,6 +4,7 @@ Ray actors, each a process of its own."""
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -20,8 +21,11 @@ from cluster.telemetry.process import GatewayTelemetry, TelemetryConfig
 from cluster.wire.inner_tls import InnerTls
 from cluster.wire.shard_channel import ShardChannel
 from cluster.wire.types import Limits
-from colbert_core.errors import TartanError
+from colbert_core.errors import TartanError, Unavailable
+from workers.heap import freeze_heap
 from workers.process_meter import ProcessMeter, ProcessState
+
+FREEZE_WITHIN_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,7 @@ class FollowingGateway:
         link = ControllerLink(service)
         self._settings = settings
         self._telemetry = GatewayTelemetry(settings.telemetry)
+        self._freezing: asyncio.Task[None] | None = None
         self._gateway = Gateway(
             FollowedTable(link),
             settings.config,
@@ -94,14 +99,23 @@ class FollowingGateway:
         address = await self._gateway.start()
         tls = self._settings.config.tls
         self._telemetry.watch(self._gateway.snapshot, None if tls is None else tls.cert)
+        self._freezing = asyncio.create_task(self._freeze_when_ready())
         return address
 
     async def ready(self, timeout_s: float) -> None:
         """See Gateway."""
         await self._gateway.ready(timeout_s)
 
+    async def _freeze_when_ready(self) -> None:
+        """What answering queries needs is imported with the first generation."""
+        with suppress(Unavailable):
+            await self._gateway.ready(FREEZE_WITHIN_S)
+            freeze_heap()
+
     async def stop(self, grace_s: float) -> None:
         """Say that it will end, wait for that to be noticed, finish what is under way, and end."""
+        if self._freezing is not None:
+            self._freezing.cancel()
         await self._gateway.drain()
         await asyncio.sleep(self._settings.notice_s)
         await self._gateway.stop(grace_s)

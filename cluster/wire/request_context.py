@@ -10,8 +10,8 @@ own, and tasks inherit it.
 
 from __future__ import annotations
 
+import random
 import re
-import secrets
 from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any
@@ -35,7 +35,7 @@ def begin_request(metadata: Iterable[Any] | None) -> str:
     given = dict(metadata or ())
     sent = given.get(REQUEST_ID_KEY)
     kept = isinstance(sent, str) and _ID.fullmatch(sent)
-    identity = str(sent) if kept else secrets.token_hex(8)
+    identity = str(sent) if kept else f"{random.getrandbits(64):016x}"
     _request_id.set(identity)
     _trace.set(
         tuple(

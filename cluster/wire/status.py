@@ -51,6 +51,8 @@ _CLASS_OF_CODE: dict[grpc.StatusCode, type[TartanError]] = {
     grpc.StatusCode.PERMISSION_DENIED: errors.NotAllowed,
 }
 
+_BY_NUMBER: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
 RETRYABLE = (errors.Unavailable, errors.Overloaded)
 
 _FULL = "Concurrent RPC limit exceeded!"
@@ -86,8 +88,7 @@ def from_problem(problem: Problem) -> TartanError:
 
 def code_from_number(number: int) -> grpc.StatusCode:
     """The status code with this number; UNKNOWN if there is none."""
-    by_number = {code.value[0]: code for code in grpc.StatusCode}
-    return by_number.get(number, grpc.StatusCode.UNKNOWN)
+    return _BY_NUMBER.get(number, grpc.StatusCode.UNKNOWN)
 
 
 def from_status(
@@ -105,7 +106,7 @@ def from_status(
         trailing: the trailing metadata.
         server: whom was asked, for messages that do not come from Tartan.
     """
-    given = dict(trailing or ())
+    given = dict(iter(trailing or ()))
     error = _from_status(code, message, given.get(ERROR_KEY), server)
     if isinstance(identity := given.get(REQUEST_ID_KEY), str):
         error.add_note(f"request {identity}")

@@ -193,7 +193,11 @@ class ShardReader:
         """Id, text and metadata of a passage as they lie on disk, unparsed: of a window, those of
         its document."""
         row = self._passages.stored(self._document(pid))
-        return row if self.windows is None else replace(row, window=self.windows.span(int(pid)))
+        return row if self.windows is None else replace(row, window=self.window(pid))
+
+    def window(self, pid: int) -> tuple[int, int] | None:
+        """The characters of its document that a passage covers; None where it is all of one."""
+        return None if self.windows is None else self.windows.span(int(pid))
 
     def id(self, pid: int) -> str:
         """The user's id of passage `pid`: of a window, its document's."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -84,7 +85,7 @@ def derive_params(
         if value is not None and value < least:
             raise QueryError(f"{name} is {value}; give {least} or more, or leave it out")
     raw = (nprobe, candidates, scored) != (None, None, None)
-    table = presets or COMMON_PRESETS
+    table = tuple(presets) or COMMON_PRESETS
     highest = max(preset.recall for preset in table)
     if exact or (target > highest + 1e-9 and not raw):
         return SearchParams(k, 0, 0, 0, exact=True)
@@ -101,7 +102,8 @@ def derive_params(
     return chosen
 
 
-def _chosen(presets: Sequence[Preset], k: int, recall: float) -> SearchParams:
+@lru_cache(maxsize=256)  # nearly all queries ask for the same
+def _chosen(presets: tuple[Preset, ...], k: int, recall: float) -> SearchParams:
     """What the presets say, interpolated over recall, then over k."""
     ks = sorted({preset.k for preset in presets})
     rows = [_at_recall([one for one in presets if one.k == known], recall) for known in ks]

@@ -34,13 +34,20 @@ def check_query(query: Any, dim: int) -> F32:
             f"the query's vectors have {columns} dimensions and the index has {dim}: "
             "encode the query with the model that the index was built with"
         )
-    if not np.isfinite(Q_LD).all():
-        bad = int(np.argwhere(~np.isfinite(Q_LD))[0][0])
-        raise QueryError(f"query token {bad} holds NaN or infinity; check the model's output")
-    if np.abs(Q_LD).max() > MAX_QUERY_VALUE:
-        bad = int(np.argwhere(np.abs(Q_LD) > MAX_QUERY_VALUE)[0][0])
-        raise QueryError(
-            f"query token {bad} holds {np.abs(Q_LD[bad]).max():g}, beyond {MAX_QUERY_VALUE:g}: "
-            "give vectors of unit length, as the index has"
-        )
+    if not np.abs(Q_LD).max() <= MAX_QUERY_VALUE:  # also where it is NaN
+        raise _value_error(Q_LD)
     return Q_LD
+
+
+def _value_error(Q_LD: F32) -> QueryError:
+    """What is wrong with the values of a query that holds NaN, infinity or more than the limit."""
+    infinite_L = ~np.isfinite(Q_LD).all(axis=1)
+    if infinite_L.any():
+        bad = int(infinite_L.argmax())
+        return QueryError(f"query token {bad} holds NaN or infinity; check the model's output")
+    largest_L = np.abs(Q_LD).max(axis=1)
+    bad = int((largest_L > MAX_QUERY_VALUE).argmax())
+    return QueryError(
+        f"query token {bad} holds {largest_L[bad]:g}, beyond {MAX_QUERY_VALUE:g}: "
+        "give vectors of unit length, as the index has"
+    )

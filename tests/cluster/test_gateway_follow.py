@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -103,6 +104,26 @@ def test_a_generation_is_warmed_beside_the_old_and_switched_to(
             assert answer.generation == new.generation
             assert {hit.id[:3] for hit in answer.hits} == {"old", "new"}
         assert client.info().passages == 80
+
+
+def test_a_generation_that_is_let_go_of_needs_no_search_for_garbage(
+    older: Serving, newer: Serving
+) -> None:
+    """A gateway leaves the first out of that search (workers/heap.py): it must go all the same."""
+    old, new = older.generation, newer.generation
+    with Following(old) as gateway, Client(gateway.address, retry=ONCE) as client:
+        assert client.search(query(), k=5, explain=True).generation == old.generation
+        current = gateway.gateway._follower.current
+        assert current is not None
+        table = weakref.ref(current.opened.codec)
+        del current
+        gc.disable()
+        try:
+            gateway.set(new)
+            gateway.wait(lambda report: report.in_use == (new.generation,))
+            gateway.wait(lambda _: table() is None)
+        finally:
+            gc.enable()
 
 
 class Blocking:

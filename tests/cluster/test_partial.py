@@ -61,9 +61,12 @@ def test_coverage_always_adds_up(shards: list[list[str]]) -> None:
         for number, faults in enumerate(shards)
     ]
 
+    hangs = any("hangs" in faults for faults in shards)
+
     async def run(partial: bool) -> Any:
         fan = fan_out(*replicas)
-        replies = await fan.search(QUERY, time.monotonic() + 0.05, partial=partial)
+        deadline = time.monotonic() + (0.05 if hangs else 10.0)
+        replies = await fan.search(QUERY, deadline, partial=partial)
         missing = [reply for reply in replies if isinstance(reply, MissingShard)]
         return fan.coverage(missing), replies
 
@@ -85,7 +88,7 @@ def test_coverage_always_adds_up(shards: list[list[str]]) -> None:
             assert f"shard s{number} ({number + 1} of {len(shards)})" in reply.reason
         if set(faults) == {"hangs"}:
             assert reply.timed_out
-        if faults and set(faults) <= {"away", "full", "broken"}:
+        if faults and not hangs and set(faults) <= {"away", "full", "broken"}:
             assert not reply.timed_out
     if all(set(faults) == {"ok"} for faults in shards):
         assert asyncio.run(run(False))[0] == coverage

@@ -1,0 +1,16 @@
+"""What a server has imported and opened is no garbage to look for."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+
+
+def freeze_heap() -> None:
+    """Leave all objects that there are now out of the search for garbage, until the process ends.
+
+    Libraries leave hundreds of thousands of objects. To look through them again and again took a
+    busy gateway a twentieth of its time, and stopped it for 100 ms at a time.
+    """
+    gc.freeze()
+    atexit.register(gc.unfreeze)  # what is native says where it was leaked
