@@ -18,13 +18,13 @@ import datetime
 import json
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 
-from loadgen.open_loop import RIGHT, Ask, offer
+from loadgen.closed_loop import saturation
+from loadgen.open_loop import RIGHT, offer
 from loadgen.prepared import PreparedQueries
 from loadgen.served import serving
 from loadgen.truth import Truth, varied
@@ -86,7 +86,7 @@ async def sweep(
     """Saturation, then each load, with a pause in between."""
     async with PreparedQueries(address, queries, args.k) as ask:
         freeze_heap()
-        capacity = await saturation(ask, len(queries), args)
+        capacity = await saturation(ask, len(queries), seconds=args.seconds, at_once=args.closed)
         print(f"saturation: {capacity:.0f} queries a second", flush=True)
         rows = []
         for seed, load in enumerate(args.loads):
@@ -103,23 +103,6 @@ async def sweep(
             print(json.dumps(rows[-1]), flush=True)
             await asyncio.sleep(1.0)  # what is still under way is done
         return rows
-
-
-async def saturation(ask: Ask, queries: int, args: argparse.Namespace) -> float:
-    """Answers a second of a closed loop: so many that ask again when they are answered."""
-    until = time.monotonic() + args.seconds
-    answered = 0
-
-    async def again(number: int) -> None:
-        nonlocal answered
-        while time.monotonic() < until:
-            number = (number + args.closed) % queries
-            await ask(0, number, 30.0)
-            answered += 1
-
-    began = time.monotonic()
-    await asyncio.gather(*(again(number) for number in range(args.closed)))
-    return answered / (time.monotonic() - began)
 
 
 def verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:

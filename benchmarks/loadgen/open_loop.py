@@ -6,8 +6,8 @@ A client that waits for an answer before it asks again slows down with the serve
 it kindest when it is slowest ("coordinated omission"). Here every query has its time, and its
 latency counts from that time, also where this process itself was late to send it.
 
-Every latency is kept, so that percentiles are exact: a million of them are 8 MB. Answers are judged
-when the load is over, for what that takes would be taken from the service.
+Every latency is kept, so that percentiles are exact: a million of them are 8 MB. Answers that are
+still bytes are judged when the load is over, for what that takes would be taken from the service.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ Judge = Callable[[int, SearchAnswer], str]
 Ask = Callable[[int, int, float], Awaitable["SearchAnswer | bytes"]]
 """(turn, number of the query, seconds for it) → its answer, or the bytes of one."""
 
-Came = SearchAnswer | bytes | tuple[str, str]
-"""An answer, or the class and message of an error."""
+Came = bytes | tuple[str, str]
+"""An answer, or what it was, and the message of an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,31 +125,33 @@ async def offer(
     for turn, at in enumerate(times.tolist()):
         # Also where it is late: answers that have come must be taken.
         await asyncio.sleep(max(0.0, began + at - time.monotonic()))
-        tasks.append(asyncio.create_task(_one(ask, turn, turn % queries, began, at, timeout_s)))
+        work = _one(ask, judge, turn, turn % queries, began, at, timeout_s)
+        tasks.append(asyncio.create_task(work))
     async with asyncio.timeout(timeout_s + GRACE_S):
         ended = await asyncio.gather(*tasks)
     return Offered(rate, seconds, tuple(_judged(judge, *one) for one in ended))
 
 
 async def _one(
-    ask: Ask, turn: int, number: int, began: float, at: float, timeout_s: float
+    ask: Ask, judge: Judge, turn: int, number: int, began: float, at: float, timeout_s: float
 ) -> tuple[int, Came, float, float, float]:
     """Which query, what came of it, and when: should be sent, was sent, was done."""
     sent = time.monotonic()
     came: Came
     try:
-        came = await ask(turn, number, max(0.001, began + at + timeout_s - sent))
+        answer = await ask(turn, number, max(0.001, began + at + timeout_s - sent))
+        done = time.monotonic()  # before the answer is judged
+        came = answer if isinstance(answer, bytes) else (judge(number, answer), "")
     except TartanError as error:
+        done = time.monotonic()
         came = type(error).__name__, str(error)  # itself it would keep all frames that it passed
-    return number, came, at, sent - began, time.monotonic() - began
+    return number, came, at, sent - began, done - began
 
 
 def _judged(judge: Judge, number: int, came: Came, at: float, sent: float, done: float) -> Outcome:
-    message = ""
-    if isinstance(came, tuple):
-        kind, message = came
-    elif isinstance(came, bytes):
-        kind = judge(number, answer_from_proto(search_pb2.SearchResponse.FromString(came)))
+    if isinstance(came, bytes):
+        answer = answer_from_proto(search_pb2.SearchResponse.FromString(came))
+        kind, message = judge(number, answer), ""
     else:
-        kind = judge(number, came)
+        kind, message = came
     return Outcome(at, sent - at, done - at, kind, message)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ import numpy as np
 
 from cluster.client import AsyncClient, SearchAnswer
 from colbert_core.types import F32
-from loadgen.open_loop import RIGHT, Judge, Offered, offer
+from loadgen.closed_loop import TIMEOUT_S, saturation
+from loadgen.open_loop import RIGHT, Ask, Judge, Offered, offer
 
 Event = tuple[float, Callable[[], None]]
 """(seconds after the load began, what happens then)"""
@@ -68,19 +69,8 @@ def steady(
     """A load as clients make it, with their retries, and the events at their times."""
 
     async def run() -> Offered:
-        async with AsyncExitStack() as stack:
-            clients = [
-                await stack.enter_async_context(AsyncClient(list(targets), timeout_s=timeout_s))
-                for _ in range(CLIENTS)
-            ]
-            for client in clients:  # connections, and caches of the servers
-                await client.search(queries[0], **options)
+        async with _asking(targets, queries, timeout_s, options) as ask:
             happening = asyncio.create_task(_happen(events))
-
-            async def ask(turn: int, number: int, left_s: float) -> SearchAnswer:
-                client = clients[turn % len(clients)]
-                return await client.search(queries[number], timeout_s=left_s, **options)
-
             offered = await offer(
                 ask, len(queries), judge, rate=rate, seconds=seconds, timeout_s=timeout_s
             )
@@ -88,6 +78,38 @@ def steady(
             return offered
 
     return asyncio.run(run())
+
+
+def most(
+    targets: Sequence[str], queries: Sequence[F32], *, seconds: float, at_once: int, **options: Any
+) -> float:
+    """Answers a second to clients that ask again when they are answered."""
+
+    async def run() -> float:
+        async with _asking(targets, queries, TIMEOUT_S, options) as ask:
+            return await saturation(ask, len(queries), seconds=seconds, at_once=at_once)
+
+    return asyncio.run(run())
+
+
+@asynccontextmanager
+async def _asking(
+    targets: Sequence[str], queries: Sequence[F32], timeout_s: float, options: dict[str, Any]
+) -> AsyncIterator[Ask]:
+    """Clients that have asked once: there are connections, and the servers' caches are filled."""
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(AsyncClient(list(targets), timeout_s=timeout_s))
+            for _ in range(CLIENTS)
+        ]
+        for client in clients:
+            await client.search(queries[0], **options)
+
+        async def ask(turn: int, number: int, left_s: float) -> SearchAnswer:
+            client = clients[turn % len(clients)]
+            return await client.search(queries[number], timeout_s=left_s, **options)
+
+        yield ask
 
 
 async def _happen(events: Sequence[Event]) -> None:
