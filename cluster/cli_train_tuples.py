@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cluster.cli_train_options import Corpus, NWay, Queries, Tuples
+from cluster.cli_train_options import Bf16, Corpus, NWay, Queries, Tuples
 from cluster.progress import progress_for
 from colbert_core.errors import InvalidInput
 
@@ -98,6 +98,7 @@ def score_command(
     workers: Annotated[
         int | None, typer.Option("--workers", help="By default one for each GPU, or CPU.")
     ] = None,
+    bf16: Bf16 = False,
 ) -> None:
     """Let teachers score every passage of every tuple, on Ray.
 
@@ -117,6 +118,7 @@ def score_command(
         n_way=n_way,
         workers=workers,
         progress=progress_for(),
+        bf16=bf16,
     )
     print(f"{count:,} tuples scored: {out}")
     print(f"next: tartan train distill {out} --out RUN")

@@ -219,6 +219,7 @@ def _steps(job: AdaptJob, out: Path, progress: Progress) -> tuple[list[Step], li
             n_way=None,
             workers=None,
             progress=progress,
+            bf16=job.teacher.bf16,
         )
 
     mining, teacher, student = _asked_of_each(job)

@@ -59,8 +59,12 @@ def score_tuples(
     n_way: int | None,
     workers: int | None,
     progress: Progress,
+    bf16: bool = False,
 ) -> int:
     """Score tuple files, and write them as one with the scores; returns how many tuples.
+
+    Args:
+        bf16: run the teachers' models in bfloat16.
 
     Raises:
         TrainingDataError: a tuple cannot be scored; nothing was done.
@@ -82,7 +86,7 @@ def score_tuples(
         made = prepare_tuples(
             staging / "tuples", tuples, corpus=corpus, queries=queries, n_way=n_way
         )
-        parts = staging / _fingerprint(made, teachers)
+        parts = staging / _fingerprint(made, teachers, bf16)
         parts.mkdir(exist_ok=True)
         units = _units(made, len(teachers), parts)
         todo = [unit for unit in units if not unit.path.exists()]
@@ -92,18 +96,18 @@ def score_tuples(
             with ray_session(purpose="train score") as session:
                 for number, teacher in enumerate(teachers):
                     own = [unit for unit in todo if unit.teacher == number]
-                    _run(own, teacher, made, workers, session, progress)
+                    _run(own, teacher, made, workers, session, progress, bf16)
         progress.finish()
         _write(out, made, units, len(teachers))
     shutil.rmtree(staging)
     return len(made)
 
 
-def _fingerprint(tuples: TupleSet, teachers: Sequence[str]) -> str:
+def _fingerprint(tuples: TupleSet, teachers: Sequence[str], bf16: bool) -> str:
     """Of tuples and teachers; each teacher is loaded once, so that a wrong one is refused here."""
     digest = hashlib.sha256(f"{tuples.sha256} {tuples.n_way}".encode())
     for teacher in teachers:
-        digest.update(teacher_sha256(teacher).encode())
+        digest.update(teacher_sha256(teacher, bf16=bf16).encode())
     return digest.hexdigest()[:16]
 
 
@@ -129,6 +133,7 @@ def _run(
     workers: int | None,
     session: RaySession,
     progress: Progress,
+    bf16: bool,
 ) -> None:
     """Score units on as many actors as there is room for, one unit each at a time."""
     have = session.gpus or session.cpus
@@ -143,7 +148,7 @@ def _run(
         max_task_retries=RESTARTS,
     )
     place = str(tuples.folder.resolve())
-    actors = [kind.remote(resolved(teacher), place, threads) for _ in range(count)]
+    actors = [kind.remote(resolved(teacher), place, threads, bf16) for _ in range(count)]
     waiting = deque(units)
     running: dict[Any, tuple[Any, ScoreUnit]] = {}
     try:

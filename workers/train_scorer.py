@@ -23,13 +23,14 @@ class TeacherScorer:
         teacher: as `colbert_core/train/teachers.py` names it.
         tuples: the folder that `prepare_tuples` wrote.
         threads: processor threads.
+        bf16: run its model in bfloat16.
     """
 
-    def __init__(self, teacher: str, tuples: str, threads: int) -> None:
+    def __init__(self, teacher: str, tuples: str, threads: int, bf16: bool) -> None:
         torch.set_num_threads(threads)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._tuples = TupleSet(Path(tuples))
-        self._teacher = load_teacher(teacher, self._tuples, device)
+        self._teacher = load_teacher(teacher, self._tuples, device, bf16=bf16)
 
     def score(self, start: int, stop: int, path: str) -> int:
         """Score the tuples start … stop - 1 and write the file; returns how many pairs."""

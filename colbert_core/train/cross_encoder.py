@@ -37,18 +37,26 @@ Pair = tuple[str, str]
 class CrossEncoder:
     """One model in one process."""
 
-    def __init__(self, model: Any, tokenizer: Any, device: torch.device, source: str) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, device: torch.device, source: str, bf16: bool = False
+    ) -> None:
         """Use `load`."""
         self.model = model.to(device)
         self._tokenizer = tokenizer
         self._device = device
         self._source = source
+        self._bf16 = bf16
         limit = getattr(model.config, "max_position_embeddings", PAIR_MAXLEN)
         self.maxlen = min(PAIR_MAXLEN, limit)
 
     @classmethod
-    def load(cls, model: str | os.PathLike[str], device: torch.device) -> CrossEncoder:
+    def load(
+        cls, model: str | os.PathLike[str], device: torch.device, *, bf16: bool = False
+    ) -> CrossEncoder:
         """Load a teacher.
+
+        Args:
+            bf16: let `score` run the model in bfloat16.
 
         Raises:
             ModelError: it cannot be loaded, or does not give one score.
@@ -62,7 +70,7 @@ class CrossEncoder:
                 f"{folder} {what}, and a teacher gives one score: take a cross-encoder with one "
                 "label, or train one with `tartan train teacher`"
             )
-        return cls(loaded.eval(), _tokenizer(folder), device, str(folder))
+        return cls(loaded.eval(), _tokenizer(folder), device, str(folder), bf16)
 
     def score(self, pairs: Sequence[Pair]) -> F32:
         """The logit of each pair, float32, in their order.
@@ -74,7 +82,8 @@ class CrossEncoder:
         lengths = [len(query) + len(passage) for query, passage in pairs]
         # Characters stand for tokens here: about four of them make one.
         for batch in plan_batches([1 + length // 4 for length in lengths], _TOKEN_BUDGET):
-            with torch.inference_mode():
+            lower = torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16)
+            with torch.inference_mode(), lower:
                 logits = self.logits([pairs[index] for index in batch])
             scores[batch] = logits.float().cpu().numpy()
         if not np.isfinite(scores).all():

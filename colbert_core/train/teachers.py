@@ -22,6 +22,7 @@ import torch
 
 from colbert_core.text.aliases import lasting_name, locate
 from colbert_core.text.checkpoint import read_checkpoint
+from colbert_core.text.device import Precision
 from colbert_core.text.encoder import Encoder
 from colbert_core.train.cross_encoder import PAIR_MAXLEN, CrossEncoder, Pair
 from colbert_core.train.mining import Bm25, stemmer
@@ -45,6 +46,7 @@ def load_teacher(
     passage_tokens: int | None = None,
     *,
     remember: bool = False,
+    bf16: bool = False,
 ) -> Teacher:
     """The teacher of a name.
 
@@ -52,6 +54,7 @@ def load_teacher(
         tuples: whose passages BM25 counts words in.
         passage_tokens: of a passage that late interaction reads; None: its own length.
         remember: keep what texts are encoded to, for who asks for each of them often.
+        bf16: run a model in bfloat16.
 
     Raises:
         ModelError: a model cannot be loaded, or gives more than one score.
@@ -59,13 +62,14 @@ def load_teacher(
     """
     kind, _, rest = name.partition(":")
     if kind == MAXSIM:
-        return MaxSimTeacher(_encoder(rest, str(device), passage_tokens), remember=remember)
+        encoder = _encoder(rest, str(device), passage_tokens, bf16)
+        return MaxSimTeacher(encoder, remember=remember)
     if kind == BM25:
         return Bm25Teacher(tuples.passages(), rest)
-    return CrossEncoder.load(name, device)
+    return CrossEncoder.load(name, device, bf16=bf16)
 
 
-def teacher_sha256(name: str, passage_tokens: int | None = None) -> str:
+def teacher_sha256(name: str, passage_tokens: int | None = None, *, bf16: bool = False) -> str:
     """Of what decides about its scores, but for the tuples. A model is loaded once, so that a wrong
     one is refused before the work.
 
@@ -77,16 +81,17 @@ def teacher_sha256(name: str, passage_tokens: int | None = None) -> str:
         stemmer(_language(rest))
         facts: object = name
     elif kind == MAXSIM:
-        identity = _encoder(rest, "cpu", passage_tokens).identity
-        facts = [kind, replace(identity, source="").to_dict()]
+        identity = _encoder(rest, "cpu", passage_tokens, bf16).identity
+        facts = [kind, replace(identity, source="").to_dict(), *(["bf16"] if bf16 else [])]
     else:
         CrossEncoder.load(name, torch.device("cpu"))
-        facts = [PAIR_MAXLEN, read_checkpoint(locate(name)).sha256()]
+        facts = [PAIR_MAXLEN, read_checkpoint(locate(name)).sha256(), *(["bf16"] if bf16 else [])]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _encoder(model: str, device: str, passage_tokens: int | None) -> Encoder:
-    return Encoder.load(model, device=device, precision="float32", doc_maxlen=passage_tokens)
+def _encoder(model: str, device: str, passage_tokens: int | None, bf16: bool) -> Encoder:
+    precision: Precision = "bfloat16" if bf16 else "float32"
+    return Encoder.load(model, device=device, precision=precision, doc_maxlen=passage_tokens)
 
 
 def resolved(name: str) -> str:

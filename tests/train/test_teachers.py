@@ -88,3 +88,14 @@ def test_names_hold_elsewhere_and_hashes_tell_teachers_apart(tmp_path, monkeypat
     about = model / "sentence_bert_config.json"
     about.write_text(json.dumps({"do_lower_case": True}))  # other rules, the same weights
     assert teacher_sha256("maxsim:model") != before
+
+
+def test_a_teacher_in_bfloat16_scores_nearly_the_same_and_is_another(tmp_path, tuples, pairs):
+    plain(tmp_path / "model")
+    start_teacher(tmp_path / "model", tmp_path / "teacher", seed=0)
+    for name in (f"maxsim:{tmp_path / 'model'}", str(tmp_path / "teacher")):
+        exact = load_teacher(name, tuples, CPU).score(pairs)
+        lower = load_teacher(name, tuples, CPU, bf16=True).score(pairs)
+        assert not np.array_equal(lower, exact)
+        np.testing.assert_allclose(lower, exact, rtol=0.05, atol=0.02)
+        assert teacher_sha256(name, bf16=True) != teacher_sha256(name)
