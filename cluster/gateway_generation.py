@@ -32,6 +32,7 @@ from colbert_core.errors import (
     Unavailable,
 )
 from colbert_core.index import Generation, open_generation, verify_checksums
+from colbert_core.search import deriving
 
 RETRY_S = 0.1
 PROBE_TIMEOUT_S = 5.0
@@ -105,7 +106,7 @@ class OpenGeneration:
             fan_out=self.fan_out,
             limits=equipment.limits,
             executor=equipment.executor,
-            presets=manifest.presets,
+            derive=deriving(manifest.presets),
             pooled=manifest.pool_factor > 1,
             fields=manifest.metadata_fields,
         )

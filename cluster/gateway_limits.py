@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from cluster.wire.channels import DEFAULT_MAX_MESSAGE_BYTES
 from cluster.wire.filters import MAX_CONDITIONS, MAX_VALUES
 from cluster.wire.types import Limits, SearchCall
 from colbert_core.errors import InvalidInput, QueryError
 from colbert_core.filters import MAX_DEPTH, Filter, In
-from colbert_core.index import Preset
-from colbert_core.search import check_query, derive_params
+from colbert_core.search import check_query
 from colbert_core.types import F32, MAX_K, MAX_QUERY_TOKENS, SearchParams
 
 # Each is an id and a score, 8 bytes; half of a message is left for the query itself.
@@ -48,8 +47,13 @@ def check_limits(limits: Limits) -> None:
             raise InvalidInput(f"{name} is {getattr(limits, name)}; give 1 or more")
 
 
-def check_call(call: SearchCall, limits: Limits, presets: Sequence[Preset]) -> SearchParams:
+def check_call(
+    call: SearchCall, limits: Limits, derive: Callable[..., SearchParams]
+) -> SearchParams:
     """Check what of a call can be without its vectors, and derive its parameters.
+
+    Args:
+        derive: `derive_params`, with the presets of the index.
 
     Raises:
         QueryError: naming what is wrong.
@@ -67,14 +71,13 @@ def check_call(call: SearchCall, limits: Limits, presets: Sequence[Preset]) -> S
             f"language {call.language[:40]!r} says how text is read, and the query is vectors: "
             "leave it out"
         )
-    return derive_params(
+    return derive(
         call.k,
         recall=call.recall,
         nprobe=call.nprobe,
         candidates=call.candidates,
         scored=call.scored,
         exact=call.exact,
-        presets=presets,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ from cluster.wire.types import (
 from colbert_core.codec import Codec
 from colbert_core.errors import DeadlineExceeded
 from colbert_core.filters import check_filter
-from colbert_core.index import Preset
+from colbert_core.search import derive_params
 from colbert_core.types import F32, I32, Hit, SearchParams, TokenMatch
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ class SearchPipeline:
     fan_out: FanOut
     limits: Limits
     executor: Executor = field(repr=False)
-    presets: Sequence[Preset] = ()
+    derive: Callable[..., SearchParams] = derive_params  # with the presets of the index
     pooled: bool = False  # tokens were pooled: which text a vector stands for is not stored
     fields: Mapping[str, str] = field(default_factory=dict)  # what passages can be filtered by
 
@@ -91,7 +91,7 @@ class SearchPipeline:
             DeadlineExceeded: the time is over; the message says what was waited for.
         """
         clock = clock or Clock(deadline)
-        params = check_call(call, self.limits, self.presets)
+        params = check_call(call, self.limits, self.derive)
         if call.query_LD is not None:
             check_vectors(call.query_LD, self.codec.dim, self.limits)
         if call.filter is not None:

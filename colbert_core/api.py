@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ from colbert_core.index import (
 from colbert_core.search import (
     Searcher,
     check_query,
-    derive_params,
+    deriving,
     explain,
     shifted,
     with_text,
@@ -58,10 +58,7 @@ class Index:
     def __init__(self, generation: Generation) -> None:
         self._generation = generation
         self._searcher = Searcher(generation)
-        # Interpolating presets takes a tenth of what a quick search does, and requests repeat.
-        self._derive = lru_cache(256, typed=True)(
-            partial(derive_params, presets=generation.manifest.presets)
-        )
+        self._derive = deriving(generation.manifest.presets)
 
     @classmethod
     def open(

@@ -31,7 +31,7 @@ from colbert_core import kernels
 from colbert_core.codec import Codec
 from colbert_core.index import Preset, ShardReader
 from colbert_core.search.calibrate_gaps import NPROBES, Key, gaps_of
-from colbert_core.search.calibrate_margins import RECALLS, TARGETS, Option, counts_of, options_of
+from colbert_core.search.calibrate_margins import RECALLS, Option, counts_of, options_of
 from colbert_core.search.pseudo_queries import PseudoQuery, draw_sample, pseudo_queries
 from colbert_core.types import AnyArray
 
@@ -81,7 +81,7 @@ def calibrate(shards: Sequence[ShardReader], codec: Codec, seed: int = 0) -> tup
     for k in ks:
         for recall in RECALLS:
             priced = [
-                _price(option, counts[nprobe, k][:, :, at], costs)
+                (*_price(option, counts[nprobe, k][:, :, at], costs), option.enough)
                 for nprobe in NPROBES
                 for at, option in enumerate(options[nprobe, k])
                 if option.recall == recall
@@ -155,11 +155,12 @@ def _price(option: Option, counts_Q2S: AnyArray, costs: _Costs) -> tuple[Preset,
     return preset, float(cost)
 
 
-def _cheapest(priced: Sequence[tuple[Preset, float]]) -> Preset:
-    """The cheapest option that reaches its recall; of about equal ones, that of fewest probes."""
-    enough = [(preset, cost) for preset, cost in priced if preset.overlap >= TARGETS[preset.recall]]
+def _cheapest(priced: Sequence[tuple[Preset, float, bool]]) -> Preset:
+    """The cheapest option that is enough for its recall; of about equal ones, that of fewest
+    probes."""
+    enough = [(preset, cost) for preset, cost, is_enough in priced if is_enough]
     if not enough:
-        return max((preset for preset, _ in priced), key=lambda preset: preset.overlap)
+        return max((preset for preset, _, _ in priced), key=lambda preset: preset.overlap)
     least = min(cost for _, cost in enough)
     fewest = min(preset.nprobe for preset, cost in enough if cost <= MORE_PROBES_PAY * least)
     return min(((p, c) for p, c in enough if p.nprobe == fewest), key=lambda one: one[1])[0]

@@ -21,11 +21,13 @@ RECALLS = (0.80, 0.90, 0.95, 0.98, 0.99)
 TARGETS = dict(zip(RECALLS, (0.765, 0.90, 0.955, 0.986, 0.994), strict=True))
 WIDEST_MARGIN = 10.0  # where probes do not lead to enough hits: leaves nothing out
 MISSED_BY_POSTINGS = (0.2, 0.4, 0.7)  # shares of all that may be missed
+STEEPER = 1.25  # the most that the last step may grow, beside the one before it
 
 
 @dataclass(frozen=True)
 class Option:
-    """One way to reach a recall: two margins, and the share of hits that both keep."""
+    """One way to reach a recall: two margins, the share of hits that both keep, and whether it is
+    what the recall takes."""
 
     recall: float
     nprobe: int
@@ -33,21 +35,41 @@ class Option:
     margin: float
     interaction_margin: float
     overlap: float
+    enough: bool
 
 
 def options_of(key: Key, gaps: Mapping[Key, F32]) -> list[Option]:
     """For each recall, the margins that keep it, by how much the first of them may miss."""
     nprobe, k = key
-    options = []
-    for recall in RECALLS:
-        for share in MISSED_BY_POSTINGS:
-            margin, interaction_margin = _margins(gaps[key], TARGETS[recall], share)
-            by_estimate, by_interaction = np.moveaxis(gaps[key], 1, 0)
+    by_estimate, by_interaction = np.moveaxis(gaps[key], 1, 0)
+    by_recall: dict[float, list[Option]] = {recall: [] for recall in RECALLS}
+    for share in MISSED_BY_POSTINGS:
+        needed = [_margins(gaps[key], TARGETS[recall], share) for recall in RECALLS]
+        taken = [*needed[:-1], _capped(needed)]
+        for recall, wanted, (margin, interaction_margin) in zip(
+            RECALLS, needed, taken, strict=True
+        ):
             kept = (by_estimate <= margin) & (by_interaction <= interaction_margin)
-            options.append(
-                Option(recall, nprobe, k, margin, interaction_margin, float(np.mean(kept)))
+            overlap = float(np.mean(kept))
+            enough = overlap >= TARGETS[recall] or max(wanted) < WIDEST_MARGIN
+            by_recall[recall].append(
+                Option(recall, nprobe, k, margin, interaction_margin, overlap, enough)
             )
-    return options
+    return [option for recall in RECALLS for option in by_recall[recall]]
+
+
+def _capped(needed: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The margins of the highest recall: no more than the step before lets expect.
+
+    A handful of gaps decide them, which may be of two or three pseudo-queries like no question.
+
+    Margins grow evenly with the logarithm of what may be missed.
+    """
+    nines = [-np.log1p(-TARGETS[recall]) for recall in RECALLS[-3:]]
+    step = STEEPER * (nines[2] - nines[1]) / (nines[1] - nines[0])
+    expected = [two + step * (two - one) for one, two in zip(needed[-3], needed[-2], strict=True)]
+    margin, interaction_margin = map(min, needed[-1], expected)
+    return float(margin), float(interaction_margin)
 
 
 def _margins(gaps_Q2k: F32, recall: float, share: float) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -85,7 +85,7 @@ def derive_params(
         if value is not None and value < least:
             raise QueryError(f"{name} is {value}; give {least} or more, or leave it out")
     raw = (nprobe, candidates, scored) != (None, None, None)
-    table = tuple(presets) or COMMON_PRESETS
+    table = presets or COMMON_PRESETS
     highest = max(preset.recall for preset in table)
     if exact or (target > highest + 1e-9 and not raw):
         return SearchParams(k, 0, 0, 0, exact=True)
@@ -102,8 +102,13 @@ def derive_params(
     return chosen
 
 
-@lru_cache(maxsize=256)  # nearly all queries ask for the same
-def _chosen(presets: tuple[Preset, ...], k: int, recall: float) -> SearchParams:
+def deriving(presets: Sequence[Preset]) -> Callable[..., SearchParams]:
+    """`derive_params` with the presets of one index. To interpolate takes a tenth of what a quick
+    search does, and requests repeat: what was derived is kept."""
+    return lru_cache(256, typed=True)(partial(derive_params, presets=presets))
+
+
+def _chosen(presets: Sequence[Preset], k: int, recall: float) -> SearchParams:
     """What the presets say, interpolated over recall, then over k."""
     ks = sorted({preset.k for preset in presets})
     rows = [_at_recall([one for one in presets if one.k == known], recall) for known in ks]

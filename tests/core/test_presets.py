@@ -17,7 +17,7 @@ from colbert_core.index.manifest import manifest_path
 from colbert_core.search import COMMON_PRESETS, calibrate_margins, derive_params, pseudo_queries
 from colbert_core.search import calibrate as calibration
 from colbert_core.search.calibrate import calibrate
-from colbert_core.search.calibrate_margins import RECALLS, TARGETS
+from colbert_core.search.calibrate_margins import RECALLS, TARGETS, options_of
 from colbert_core.types import SearchParams
 
 PRESETS = (
@@ -63,6 +63,26 @@ def test_more_recall_or_hits_never_mean_less_work() -> None:
         kept = [derive_params(k, presets=table, recall=0.95).candidates for k in range(1, 3000, 7)]
         assert kept == sorted(kept)
         assert all(kept[i] >= k for i, k in enumerate(range(1, 3000, 7)))
+
+
+def test_a_few_odd_queries_do_not_decide_the_highest_recall() -> None:
+    """All gaps of two pseudo-queries of 256 are far from all others': more than may be missed."""
+    gaps_Q2k = np.random.default_rng(0).exponential(0.04, (256, 2, 9)).astype(np.float32)
+    plain = options_of((16, 10), {(16, 10): gaps_Q2k})[-1]
+    gaps_Q2k[:2] = 5.0
+    odd = options_of((16, 10), {(16, 10): gaps_Q2k})[-1]
+    assert plain.recall == odd.recall == 0.99
+    assert plain.enough
+    assert odd.enough
+    assert odd.margin < 2 * plain.margin
+    assert odd.interaction_margin < 2 * plain.interaction_margin
+    assert 0.98 < odd.overlap < TARGETS[0.99] <= plain.overlap
+
+
+def test_probes_that_lead_to_too_few_are_not_enough() -> None:
+    gaps_Q2k = np.full((64, 2, 9), np.inf, np.float32)
+    gaps_Q2k[:40] = 0.1
+    assert not any(option.enough for option in options_of((4, 10), {(4, 10): gaps_Q2k}))
 
 
 def test_beyond_the_presets() -> None:
