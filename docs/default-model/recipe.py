@@ -38,12 +38,12 @@ from typing import Any
 SEED = 0
 HELD_BACK = 10  # one passage in so many
 TAUGHT = {
-    "qamr": 1000,
-    "squadshifts-amazon-reviews": 1000,
-    "squadshifts-new-wiki": 1000,
-    "acl-anthology": 7500,
+    "qamr": 2000,
+    "squadshifts-amazon-reviews": 2000,
+    "squadshifts-new-wiki": 2000,
+    "acl-anthology": 6000,
 }
-SENTENCES = 4500  # abstracts that are asked for by a sentence of theirs instead of the title
+SENTENCES = 3600  # abstracts that are asked for by a sentence of theirs instead of the title
 WORDS = 8  # of such a sentence, at least
 KINDS = ("questions", "titles", "sentences")
 ASKED, DISTRACTORS = 200, 800  # held-back questions of each source, and passages beside theirs
@@ -51,8 +51,8 @@ RUN = (
     "--no-markers --no-augment --query-maxlen 256 --doc-maxlen 300 --weigh-queries --n-way 3"
     " --batch 24 --rate 5e-4 --lora 16 --bf16 --passage-tokens 160 --workers 2"
 )
-WIDE = "--dim 384 --loss v1 --steps 270 --warmup 27 --blend 0.7"
-STUDENT = "--dim 128 --steps 200 --warmup 20 --blend 0.6"
+WIDE = "--dim 384 --loss v1 --steps 300 --warmup 30 --blend 0.7"
+STUDENT = "--dim 128 --steps 280 --warmup 28 --blend 0.7"
 READ = 512  # tokens of a passage, once it is trained
 
 Pair = Mapping[str, str]
@@ -74,7 +74,9 @@ def main() -> None:
     if not scored.exists():
         tartan("distill", *mined(out, 6), *common, *WIDE.split(), "--out", wide)
         teachers = ["--teacher", f"maxsim:{wide / 'checkpoint'}", "--teacher", "bm25"]
-        tartan("score", *mined(out, 3), *texts, *teachers, "--workers", 2, "--out", scored)
+        tartan(
+            "score", *mined(out, 3), *texts, *teachers, "--workers", 2, "--bf16", "--out", scored
+        )
     run = out / ("run" if options.loss == "kl" else f"run-{options.loss}")
     measured = ["--data", out / "held-back", "--split", "test"]
     student = [*common, *STUDENT.split(), "--loss", options.loss, *measured]
