@@ -51,8 +51,9 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         self, continuation: Callable[[Details], Awaitable[Handler]], details: Details
     ) -> Handler:
         try:
-            # gRPC makes the metadata anew for whoever looks at them.
-            presented = bearer_of(details.invocation_metadata) if self._keys else None
+            presented = None
+            if self._keys is not None:  # gRPC makes the metadata anew for whoever looks at them
+                presented = bearer_of(details.invocation_metadata)
             self.check(str(details.method), presented)
         except TartanError as error:
             return _refusing(error)
