@@ -10,7 +10,7 @@ def freeze_heap() -> None:
     """Leave all objects that there are now out of the search for garbage, until the process ends.
 
     Libraries leave hundreds of thousands of objects. To look through them again and again took a
-    busy gateway a twentieth of its time, and stopped it for 100 ms at a time.
+    busy gateway with a model a tenth of its time, and stops it for a tenth of a second or more.
     """
     gc.freeze()
     atexit.register(gc.unfreeze)  # what is native says where it was leaked
