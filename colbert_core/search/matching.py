@@ -149,6 +149,8 @@ def _is_in(values: pa.Array, wanted: tuple[Value, ...]) -> pa.Array:
     held = [one for one in (_held(value, values.type) for value in wanted) if one is not None]
     if len(held) == 1:
         return pc.equal(values, pa.scalar(held[0], values.type))
+    if pa.types.is_float64(values.type) and 0.0 in held:
+        held += [0.0, -0.0]  # `is_in` compares bits
     return pc.is_in(values, value_set=pa.array(held, values.type), skip_nulls=True)
 
 

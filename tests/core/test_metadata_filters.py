@@ -160,6 +160,13 @@ def check(folder: Path, metadata: list[dict[str, Any]], wanted: list[Filter]) ->
         assert matcher.allowed(one) is matcher.allowed(parse_filter(str(one)))
 
 
+@pytest.mark.parametrize("stored", [0.0, -0.0])
+@pytest.mark.parametrize("asked", [0.0, -0.0, 0])
+def test_both_zeros_are_one_number(tmp_path: Path, stored: float, asked: float) -> None:
+    wanted = [In("numbers", (1, asked)), In("numbers", (asked,)), Eq("numbers", asked)]
+    check(tmp_path, [{"numbers": [stored]}, {"numbers": [0.5]}, {"numbers": stored}], wanted)
+
+
 FEW = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 cases = (st.lists(rows, min_size=1, max_size=12), st.lists(wanted_filters, min_size=1, max_size=6))
 
