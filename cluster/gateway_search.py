@@ -1,7 +1,7 @@
 """One query through the gateway: check, encode, probe once, fan out, merge, fetch, explain.
 
-Nothing a query does changes the next one. What blocks (the model, the table of many centroids) runs
-in a small thread pool, so that the event loop only ever moves bytes.
+Nothing a query does changes the next one. What takes long (the model, a table of many centroids)
+runs in a small thread pool, so that the event loop moves bytes and does little else.
 """
 
 from __future__ import annotations
@@ -141,23 +141,18 @@ class SearchPipeline:
         matched = call.text is not None and call.explain  # a tokenizer may have to be loaded
         work = query_LD.size * (0 if params.exact else self.codec.centroid_count)
         if work <= PROBED_AT_ONCE and not matched:
-            return self._prepare(call, query_LD, params, clock, time.monotonic())
+            return self._prepare(call, query_LD, params, clock)
         submitted = time.monotonic()
-        return await self._in_thread(
-            clock,
-            "the centroids were probed",
-            lambda: self._prepare(call, query_LD, params, clock, submitted),
-        )
+
+        def when_its_turn_came() -> Prepared:
+            clock.add("queue", submitted)
+            return self._prepare(call, query_LD, params, clock)
+
+        return await self._in_thread(clock, "the centroids were probed", when_its_turn_came)
 
     def _prepare(
-        self,
-        call: SearchCall,
-        query_LD: F32,
-        params: SearchParams,
-        clock: Clock,
-        submitted: float,
+        self, call: SearchCall, query_LD: F32, params: SearchParams, clock: Clock
     ) -> Prepared:
-        clock.add("queue", submitted)
         tokens: tuple[str, ...] = ()
         if call.text is not None and call.explain:
             tokens = tuple(self.encoder.get().query_tokens(call.text))

@@ -13,4 +13,4 @@ def freeze_heap() -> None:
     busy gateway with a model a tenth of its time, and stops it for a tenth of a second or more.
     """
     gc.freeze()
-    atexit.register(gc.unfreeze)  # what is native says where it was leaked
+    atexit.register(gc.unfreeze)  # else nanobind takes what is left at the end for leaks

@@ -108,7 +108,7 @@ class FollowingGateway:
 
     async def _freeze_when_ready(self) -> None:
         """What answering queries needs is imported with the first generation."""
-        with suppress(Unavailable):
+        with suppress(Unavailable):  # who waits for the gateway itself is told why
             await self._gateway.ready(FREEZE_WITHIN_S)
             freeze_heap()
 
