@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from local_cluster import DIM, LocalCluster, unit_vectors
 
 from cluster import gateway as gateway_module
+from cluster import gateway_search
 from cluster.client import Client
 from cluster.client_retry import RetryPolicy
 from cluster.gateway import GatewayConfig
@@ -86,6 +87,27 @@ def test_three_shards_over_grpc_equal_one_process(
     Q_LD = query(rows, rows)
     answer = client.search(Q_LD, explain=True, **options)
     assert list(answer.hits) == index.search(Q_LD, explain=True, **options)
+
+
+def test_a_probe_in_a_thread_gives_the_same_and_counts_its_wait(
+    client: Client, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[str] = set()
+    prepare = gateway_search.SearchPipeline._prepare
+
+    def noting(self: Any, *args: Any) -> Any:
+        threads.add(threading.current_thread().name.partition("_")[0])
+        return prepare(self, *args)
+
+    monkeypatch.setattr(gateway_search.SearchPipeline, "_prepare", noting)
+    wanted = index.search(query(), k=5).ids
+    at_once = client.search(query(), k=5, timings=True)
+    assert "encode" not in threads
+    monkeypatch.setattr(gateway_search, "PROBED_AT_ONCE", -1)
+    in_thread = client.search(query(), k=5, timings=True)
+    assert "encode" in threads
+    assert [hit.id for hit in at_once.hits] == [hit.id for hit in in_thread.hits] == wanted
+    assert at_once.timings_ms["queue"] == 0.0 < in_thread.timings_ms["queue"]
 
 
 def test_an_answer_says_what_was_done_and_how_complete_it_is(client: Client, index: Index) -> None:

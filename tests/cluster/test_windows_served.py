@@ -53,6 +53,11 @@ def test_a_cluster_gives_documents_and_their_windows(tmp_path: Path) -> None:
             answer = client.search(query, k, filter=wanted, explain=True)
             hits = local.search(query, k, filter=wanted, explain=True)
             assert answer.hits == tuple(hits)
+            bare = client.search(query, k, filter=wanted, with_text=False, with_metadata=False)
+            assert [(hit.id, hit.window) for hit in bare.hits] == [
+                (hit.id, hit.window) for hit in hits
+            ]
+            assert not any(hit.text or hit.metadata for hit in bare.hits)
             assert len(hits) == min(k, {None: 40, "n = 3": 1}.get(wanted, 10))
             for hit in answer.hits:
                 assert hit.window is not None
