@@ -8,6 +8,8 @@ compared with the same index searched in this process, ids and scores to the bit
 right answers within the deadline.
 
 Where saturation is, is found first, by a closed loop; then loads of so many times that are offered.
+Past it, once as clients of ours offer them, which hold back where most is refused
+(cluster/client_throttle.py), and once as clients would that never do.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from machine import busy, machine
 from report.load import load_markdown, plot_load
 from report.write import SCHEMA, write
 
+from cluster.client_throttle import Throttle
 from colbert_core.api import Index
 from colbert_core.types import F32
 from workers.heap import freeze_heap
@@ -89,7 +92,11 @@ async def sweep(
         capacity = await saturation(ask, len(queries), seconds=args.seconds, at_once=args.closed)
         print(f"saturation: {capacity:.0f} queries a second", flush=True)
         rows = []
-        for seed, load in enumerate(args.loads):
+        loads = [
+            (load, own) for load in args.loads for own in ((True, False) if load > 1 else (True,))
+        ]
+        for load, own in loads:
+            ask.throttle = Throttle() if own else None
             offered = await offer(
                 ask,
                 len(queries),
@@ -97,9 +104,9 @@ async def sweep(
                 rate=load * capacity,
                 seconds=args.seconds,
                 timeout_s=args.deadline_s,
-                seed=seed,
+                seed=args.loads.index(load),
             )
-            rows.append({"load": load, **offered.summary()})
+            rows.append({"load": load, "holds_back": own, **offered.summary()})
             print(json.dumps(rows[-1]), flush=True)
             await asyncio.sleep(1.0)  # what is still under way is done
         return rows
@@ -108,19 +115,26 @@ async def sweep(
 def verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The claims: nothing wrong, and past saturation at least 80 % of the best goodput."""
     peak = max(row["goodput"] for row in rows)
-    past = [row["goodput"] for row in rows if row["load"] > 1.0]
     wrong = sum(count for row in rows for kind, count in row["kinds"].items() if not _refusal(kind))
-    kept = min(past) / peak if past else 1.0
+    kept, kept_from_any = (
+        round(min((row["goodput"] for row in rows if _past(row, own)), default=peak) / peak, 3)
+        for own in (True, False)
+    )
     return {
         "peak": peak,
-        "kept": round(kept, 3),
+        "kept": kept,
+        "kept_from_any": kept_from_any,
         "wrong": wrong,
         "holds": kept >= 0.8 and not wrong,
     }
 
 
+def _past(row: dict[str, Any], own: bool) -> bool:
+    return bool(row["load"] > 1.0 and row["holds_back"] is own)
+
+
 def _refusal(kind: str) -> bool:
-    return kind in (RIGHT, "Overloaded", "DeadlineExceeded", "Unavailable")
+    return kind in (RIGHT, "Overloaded", "HeldBack", "DeadlineExceeded", "Unavailable")
 
 
 def arguments() -> argparse.Namespace:

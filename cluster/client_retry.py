@@ -6,8 +6,9 @@ import random
 import time
 from dataclasses import dataclass
 
+from cluster.client_throttle import Throttle
 from cluster.wire.status import RETRYABLE
-from colbert_core.errors import InvalidInput, TartanError
+from colbert_core.errors import InvalidInput, Overloaded, TartanError
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +37,21 @@ class RetryPolicy:
 class Attempts:
     """The attempts of one call: counts them, and says whether and when to make another."""
 
-    def __init__(self, policy: RetryPolicy, timeout_s: float) -> None:
+    def __init__(self, policy: RetryPolicy, timeout_s: float, throttle: Throttle) -> None:
+        """`throttle` is the client's, over all its calls."""
         self._policy = policy
+        self._throttle = throttle
         self._deadline = time.monotonic() + timeout_s
         self.made = 0
 
     def left_s(self) -> float:
         """Seconds until the caller's deadline; counts one attempt. At least a millisecond, so that
-        gRPC is asked and says DEADLINE_EXCEEDED itself."""
+        gRPC is asked and says DEADLINE_EXCEEDED itself.
+
+        Raises:
+            Overloaded: so much was refused of late that the attempt is not worth sending.
+        """
+        self._throttle.ask()
         self.made += 1
         return max(0.001, self._deadline - time.monotonic())
 
@@ -56,6 +64,8 @@ class Attempts:
         Raises:
             TartanError: `error` itself, where asking again is of no use or there is no time.
         """
+        if isinstance(error, Overloaded):
+            self._throttle.refused()
         if not isinstance(error, RETRYABLE) or self.made >= self._policy.attempts:
             raise error
         # Full jitter: clients that failed together do not come back together.

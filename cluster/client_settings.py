@@ -7,6 +7,7 @@ from typing import Any
 
 from cluster.client_retry import Attempts, RetryPolicy
 from cluster.client_targets import Rotation, targets_of
+from cluster.client_throttle import Throttle
 from cluster.security.client import channel_credentials, checked_key
 from cluster.security.tls import Tls
 from cluster.wire.status import from_status
@@ -50,10 +51,11 @@ class ClientSettings:
         self._metadata = bearer(key)
         self._credentials = [channel_credentials(one, key, tls, insecure) for one in self.targets]
         self._rotation = Rotation(self.targets)
+        self._throttle = Throttle()
 
     def _attempts(self, timeout_s: float | None) -> Attempts:
         given = self._timeout_s if timeout_s is None else _checked_timeout(timeout_s)
-        return Attempts(self._retry, given)
+        return Attempts(self._retry, given, self._throttle)
 
     def _error(self, error: Any, place: int = 0) -> TartanError:
         server = f"gateway {self.targets[place]}"

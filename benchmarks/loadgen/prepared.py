@@ -14,16 +14,27 @@ import grpc
 
 from cluster.client_calls import make_request
 from cluster.client_targets import open_aio_channel
+from cluster.client_throttle import Throttle
 from cluster.wire.status import from_status
+from colbert_core.errors import Overloaded
 from colbert_core.types import F32
 
 METHOD = "/tartan.v1.SearchService/Search"
 
 
+class HeldBack(Overloaded):
+    """What the client itself refused to send."""
+
+
 class PreparedQueries:
-    """What `offer` asks a gateway with. An async context manager, of one event loop."""
+    """What `offer` asks a gateway with. An async context manager, of one event loop.
+
+    Attributes:
+        throttle: what holds a client of ours back; None is a client that never is.
+    """
 
     def __init__(self, address: str, queries: Sequence[F32], k: int) -> None:
+        self.throttle: Throttle | None = None
         self._address = address
         self._requests = [make_request(one, k, None, {}).SerializeToString() for one in queries]
 
@@ -36,14 +47,26 @@ class PreparedQueries:
         """The answer to query `number`, as it came.
 
         Raises:
+            HeldBack: it was not sent.
             TartanError: what the gateway said instead.
         """
+        if self.throttle is not None:
+            self._ask(self.throttle)
         try:
             answer: bytes = await self._call(self._requests[number], timeout=timeout_s)
             return answer
         except grpc.aio.AioRpcError as error:
+            if self.throttle is not None and error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                self.throttle.refused()
             trailing = error.trailing_metadata()
             raise from_status(error.code(), error.details(), trailing, self._address) from None
+
+    @staticmethod
+    def _ask(throttle: Throttle) -> None:
+        try:
+            throttle.ask()
+        except Overloaded as error:
+            raise HeldBack(str(error)) from None
 
     async def __aexit__(
         self,

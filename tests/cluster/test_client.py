@@ -21,6 +21,7 @@ from hypothesis import given
 from cluster.client import AsyncClient, Client, RetryPolicy
 from cluster.client_calls import BATCH_BYTES, BATCH_QUERIES, batches
 from cluster.client_retry import Attempts
+from cluster.client_throttle import Throttle
 from cluster.wire.handlers import answering, problem_of
 from cluster.wire.tartan.v1 import search_pb2, search_pb2_grpc
 from colbert_core import errors
@@ -286,7 +287,7 @@ def test_impossible_options_are_refused_before_anything_is_sent() -> None:
 @given(st.integers(1, 6), st.floats(0.0, 0.2), st.floats(0.0, 0.5))
 def test_pauses_grow_and_are_bounded(attempts: int, first_s: float, longest_s: float) -> None:
     policy = RetryPolicy(attempts, first_s, longest_s)
-    made = Attempts(policy, timeout_s=3600.0)
+    made = Attempts(policy, 3600.0, Throttle())
     for number in range(attempts - 1):
         assert made.left_s() > 3000
         assert 0 <= made.pause_after(Unavailable("x")) <= policy.longest(number) <= longest_s
