@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from processes import descendants, tartan
+from ray_nodes import ADDRESSES, ray_nodes
 
 from cluster import train_scoring
 from cluster.index_job import build_index
@@ -96,10 +97,21 @@ def wait_for(path: Path, pattern: str) -> None:
         time.sleep(0.05)
 
 
-def curve_of_one_process(out: Path, judges: tuple[str, ...]) -> list[float]:
+def distill(material: Path, *more: str) -> list[str]:
+    """The command of the same run as `job`."""
+    return [
+        "train", "distill", str(material / "tuples.jsonl"), "--out", str(material / "out"),
+        "--corpus", str(material / "beir"), "--queries", str(material / "beir" / "queries.jsonl"),
+        "--model", str(material / "model"), "--dim", "16", "--query-maxlen", "12",
+        "--doc-maxlen", "20", "--steps", str(STEPS), "--rate", "1e-3", "--warmup", "6",
+        "--checkpoint-every", str(EVERY), *more,
+    ]  # fmt: skip
+
+
+def curve_of_one_process(out: Path, judges: tuple[str, ...], batch: int) -> list[float]:
     """The losses of the same run without Ray: one process, never stopped."""
     objective = Objective(batch_teachers=judges)
-    settings = TrainSettings(steps=STEPS, batch=8, rate=1e-3, warmup=6, objective=objective)
+    settings = TrainSettings(steps=STEPS, batch=batch, rate=1e-3, warmup=6, objective=objective)
     tuples, cpu = TupleSet(out / "tuples"), torch.device("cpu")
     teachers = BatchTeachers(judges, tuples, cpu) if judges else None
     learner = StudentLearner(out / "start", settings, cpu, teachers=teachers)
@@ -107,12 +119,12 @@ def curve_of_one_process(out: Path, judges: tuple[str, ...]) -> list[float]:
     return [trainer.step()["loss"] for _ in range(STEPS)]
 
 
-def check_curve(out: Path, judges: tuple[str, ...] = ()) -> None:
+def check_curve(out: Path, judges: tuple[str, ...] = (), batch: int = 8) -> None:
     """Every step stands in the log once, with the loss that one process has."""
     rows = [row for row in read_log(out) if "loss" in row]
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     losses = [row["loss"] for row in rows]
-    np.testing.assert_allclose(losses, curve_of_one_process(out, judges), rtol=2e-3)
+    np.testing.assert_allclose(losses, curve_of_one_process(out, judges, batch), rtol=2e-3)
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
@@ -151,13 +163,7 @@ def test_two_workers_one_of_them_killed_are_one_process(
 @pytest.mark.long
 def test_a_killed_driver_is_gone_on_with_by_the_same_command(material: Path) -> None:
     out = material / "out"
-    command = [
-        "train", "distill", str(material / "tuples.jsonl"), "--out", str(out),
-        "--corpus", str(material / "beir"), "--queries", str(material / "beir" / "queries.jsonl"),
-        "--model", str(material / "model"), "--dim", "16", "--query-maxlen", "12",
-        "--doc-maxlen", "20", "--steps", str(STEPS), "--batch", "8", "--rate", "1e-3",
-        "--warmup", "6", "--checkpoint-every", str(EVERY), "--batch-teacher", "bm25:none",
-    ]  # fmt: skip
+    command = distill(material, "--batch", "8", "--batch-teacher", "bm25:none")
     doomed = tartan(*command)
     try:
         wait_for(out / "runs", "*/checkpoint_manager_snapshot.json")
@@ -174,6 +180,25 @@ def test_a_killed_driver_is_gone_on_with_by_the_same_command(material: Path) -> 
     assert len(list((out / "runs").glob("distill-*"))) == 1
     check_curve(out, ("bm25:none",))
     Encoder.load(out / "checkpoint")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_node_that_leaves_is_done_without(material: Path) -> None:
+    out = material / "out"
+    with ray_nodes() as nodes:
+        workers = str(len(ADDRESSES))
+        elastic = ["--workers", workers, "--min-workers", "1", "--batch", "12"]
+        running = tartan(*distill(material, *elastic), env=nodes.environment)
+        wait_for(out / "runs", "*/checkpoint_manager_snapshot.json")
+        lost = next(one for one in ADDRESSES[1:] if nodes.actors(one, "RayTrainWorker"))
+        stopped_at = len(read_log(out))
+        nodes.end(lost)
+        printed, _ = running.communicate(timeout=WAIT_S)
+    assert running.returncode == 0
+    assert f"{STEPS} steps, run distill-" in printed
+    assert 0 < stopped_at < STEPS
+    check_curve(out, batch=12)
 
 
 @pytest.mark.long
