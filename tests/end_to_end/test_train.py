@@ -194,6 +194,7 @@ def test_a_node_that_leaves_is_done_without(material: Path) -> None:
         lost = next(one for one in ADDRESSES[1:] if nodes.actors(one, "RayTrainWorker"))
         stopped_at = len(read_log(out))
         nodes.end(lost)
+        assert running.poll() is None
         printed, _ = running.communicate(timeout=WAIT_S)
     assert running.returncode == 0
     assert f"{STEPS} steps, run distill-" in printed
