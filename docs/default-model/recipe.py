@@ -2,22 +2,20 @@
 
     python docs/default-model/recipe.py --pairs ../shared/data/train --out build/default-model
 
-    pairs ─ held back and taught ─ mine ─ a wide teacher ─ score ─ distill, twice ─ averaged
-                                                                                       │
-                                                                                OUT/model-kl
+    pairs ─ held back and taught ─ mine ─ a wide teacher ─ score ─ distill ─ read_whole
+                                                                               │
+                                                                     OUT/run/additions
 
 What comes out is `colbert_core/text/models/tartan-minilm` (but for `vocab.txt`, which says again
 what `tokenizer.json` does); what it cost and is worth is in docs/decisions/training.md.
 
 The teacher is late interaction too, at all of the backbone's dimensions: it learns from labels
-alone, the first three passages of tuples of six, and scores other tuples together with BM25. Two
-students that differ in their seed alone learn from the scores; the model is the mean of their
-weights.
+alone, the first three passages of tuples of six, and scores other tuples together with BM25.
 
 The pairs are (question, passage) and (title, abstract), in English; of most of the abstracts a
 sentence is the query and the rest the passage. Pairs of scifact are left out, since it is measured.
 A tenth of the passages, with all their questions, is held back: on a sample of these the student is
-measured before and after. With `--loss v1` the same students learn from the same tuples without a
+measured before and after. With `--loss v1` the same student learns from the same tuples without a
 teacher, for comparison.
 
 Every command goes on where it was stopped when the script is run again.
@@ -31,18 +29,13 @@ import hashlib
 import json
 import random
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors.numpy import load_file, save_file
-
 SEED = 0
-STUDENTS = 2
 HELD_BACK = 10  # one passage in so many
 TAUGHT = {
     "qamr": 2000,
@@ -84,16 +77,11 @@ def main() -> None:
         tartan(
             "score", *mined(out, 3), *texts, *teachers, "--workers", 2, "--bf16", "--out", scored
         )
+    run = out / ("run" if options.loss == "kl" else f"run-{options.loss}")
     measured = ["--data", out / "held-back", "--split", "test"]
-    students = []
-    for seed in range(SEED, SEED + STUDENTS):
-        run = out / f"run-{options.loss}-{seed}"
-        student = [*texts, *RUN.split(), *STUDENT.split(), "--loss", options.loss, "--seed", seed]
-        tartan("distill", scored, *student, *measured, "--out", run)
-        students.append(run / "additions")
-    model = out / f"model-{options.loss}"
-    averaged(students, model)
-    read_whole(model)
+    student = [*common, *STUDENT.split(), "--loss", options.loss, *measured]
+    tartan("distill", scored, *student, "--out", run)
+    read_whole(run / "additions")
 
 
 def mined(out: Path, n_way: int) -> list[Path]:
@@ -112,24 +100,6 @@ def tartan(*words: object) -> None:
     command = ["train", *map(str, words)]
     print("tartan", *command, flush=True)
     subprocess.run([sys.executable, "-m", "cluster.cli", *command], check=True)
-
-
-def averaged(students: list[Path], out: Path) -> None:
-    """The mean of models that began as the same one ("Model soups", Wortsman et al., 2022): their
-    low-rank additions side by side, of a rank as many times theirs."""
-    shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(students[0], out)
-    name = "additions.safetensors"
-    additions = [load_file(student / name) for student in students]
-    ups = {key: [one[key] for one in additions] for key in additions[0] if key.endswith(".up")}
-    downs = {key: [one[key] for one in additions] for key in additions[0] if key.endswith(".down")}
-    stacked = {key: np.hstack(halves) / np.float16(len(students)) for key, halves in ups.items()}
-    stacked |= {key: np.vstack(halves) for key, halves in downs.items()}
-    save_file(stacked, out / name, {"format": "pt"})
-    name = "1_Dense/model.safetensors"
-    heads = [load_file(student / name) for student in students]
-    mean = {key: np.mean([one[key] for one in heads], axis=0) for key in heads[0]}
-    save_file(mean, out / name, {"format": "pt"})
 
 
 def read_whole(model: Path) -> None:
