@@ -4,7 +4,8 @@ To refuse a query costs a gateway a tenth of what an answer costs; who asks thre
 it can answer, or asks again after each refusal, takes from it what it could answer with. So a
 client that was refused more often than answered of late sends about twice as many calls as are
 answered, and refuses the others itself. That is client-side throttling as in Google's "Site
-Reliability Engineering", chapter 21, of which every number is here.
+Reliability Engineering", chapter 21, with a shorter memory, a bound, and patience with the first
+few refusals.
 """
 
 from __future__ import annotations
