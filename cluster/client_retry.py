@@ -65,7 +65,7 @@ class Attempts:
             TartanError: `error` itself, where asking again is of no use or there is no time.
         """
         if isinstance(error, Overloaded):
-            self._throttle.refused()
+            self._throttle.refused(str(error))
         if not isinstance(error, RETRYABLE) or self.made >= self._policy.attempts:
             raise error
         # Full jitter: clients that failed together do not come back together.

@@ -39,6 +39,7 @@ class Throttle:
         self._at = clock()
         self._asked = 0.0
         self._refused = 0.0  # by the service, or held back here
+        self._why = ""
 
     def ask(self) -> None:
         """A call is about to be sent.
@@ -55,15 +56,16 @@ class Throttle:
         if held_back:
             raise Overloaded(
                 f"not sent: of the last {asked:.0f} calls {refused:.0f} were refused, or held back "
-                "like this one, since the service has more to do than it can: ask less often, or "
-                "add gateways and replicas"
+                f"like this one; ask less often. The last refusal: {self._why}"
             )
 
-    def refused(self) -> None:
-        """The service refused a call that was sent, with RESOURCE_EXHAUSTED."""
+    def refused(self, why: str) -> None:
+        """The service refused a call that was sent, with RESOURCE_EXHAUSTED; `why` names the limit
+        and the remedy."""
         with self._lock:
             self._age()
             self._refused += 1
+            self._why = why
 
     def _share_held_back(self) -> float:
         answered = self._asked - self._refused

@@ -57,7 +57,7 @@ class PreparedQueries:
             return answer
         except grpc.aio.AioRpcError as error:
             if self.throttle is not None and error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-                self.throttle.refused()
+                self.throttle.refused(error.details() or "")
             trailing = error.trailing_metadata()
             raise from_status(error.code(), error.details(), trailing, self._address) from None
 

@@ -64,7 +64,7 @@ def test_what_a_client_does_not_send_is_told_apart() -> None:
         async with PreparedQueries("127.0.0.1:1", [np.ones((2, 4), np.float32)], k=1) as ask:
             throttle = ask.throttle = Throttle(lambda: 0.0, lambda: 0.0)
             for _ in range(20):  # as if more were refused than were sent
-                throttle.refused()
+                throttle.refused("full")
             offered = await offer(
                 ask, 1, lambda *_: "right", rate=200.0, seconds=0.1, timeout_s=1.0
             )

@@ -41,7 +41,7 @@ class Crowd:
                 room -= 1
                 answered += 1
             else:
-                self.throttle.refused()
+                self.throttle.refused("full: 4 at once")
         return sent / seconds, answered / seconds
 
 
@@ -79,10 +79,13 @@ def test_a_few_refusals_say_nothing() -> None:
     throttle = Throttle(lambda: 0.0, lambda: 0.0)  # it would hold back whatever it may
     for _ in range(int(ALLOWED)):
         throttle.ask()
-        throttle.refused()
+        throttle.refused("full: 4 at once")
     throttle.ask()
-    throttle.refused()
-    with pytest.raises(Overloaded, match="not sent: of the last 12 calls 12 were refused"):
+    throttle.refused("full: 4 at once")
+    with pytest.raises(
+        Overloaded,
+        match=r"not sent: of the last 12 calls 12 were refused.*last refusal: full: 4 at once",
+    ):
         throttle.ask()
 
 
