@@ -64,7 +64,7 @@ def best(passages: Passages, query: np.ndarray) -> set[int]:
 def measure(codec: Codec, passages: Passages) -> tuple[float, float, float]:
     """(mean true residual, mean stored residual, overlap) of passages added under a codec."""
     rotated = codec.rotate(np.concatenate(passages))
-    codes = codec.compress(np.concatenate(passages)).codes_T
+    codes = codec.compress(np.concatenate(passages), lengths_of(passages)).codes_T
     true = float(np.linalg.norm(rotated - codec.centroids_CD[codes], axis=1).mean())
     with tempfile.TemporaryDirectory() as folder:
         index = written(Path(folder) / "ix", codec, passages)
@@ -76,15 +76,20 @@ def measure(codec: Codec, passages: Passages) -> tuple[float, float, float]:
     return true, stored, float(np.mean(found))
 
 
+def lengths_of(passages: Passages) -> np.ndarray:
+    """Tokens of each passage, int32 [N]."""
+    return np.array([len(x) for x in passages], np.int32)
+
+
 def written(path: Path, codec: Codec, passages: Passages) -> Index:
     """An index of passages under a codec."""
     from colbert_core.index import ShardWriter, publish, write_codec
 
     write_codec(path, "codec", codec)
     with ShardWriter(path, "s0", codec) as writer:
-        doclens = np.array([len(x) for x in passages], np.int32)
+        doclens = lengths_of(passages)
         ids = [str(n) for n in range(len(passages))]
-        writer.add(codec.compress(np.concatenate(passages)), doclens, ids)
+        writer.add(codec.compress(np.concatenate(passages), doclens), doclens, ids)
         entry = writer.finish()
     publish(path, "g000001-000000", "codec", codec, [entry])
     return Index.open(path)

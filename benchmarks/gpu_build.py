@@ -187,9 +187,11 @@ def stages_alone(options: argparse.Namespace, index: Path) -> dict[str, float]:
     device = open_device("torch:cpu" if options.device == "cpu" else options.device)
     generation = open_generation(index)
     codec, shard = generation.codec, generation.shards[0]
-    some = min(STAGE_TOKENS, shard.tokens)
+    stop = next(shard.runs(0, shard.passages, STAGE_TOKENS))[1]
+    stored, doclens_N = shard.compressed(0, stop)
+    some = len(stored)
     noise = np.random.default_rng(0).standard_normal((some, codec.dim)).astype(np.float32)
-    vectors_TD = codec.decode(shard.tokens_of(0, some)) + noise * np.float32(0.1 / codec.dim**0.5)
+    vectors_TD = codec.decode(stored, doclens_N) + noise * np.float32(0.1 / codec.dim**0.5)
     on_device_TD = upload(vectors_TD, device)
     compressor = TorchCompressor(codec, device)
     nearest = TorchNearest(upload(one_scale(codec.centroids_CD), device))
@@ -211,8 +213,8 @@ def stages_alone(options: argparse.Namespace, index: Path) -> dict[str, float]:
     return {
         "tokens": some,
         "nearest_tokens_per_s": rate(lambda: nearest.assign(rows_TD)),
-        "compress_tokens_per_s": rate(lambda: compressor.compress(on_device_TD)),
-        "native_one_core_tokens_per_s": rate(lambda: codec.compress(vectors_TD)),
+        "compress_tokens_per_s": rate(lambda: compressor.compress(on_device_TD, doclens_N)),
+        "native_one_core_tokens_per_s": rate(lambda: codec.compress(vectors_TD, doclens_N)),
     }
 
 

@@ -60,6 +60,7 @@ def make_shard(
         packed_array(codes_T, centroids - 1),
         rng.integers(0, 256, (tokens, dim * bits // 8), dtype=np.uint8),
         rng.integers(0, 256, tokens, dtype=np.uint8),
+        None,
         packed_array(offsets_N1, tokens),
         packed_array(list_ends_C1, len(lists)),
         np.append(lists, np.zeros(SLACK, np.uint8)),

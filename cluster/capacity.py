@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from cluster.plan import SHARD_BYTES
 from colbert_core.codec.kmeans import default_centroids
 from colbert_core.errors import InvalidInput
+from colbert_core.reference.contexts import context_bytes
 
 GIB = 2**30
 MAX_PASSAGES, MAX_TOKENS_PER_PASSAGE = 10**12, 100_000
@@ -142,15 +143,17 @@ def _sizes(work: Workload, plan: Plan) -> None:
     bits = 2 + max(0.0, math.log2(work.passages * min(centroids, count) / count))
     lists = count * bits / 8 + shards * centroids * math.log2(2 + count * bits / 8 / shards) / 8
     passages = work.passages * (math.log2(1 + tokens / shards) / 8 + ID_BYTES)
+    contexts = work.passages * context_bytes(work.dim, work.bits)
     table = plan.add(
         "centroid table", centroids * (work.dim + 4), "bytes", "C · (D + 4), in every process"
     )
     index = plan.add(
         "index",
-        compressed + lists + passages + table,
+        compressed + contexts + lists + passages + table,
         "bytes",
-        f"T · (D·b + ⌈log2 C⌉ + 8)/8 + E · (2 + log2(N·C/E))/8, E = {POSTINGS_PER_TOKEN:g}·T "
-        f"postings, + S·C offsets + N · ({ID_BYTES} of id + offset) + table",
+        f"T · (D·b + ⌈log2 C⌉ + 8)/8 + N · (D·b/8 + 4) + E · (2 + log2(N·C/E))/8, "
+        f"E = {POSTINGS_PER_TOKEN:g}·T postings, + S·C offsets + N · ({ID_BYTES} of id + offset) "
+        "+ table",
     )
     plan.add("index per token", index / tokens, "bytes", "index / T")
     plan.add("fp16 vectors", 2 * work.dim * tokens, "bytes", "2·D·T, for comparison")

@@ -140,10 +140,10 @@ def _write_shards(
             for batch in batches_of_shard:
                 start, stop = int(batch[0]), int(batch[-1]) + 1
                 doclens_N = embeddings.doclens_N[start:stop]
-                vectors_TD = next(vectors)
+                vectors_TD, pooled_N = next(vectors), pooled_doclens(doclens_N, factor)
                 writer.add(
-                    codec.compress(pool_passages(vectors_TD, doclens_N, factor)),
-                    pooled_doclens(doclens_N, factor),
+                    codec.compress(pool_passages(vectors_TD, doclens_N, factor), pooled_N),
+                    pooled_N,
                     *columns.part(slice(start, stop)),
                 )
                 done += len(vectors_TD)

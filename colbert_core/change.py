@@ -248,8 +248,9 @@ def _write_delta(
         for batch, vectors_TD in zip(batches, embeddings.read(batches), strict=True):
             rows = slice(int(batch[0]), int(batch[-1]) + 1)
             doclens_N = embeddings.doclens_N[rows]
-            tokens = codec.compress(pool_passages(vectors_TD, doclens_N, factor))
-            writer.add(tokens, pooled_doclens(doclens_N, factor), *columns.part(rows))
+            pooled_N = pooled_doclens(doclens_N, factor)
+            tokens = codec.compress(pool_passages(vectors_TD, doclens_N, factor), pooled_N)
+            writer.add(tokens, pooled_N, *columns.part(rows))
             done += len(vectors_TD)
             report("compress", done, embeddings.tokens)
         return writer.finish()

@@ -1,9 +1,9 @@
 """Compaction: deltas are merged and deleted passages dropped, from what is stored.
 
-Codes, residual bits and scales are copied, never decoded: a new shard has the bytes that writing
-its passages at once with this codec gives. Shards that need no change are shared with the parent.
-Passages keep their order, and there are as many shards as before the deltas, or more where they
-would be too large.
+Codes, residual bits, scales and contexts are copied, never decoded: a new shard has the bytes that
+writing its passages at once with this codec gives. Shards that need no change are shared with the
+parent. Passages keep their order, and there are as many shards as before the deltas, or more where
+they would be too large.
 
 Shapes: N passages, T tokens.
 """
@@ -11,16 +11,15 @@ Shapes: N passages, T tokens.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from colbert_core.codec import Compressed
 from colbert_core.errors import InvalidInput
 from colbert_core.index import ShardEntry, ShardReader, ShardWriter
-from colbert_core.types import I32, I64, AnyArray
+from colbert_core.types import I32, I64
 
 if TYPE_CHECKING:
     from colbert_core.change import Change
@@ -115,18 +114,16 @@ def shard_ranges(doclens_N: I32, shards: int) -> list[tuple[int, int]]:
 
 def copy_passages(writer: ShardWriter, shard: ShardReader, first: int, stop: int) -> None:
     """Append the live passages among first … stop − 1 of a shard, as they are stored."""
-    for begin, end in _batches(shard, first, stop):
+    for begin, end in shard.runs(first, stop, COPIED_TOKENS):
         pids = np.arange(begin, end)
         live = np.ones(len(pids), bool) if shard.live_N is None else shard.live_N[pids] != 0
         if not live.any():
             continue
-        offsets = shard.offsets.read(begin, end + 1)
-        doclens = np.diff(offsets).astype(np.int32)
-        tokens = shard.tokens_of(int(offsets[0]), int(offsets[-1]))
+        tokens, doclens = shard.compressed(begin, end)
         documents, windows_N3 = _documents(shard, pids[live])
         rows = [shard.stored(pid) for pid in documents.tolist()]
         writer.add(
-            _where(tokens, np.repeat(live, doclens)),
+            tokens if live.all() else tokens.part(live, np.repeat(live, doclens)),
             doclens[live],
             [row.id for row in rows],
             [row.text for row in rows],
@@ -142,25 +139,6 @@ def _documents(shard: ShardReader, pids: I64) -> tuple[I64, I32 | None]:
     documents, owners = np.unique(shard.windows.documents_N[pids], return_inverse=True)
     windows_N3 = np.column_stack([owners, shard.windows.spans(pids)]).astype(np.int32)
     return documents.astype(np.int64), windows_N3
-
-
-def _batches(shard: ShardReader, first: int, stop: int) -> Iterator[tuple[int, int]]:
-    """Runs of passages of about `COPIED_TOKENS` tokens, of whole documents."""
-    step = max(1, COPIED_TOKENS * shard.passages // max(1, shard.tokens))
-    while first < stop:
-        end = min(first + step, stop)
-        if shard.windows is not None:
-            first_N = shard.windows.is_first_N
-            while end < stop and not first_N[end]:
-                end += 1
-        yield first, end
-        first = end
-
-
-def _where(tokens: Compressed, kept_T: AnyArray) -> Compressed:
-    if kept_T.all():
-        return tokens
-    return Compressed(tokens.codes_T[kept_T], tokens.residuals_TB[kept_T], tokens.scales_T[kept_T])
 
 
 def live_documents(shard: ShardReader) -> LiveDocuments:

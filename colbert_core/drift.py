@@ -36,9 +36,13 @@ def residual_norm(shards: Sequence[ShardReader]) -> float:
 
 
 def _lengths(shard: ShardReader, start: int) -> F32:
-    codec, tokens = shard.codec, shard.tokens_of(start, min(start + RUN_TOKENS, shard.tokens))
-    decoded_TD = codec.rotate(codec.decode(tokens))
-    lengths_T: F32 = np.linalg.norm(decoded_TD - codec.centroids_CD[tokens.codes_T], axis=1)
+    """Of the passages from the one of token `start` on, and what of them comes first."""
+    codec, pid = shard.codec, shard.passage_of(start)
+    stop = next(shard.runs(pid, shard.passages, RUN_TOKENS))[1]
+    tokens, doclens_N = shard.compressed(pid, stop)
+    decoded_TD = codec.rotate(codec.decode(tokens, doclens_N))
+    residuals_TD = decoded_TD - codec.centroids_CD[tokens.codes_T]
+    lengths_T: F32 = np.linalg.norm(residuals_TD[:RUN_TOKENS], axis=1)
     return lengths_T
 
 

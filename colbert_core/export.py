@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from colbert_core.codec import Codec, Compressed
+from colbert_core.codec import Codec
 from colbert_core.errors import IndexExists, InvalidInput
 from colbert_core.index import Generation, ShardReader, open_generation
 from colbert_core.index.files import ArrayWriter, sync_folder
@@ -102,14 +102,10 @@ def export_index(
 
 
 def decoded(shard: ShardReader, codec: Codec) -> Iterator[F32]:
-    """Every token's vector of a shard, float32 [t, D] in the model's space, block by block."""
-    arrays = shard.arrays
-    for start in range(0, shard.tokens, _BLOCK):
-        stop = min(start + _BLOCK, shard.tokens)
-        codes_T = shard.codes.read(start, stop).astype(np.int32)
-        yield codec.decode(
-            Compressed(codes_T, arrays.residuals[start:stop], arrays.scales[start:stop])
-        )
+    """Every token's vector of a shard, float32 [t, D] in the model's space, some passages at a
+    time."""
+    for first, stop in shard.runs(0, shard.passages, _BLOCK):
+        yield codec.decode(*shard.compressed(first, stop))
 
 
 def _about(generation: Generation, dtype: str) -> Exported:

@@ -40,8 +40,7 @@ class Hits(Sequence[Hit]):
         """The ids of all hits, read together: several times as fast as one by one."""
         shards_K, pids_K = self._merged.shards_K, self._merged.pids_K
         if len(self._shards) == 1:
-            only: list[str] = self._shards[0].ids_of(pids_K).tolist()
-            return only
+            return self._shards[0].ids_of(pids_K)
         ids = np.empty(len(self), object)
         for index in np.unique(shards_K).tolist():
             here = np.flatnonzero(shards_K == index)

@@ -10,7 +10,7 @@ import torch
 
 from colbert_core.codec import Codec, Compressed
 from colbert_core.codec.on_device import TorchCompressor
-from colbert_core.pooling import pool_passages
+from colbert_core.pooling import pool_passages, pooled_doclens
 from colbert_core.torch_kernels import open_device
 from colbert_core.types import F32
 from workers.units import UnitVectors
@@ -42,8 +42,9 @@ class DeviceCompressor:
         """
         vectors_TD = torch.as_tensor(vectors.vectors_TD).to(self._device)
         if self._pool_factor == 1:
-            return self._compressor.compress(vectors_TD)
+            return self._compressor.compress(vectors_TD, vectors.doclens_N)
         units_TD = self._compressor.unit_vectors(vectors_TD).cpu().numpy()
         pooled_PD = pool_passages(units_TD, vectors.doclens_N, self._pool_factor)
         on_device = torch.from_numpy(np.ascontiguousarray(pooled_PD)).to(self._device)
-        return self._compressor.compress_units(on_device)
+        pooled_N = pooled_doclens(vectors.doclens_N, self._pool_factor)
+        return self._compressor.compress_units(on_device, pooled_N)

@@ -8,7 +8,7 @@ is one file in the staging folder (or one shard), the same bytes however often i
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,8 +20,9 @@ from colbert_core.errors import CorpusError, EncodeFailed, JobFailed
 from colbert_core.index.manifest import FileEntry
 from colbert_core.index.windows import WHOLE
 from colbert_core.pooling import pool_passages, pooled_doclens
+from colbert_core.runs import runs
 from colbert_core.text.corpus_records import shown_id
-from colbert_core.types import F16, F32, I32, AnyArray
+from colbert_core.types import F16, F32, I32
 from workers.memory import bound_kernel_caches, release_freed_memory
 from workers.sample_worker import SampleWorker, project
 from workers.shard_builder import BuiltShard, ShardTask, build_shard
@@ -267,19 +268,15 @@ def _split(
 
 
 def compress_vectors(shared: SharedCodec, vectors: UnitVectors) -> Compressed:
-    """Project, normalise, pool if asked, and compress the vectors of a unit."""
-    slices = (project(part, shared.projection) for part in _slices(vectors.on_host()))
-    if shared.pool_factor > 1:  # slices do not end where passages do
-        unit_TD = np.concatenate(list(slices))
-        slices = _slices(pool_passages(unit_TD, vectors.doclens_N, shared.pool_factor))
-    parts = [shared.codec.compress(slice_TD) for slice_TD in slices]
-    return Compressed(
-        np.concatenate([part.codes_T for part in parts]),
-        np.concatenate([part.residuals_TB for part in parts]),
-        np.concatenate([part.scales_T for part in parts]),
-    )
-
-
-def _slices(vectors_TD: AnyArray) -> Generator[AnyArray]:
-    for start in range(0, max(len(vectors_TD), 1), COMPRESS_TOKENS):
-        yield vectors_TD[start : start + COMPRESS_TOKENS]
+    """Project, normalise, pool if asked, and compress the vectors of a unit, some passages at a
+    time."""
+    unit_TD, factor = vectors.on_host(), shared.pool_factor
+    ends_N = np.cumsum(vectors.doclens_N, dtype=np.int64)
+    parts = [Compressed.empty(shared.codec.token_bytes, shared.codec.context_bytes)]
+    for start, stop in runs(vectors.doclens_N, COMPRESS_TOKENS):
+        doclens_n = vectors.doclens_N[start:stop]
+        some_TD = unit_TD[ends_N[start] - doclens_n[0] : ends_N[stop - 1]]
+        units_TD = project(some_TD, shared.projection)
+        pooled_TD = pool_passages(units_TD, doclens_n, factor)
+        parts.append(shared.codec.compress(pooled_TD, pooled_doclens(doclens_n, factor)))
+    return Compressed.joined(parts)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from colbert_core.codec import Codec, Compressed
+from colbert_core.codec import Codec
 from colbert_core.index import ShardEntry, ShardWriter
 from colbert_core.index.files import entry_of, sync_folder
 from colbert_core.index.manifest import FileEntry
@@ -86,11 +86,9 @@ def _cut(chunk: UnitChunk, piece: UnitSlice) -> UnitChunk:
         windows_N3 = windows_N3[start:stop] - np.array([piece.start, 0, 0], np.int32)
     offsets_N1 = np.concatenate([[0], np.cumsum(chunk.doclens_N, dtype=np.int64)])
     first, last = int(offsets_N1[start]), int(offsets_N1[stop])
-    tokens = Compressed(
-        chunk.tokens.codes_T[first:last],
-        chunk.tokens.residuals_TB[first:last],
-        chunk.tokens.scales_T[first:last],
-    )
     return replace(
-        chunk, tokens=tokens, doclens_N=chunk.doclens_N[start:stop], windows_N3=windows_N3
+        chunk,
+        tokens=chunk.tokens.part(slice(start, stop), slice(first, last)),
+        doclens_N=chunk.doclens_N[start:stop],
+        windows_N3=windows_N3,
     )

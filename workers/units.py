@@ -231,6 +231,7 @@ class Staging:
             "codes": chunk.tokens.codes_T,
             "residuals": chunk.tokens.residuals_TB,
             "scales": chunk.tokens.scales_T,
+            "contexts": chunk.tokens.contexts_NX,
             "doclens": chunk.doclens_N,
             "truncated": np.int64(chunk.truncated),
             "skipped": np.array(chunk.skipped, np.int32),
@@ -241,7 +242,8 @@ class Staging:
     def chunk(self, unit: int) -> UnitChunk:
         """Read a unit's compressed tokens."""
         with np.load(self.chunk_path(unit), allow_pickle=False) as arrays:
-            tokens = Compressed(arrays["codes"], arrays["residuals"], arrays["scales"])
+            names = ("codes", "residuals", "scales", "contexts")
+            tokens = Compressed(*(arrays[name] for name in names))
             return UnitChunk(
                 tokens,
                 arrays["doclens"],

@@ -130,7 +130,8 @@ def _compress(codec: Codec, tokens_TD: np.ndarray, folder: Path) -> None:
     )
     for start in range(0, total, AT_ONCE):
         block = slice(start, start + AT_ONCE)
-        compressed = codec.compress(np.asarray(tokens_TD[block], np.float32))
+        vectors_TD = np.asarray(tokens_TD[block], np.float32)
+        compressed = codec.compress(vectors_TD, np.array([len(vectors_TD)]))
         codes_T[block] = compressed.codes_T
         indices_TD = unpack_planes(compressed.residuals_TB, codec.bits, codec.dim)
         residuals_TB[block] = pack_stanford(indices_TD, codec.bits)

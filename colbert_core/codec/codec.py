@@ -1,15 +1,17 @@
 """The codec of an index: the global centroid table and how residuals become bytes and back.
 
-Shapes: T tokens, D dimensions, C centroids, B packed bytes per token.
+Shapes: N passages, T tokens, D dimensions, C centroids, B packed bytes per token, X bytes of a
+context.
 
 A stored token is a centroid code, b residual bits per dimension that name a level, and one byte
 that selects two scales. In the codec's rotated space it decodes as
 
-    decoded = alpha[scale] · centroid[code] + beta[scale] · level
+    decoded = alpha[scale] · centroid[code] + beta[scale] · level + context[passage]
 
 Two codecs share this form, this file and the search kernels: `tartan` (tartan.py), our default,
-and `colbertv2` (colbertv2.py), the paper's, whose decoded vectors are then L2-normalised. A query
-is rotated once (`rotate_query`) before anything is compared with it.
+and `colbertv2` (colbertv2.py), the paper's, which has no contexts (contexts.py) and whose decoded
+vectors are then L2-normalised. A query is rotated once (`rotate_query`) before anything is compared
+with it.
 """
 
 from __future__ import annotations
@@ -24,11 +26,14 @@ import numpy as np
 from colbert_core import kernels
 from colbert_core.codec import colbertv2, tartan
 from colbert_core.codec.assign import Assigner
+from colbert_core.codec.compressed import Compressed
+from colbert_core.codec.contexts import check_doclens, encode_contexts, mean_residuals
 from colbert_core.codec.packing import PLANES, packed_bytes
 from colbert_core.codec.rows import Rows
 from colbert_core.codec.tables import Tables
 from colbert_core.errors import IndexCorrupt, InvalidInput
 from colbert_core.npy import read_npy
+from colbert_core.reference.contexts import context_bytes, decode_contexts
 from colbert_core.types import F32, I8, I32, MAX_DIM, U8, AnyArray
 
 CODECS = {"tartan": tartan, "colbertv2": colbertv2}
@@ -38,18 +43,6 @@ _ARRAYS = {
 }
 _LARGEST = 1e3
 """What no value of a codec reaches: its vectors are of unit length."""
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """Compressed tokens: codes int32 [T], packed residuals uint8 [T, B], scale bytes uint8 [T]."""
-
-    codes_T: I32
-    residuals_TB: U8
-    scales_T: U8
-
-    def __len__(self) -> int:
-        return len(self.codes_T)
 
 
 @dataclass(frozen=True)
@@ -112,30 +105,60 @@ class Codec:
         rotated_TD = vectors_TD if self.rotation_DD is None else vectors_TD @ self.rotation_DD
         return np.ascontiguousarray(rotated_TD, np.float32)
 
-    def compress(self, vectors_TD: F32) -> Compressed:
-        """Float32 [T, D] unit vectors → compressed tokens."""
+    @property
+    def context_bytes(self) -> int:
+        """Bytes of a passage's context; 0 where the codec has none."""
+        return context_bytes(self.dim, self.bits) if self.name == "tartan" else 0
+
+    def compress(self, vectors_TD: F32, doclens_N: I32) -> Compressed:
+        """Float32 [T, D] unit vectors, and how many belong to each passage → compressed tokens.
+
+        Raises:
+            InvalidInput: the lengths do not fit the vectors, or a passage has none.
+        """
+        check_doclens(doclens_N, len(vectors_TD))
         if not len(vectors_TD):
-            empty = np.zeros((0, self.token_bytes), np.uint8)
-            return Compressed(np.zeros(0, np.int32), empty, np.zeros(0, np.uint8))
+            return Compressed.empty(self.token_bytes, self.context_bytes)
         rotated_TD = self.rotate(vectors_TD)
         codes_T = self._assigner(Rows.of(rotated_TD))
+        contexts_NX = np.zeros((len(doclens_N), self.context_bytes), np.uint8)
+        if self.context_bytes:
+            means_ND = mean_residuals(rotated_TD - self.centroids_CD[codes_T], doclens_N)
+            contexts_NX = self.encode_contexts(means_ND)
+            rotated_TD = rotated_TD - self._contexts_of_tokens(contexts_NX, doclens_N)
         quantise = CODECS[self.name].quantise
         packed_TB, scales_T = quantise(
             self.tables, rotated_TD, codes_T, self.centroids_CD, self.bits
         )
-        return Compressed(codes_T, packed_TB, scales_T)
+        return Compressed(codes_T, packed_TB, scales_T, contexts_NX)
 
-    def decode(self, tokens: Compressed) -> F32:
-        """Compressed tokens → float32 [T, D] in the model's space, for tests and export."""
+    def encode_contexts(self, means_ND: F32) -> U8:
+        """Passages' mean residuals, float32 [N, D] → contexts, uint8 [N, X]."""
+        return encode_contexts(means_ND, self.bits, self.tables.levels)
+
+    def decode_contexts(self, contexts_NX: U8) -> F32:
+        """Contexts, uint8 [N, X] → float32 [N, D], in the codec's space."""
+        return decode_contexts(contexts_NX, self.bits, self.tables.levels, self.dim)
+
+    def decode(self, tokens: Compressed, doclens_N: I32) -> F32:
+        """Compressed tokens of passages of these lengths → float32 [T, D] in the model's space, for
+        tests and export."""
         levels_TD = CODECS[self.name].residual_levels(
             self.tables, tokens.residuals_TB, self.bits, self.dim
         )
         decoded_TD: F32 = self.centroids_CD[tokens.codes_T]
         decoded_TD *= self.tables.alpha[tokens.scales_T, None]
         decoded_TD += self.tables.beta[tokens.scales_T, None] * levels_TD
+        if tokens.contexts_NX.shape[1]:
+            decoded_TD += self._contexts_of_tokens(tokens.contexts_NX, doclens_N)
         if self.normalize:
             decoded_TD /= np.linalg.norm(decoded_TD, axis=1, keepdims=True).astype(np.float32)
         return decoded_TD if self.rotation_DD is None else decoded_TD @ self.rotation_DD.T
+
+    def _contexts_of_tokens(self, contexts_NX: U8, doclens_N: I32) -> F32:
+        """The context of each token's passage, float32 [T, D]."""
+        repeated_TD: F32 = np.repeat(self.decode_contexts(contexts_NX), doclens_N, axis=0)
+        return repeated_TD
 
     def save(self, folder: Path) -> None:
         """Write the codec into an existing, empty folder (the caller syncs and publishes it)."""

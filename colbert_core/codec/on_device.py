@@ -1,6 +1,7 @@
 """A codec's compression in torch: vectors that are on a device become bytes there.
 
-Shapes: T tokens, D dimensions of the codec, M of the model, C centroids, B packed bytes of a token.
+Shapes: N passages (n of them at a time), T tokens, D dimensions of the codec, M of the model,
+C centroids, B packed bytes of a token, X bytes of a context.
 
 The only thing that leaves the device is what is stored. Imported where a device is asked for, and
 nowhere else (`workers/encoder.py`); docs/decisions/gpu-building.md has what is equal and why.
@@ -15,8 +16,11 @@ import torch
 
 from colbert_core.codec import colbertv2, tartan
 from colbert_core.codec.assign import one_scale
-from colbert_core.codec.codec import Codec, Compressed
+from colbert_core.codec.codec import Codec
+from colbert_core.codec.compressed import Compressed
+from colbert_core.codec.contexts import check_doclens
 from colbert_core.reference.trellis import WINDOWS
+from colbert_core.runs import runs
 from colbert_core.torch_kernels.device import upload
 from colbert_core.torch_kernels.nearest import TorchNearest, to_int8
 from colbert_core.torch_kernels.quantise import (
@@ -25,7 +29,7 @@ from colbert_core.torch_kernels.quantise import (
     quantise_colbertv2,
     quantise_tartan,
 )
-from colbert_core.types import F32, AnyArray
+from colbert_core.types import F32, I32, U8, AnyArray
 
 BUDGET = 1 << 30
 """Bytes that the temporary arrays of a slice may take, about. A dimension is a few small steps
@@ -55,7 +59,7 @@ class TorchCompressor:
         budget: int = BUDGET,
     ) -> None:
         self._device = device
-        self._token_bytes = codec.token_bytes
+        self._codec = codec
         self._projection = self._optional(projection)
         self._rotation_DD = self._optional(codec.rotation_DD)
         self._centroids_CD = upload(codec.centroids_CD, device)
@@ -63,9 +67,10 @@ class TorchCompressor:
         self._quantise = _quantiser(codec, device)
         self._slice = max(1, budget // _bytes_of_token(codec))
 
-    def compress(self, vectors_TD: torch.Tensor) -> Compressed:
-        """Floats [T, M] on the device, of any width and length → compressed tokens on the host."""
-        return self.compress_units(self.unit_vectors(vectors_TD))
+    def compress(self, vectors_TD: torch.Tensor, doclens_N: I32) -> Compressed:
+        """Floats [T, M] on the device, of any width and length, and how many belong to each passage
+        → compressed tokens on the host."""
+        return self.compress_units(self.unit_vectors(vectors_TD), doclens_N)
 
     def unit_vectors(self, vectors_TD: torch.Tensor) -> torch.Tensor:
         """Floats [T, M] on the device → projected unit vectors, float32 [T, D]."""
@@ -75,21 +80,45 @@ class TorchCompressor:
         norms_T1: torch.Tensor = torch.linalg.vector_norm(wide_TD, dim=1, keepdim=True)
         return wide_TD / norms_T1.clamp_min_(1e-12)
 
-    def compress_units(self, vectors_TD: torch.Tensor) -> Compressed:
-        """Float32 unit vectors [T, D] on the device → compressed tokens on the host."""
-        tokens = len(vectors_TD)
-        codes_T = torch.empty(tokens, dtype=torch.int32, device=self._device)
-        packed_TB = torch.empty((tokens, self._token_bytes), dtype=torch.uint8, device=self._device)
-        scales_T = torch.empty(tokens, dtype=torch.uint8, device=self._device)
-        for start in range(0, tokens, self._slice):
-            rows = slice(start, start + self._slice)
-            rotated_TD = vectors_TD[rows]
-            if self._rotation_DD is not None:
-                rotated_TD = rotated_TD @ self._rotation_DD
-            codes_T[rows] = self._nearest.assign(to_int8(rotated_TD)[0])
-            centroids_TD = self._centroids_CD.index_select(0, codes_T[rows])
-            packed_TB[rows], scales_T[rows] = self._quantise(rotated_TD, centroids_TD)
-        return Compressed(codes_T.cpu().numpy(), packed_TB.cpu().numpy(), scales_T.cpu().numpy())
+    def compress_units(self, vectors_TD: torch.Tensor, doclens_N: I32) -> Compressed:
+        """Float32 unit vectors [T, D] on the device → compressed tokens on the host.
+
+        Raises:
+            InvalidInput: the lengths do not fit the vectors, or a passage has none.
+        """
+        check_doclens(doclens_N, len(vectors_TD))
+        ends_N = np.cumsum(doclens_N, dtype=np.int64)
+        parts = [Compressed.empty(self._codec.token_bytes, self._codec.context_bytes)]
+        for start, stop in runs(doclens_N, self._slice):
+            doclens_n = doclens_N[start:stop]
+            some_TD = vectors_TD[int(ends_N[start] - doclens_n[0]) : int(ends_N[stop - 1])]
+            parts.append(self._compress_passages(some_TD, doclens_n))
+        return Compressed.joined(parts)
+
+    def _compress_passages(self, vectors_TD: torch.Tensor, doclens_n: I32) -> Compressed:
+        if self._rotation_DD is not None:
+            vectors_TD = vectors_TD @ self._rotation_DD
+        codes_T = self._nearest.assign(to_int8(vectors_TD)[0])
+        centroids_TD = self._centroids_CD.index_select(0, codes_T)
+        contexts_nX = np.zeros((len(doclens_n), 0), np.uint8)
+        if self._codec.context_bytes:
+            contexts_nX, shared_TD = self._contexts(vectors_TD - centroids_TD, doclens_n)
+            vectors_TD = vectors_TD - shared_TD
+        packed_TB, scales_T = self._quantise(vectors_TD, centroids_TD)
+        return Compressed(
+            codes_T.cpu().numpy(), packed_TB.cpu().numpy(), scales_T.cpu().numpy(), contexts_nX
+        )
+
+    def _contexts(self, residuals_TD: torch.Tensor, doclens_n: I32) -> tuple[U8, torch.Tensor]:
+        """The contexts of passages, and each token's, float32 [T, D] on the device. Bits are chosen
+        on the host: there are as many contexts as passages."""
+        lengths_n = torch.tensor(doclens_n.astype(np.int64), device=self._device)
+        sums_nD = torch.segment_reduce(residuals_TD, "sum", lengths=lengths_n, axis=0, unsafe=True)
+        means_nD = (sums_nD / lengths_n[:, None]).cpu().numpy()
+        contexts_nX = self._codec.encode_contexts(means_nD)
+        decoded_nD = upload(self._codec.decode_contexts(contexts_nX), self._device)
+        tokens = len(residuals_TD)
+        return contexts_nX, torch.repeat_interleave(decoded_nD, lengths_n, 0, output_size=tokens)
 
     def _optional(self, matrix: F32 | None) -> torch.Tensor | None:
         return None if matrix is None else upload(matrix, self._device)

@@ -28,9 +28,8 @@ class Batch:
     def cut(self, start: int, stop: int) -> Batch:
         ends = np.concatenate([[0], np.cumsum(self.doclens_n, dtype=np.int64)])
         rows = slice(int(ends[start]), int(ends[stop]))
-        tokens = self.tokens
         return Batch(
-            Compressed(tokens.codes_T[rows], tokens.residuals_TB[rows], tokens.scales_T[rows]),
+            self.tokens.part(slice(start, stop), rows),
             self.doclens_n[start:stop],
             self.ids[start:stop],
             self.texts[start:stop] if self.texts else None,

@@ -181,8 +181,8 @@ class _Import:
             pids_T = np.repeat(np.arange(first, first + len(lengths_n)), lengths_n)
             if self._postings:
                 self._postings.add(codes_T, pids_T)
-            tokens = self._convert(codes_T.astype(np.int32), residuals_TB)
             kept_n = lengths_n > 0
+            tokens = self._convert(codes_T.astype(np.int32), residuals_TB, int(kept_n.sum()))
             self._report.empty += int((~kept_n).sum())
             columns = self._columns.read(first, kept_n)
             yield Batch(tokens, lengths_n[kept_n].astype(np.int32), *columns)
@@ -198,7 +198,7 @@ class _Import:
                 f"{int(codes_T.min())}, and there are {len(self._source.centroids_CD)} centroids"
             )
 
-    def _convert(self, codes_T: I32, residuals_TB: U8) -> Compressed:
+    def _convert(self, codes_T: I32, residuals_TB: U8, passages: int) -> Compressed:
         codec, report = self._codec, self._report
         indices_TD = unpack_stanford(residuals_TB, codec.bits, codec.dim)
         packed_TB, scales_T, norms_T = colbertv2.from_indices(
@@ -208,7 +208,7 @@ class _Import:
             if float(norms_T.min()) < 1e-3:
                 self._source.fail("a token decodes to nothing, which has no direction")
             report.add_norms(norms_T, self._total)
-        return Compressed(codes_T, packed_TB, scales_T)
+        return Compressed(codes_T, packed_TB, scales_T, np.zeros((passages, 0), np.uint8))
 
 
 def _codec(source: Source) -> Codec:

@@ -23,6 +23,7 @@ from colbert_core.types import F32, U8, AnyArray
 _HEADER_BYTES = 128
 _BLOCK_BYTES = 1 << 20
 _PACKED_AT_ONCE = 1 << 16
+_ROWS = ("residuals", "contexts")
 
 
 class ArrayWriter:
@@ -129,13 +130,13 @@ def map_array(path: Path) -> AnyArray:
 
 
 def map_bytes(path: Path) -> U8:
-    """Map one of a shard's arrays: bytes, rows of them for residuals.
+    """Map one of a shard's arrays: bytes, rows of them for residuals and contexts.
 
     Raises:
         IndexCorrupt: the file is missing, is not an array, or is another one.
     """
     mapped = map_array(path)
-    if mapped.dtype != np.uint8 or mapped.ndim != 1 + (path.stem == "residuals"):
+    if mapped.dtype != np.uint8 or mapped.ndim != 1 + (path.stem in _ROWS):
         raise IndexCorrupt(f"{path}: it holds {mapped.dtype} {list(mapped.shape)}, not bytes")
     return mapped
 

@@ -7,6 +7,7 @@ With T tokens, N passages and E postings in a shard, D dimensions, b bits, C cen
     codes            p(T, C−1)
     residuals        T · D·b/8
     scales           T
+    contexts         N · (D·b/8 + 4)   where shards have them
     offsets          p(N+1, T)
     posting_offsets  p(C+1, P)
     postings         P + 7        with P ≤ E · (2 + log2(N·C / E)) / 8 + 7·C
@@ -27,6 +28,7 @@ from typing import Any
 
 from colbert_core.index.manifest import Manifest, ShardEntry
 from colbert_core.packed_ints import SLACK, packed_bytes, width_of
+from colbert_core.reference.contexts import context_bytes
 
 _HEADER = 128
 _COMPONENTS = {
@@ -61,6 +63,8 @@ def predicted_bytes(manifest: Manifest) -> dict[str, int]:
         sizes["codes"] += _packed(shard.tokens, centroids - 1)
         sizes["residuals"] += shard.tokens * dim * bits // 8 + _HEADER
         sizes["scales"] += shard.tokens + _HEADER
+        if shard.contexts:
+            sizes["contexts"] += shard.passages * context_bytes(dim, bits) + _HEADER
         sizes["offsets"] += _packed(shard.passages + 1, shard.tokens)
         sizes["posting_offsets"] += _packed(centroids + 1, lists)
         sizes["postings"] += _most_bytes(shard, centroids) + SLACK + _HEADER

@@ -26,7 +26,7 @@ from colbert_core.index.presets import Preset
 from colbert_core.storage import Location
 
 FORMAT = "tartan-index"
-VERSION = 4
+VERSION = 5
 MIN_VERSION = 3
 CURRENT = "CURRENT"
 
@@ -61,6 +61,7 @@ class ShardEntry:
         fields: the types of its metadata's fields, by name.
         delta: whether it was added to the index after it was built (or compacted).
         tombstones: what was deleted of it since; None for nothing.
+        contexts: whether it has a context for each passage (`colbert_core.codec.contexts`).
     """
 
     id: str
@@ -71,6 +72,7 @@ class ShardEntry:
     fields: Mapping[str, str] = field(default_factory=dict, hash=False)
     delta: bool = False
     tombstones: Tombstones | None = None
+    contexts: bool = False
 
     @property
     def live_passages(self) -> int:

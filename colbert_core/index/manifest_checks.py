@@ -38,6 +38,8 @@ def check_values(raw: Mapping[str, Any]) -> None:
         check_name("id of a shard", shard.id)
         for key in _SHARD_COUNTS:
             check_count(f"{key} of shard {shard.id}", getattr(shard, key))
+        if type(shard.contexts) is not bool:
+            raise ValueError(f"contexts of shard {shard.id} is {shard.contexts!r}")
         _check_tombstones(shard, raw["files"])
     if len({shard.id for shard in raw["shards"]}) != len(raw["shards"]):
         raise ValueError("a shard is listed twice")
@@ -83,6 +85,7 @@ def _check_files(raw: Mapping[str, Any]) -> None:
             raise ValueError(f"file {path!r} belongs to nothing that is listed")
     needed = [f"global/{raw['codec_id']}/codec.json"]
     needed += [f"shards/{shard.id}/{name}" for shard in raw["shards"] for name in _SHARD_FILES]
+    needed += [f"shards/{shard.id}/contexts.npy" for shard in raw["shards"] if shard.contexts]
     missing = [path for path in needed if path not in files]
     if missing:
         raise ValueError(f"file {missing[0]!r} is not listed")

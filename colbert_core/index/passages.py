@@ -15,11 +15,11 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from colbert_core import kernels
 from colbert_core.errors import IndexCorrupt
-from colbert_core.types import I64, AnyArray
+from colbert_core.types import I32, I64, U8
 
 BATCH = 4096
-ONE_BY_ONE = 16  # so many ids are read faster one by one than by Arrow
 _IDS = pa.schema([pa.field("id", pa.string(), nullable=False)])
 _TEXTS = pa.schema([pa.field("text", pa.string()), pa.field("metadata", pa.string())])
 
@@ -208,7 +208,7 @@ class PassageReader:
     def __init__(self, folder: Path) -> None:
         self._ids = _File(folder / "ids.arrow", _IDS)
         self._id_of = _Columns(self._ids)
-        self._id_batches: dict[int, pa.StringArray] = {}
+        self._id_strings = kernels.StringColumn(BATCH)
         texts = _File(folder / "texts.arrow", _TEXTS)
         self._texts_of = _Columns(texts)
         if len(texts) != len(self._ids):
@@ -221,21 +221,24 @@ class PassageReader:
         """The user's id of passage `pid`."""
         return self._id_of.row(pid)[0] or ""
 
-    def ids_of(self, pids: I64) -> AnyArray:
-        """The ids of passages, strings as objects; Arrow takes many of them together."""
-        if len(pids) <= ONE_BY_ONE:
-            return np.array([self.id(pid) for pid in pids.tolist()], object)
-        numbers, chunk_of = np.unique(pids // BATCH, return_inverse=True)
-        column = pa.chunked_array([self._id_batch(number) for number in numbers.tolist()])
-        ids: AnyArray = column.take(pa.array(chunk_of * BATCH + pids % BATCH)).to_numpy()
-        return ids
+    def ids_of(self, pids: I64) -> list[str]:
+        """The ids of passages, made together: several times as fast as one by one."""
+        while True:
+            try:
+                return self._id_strings.take(pids)
+            except KeyError as missing:
+                (number,) = missing.args
+                self._id_strings.add(number, *self._buffers(number))
+            except (RuntimeError, UnicodeDecodeError) as error:
+                raise self._ids.corrupt(f"an id cannot be read: {error}") from error
 
-    def _id_batch(self, number: int) -> pa.StringArray:
-        """The ids of a batch, each of which was looked at once."""
-        column = self._id_batches.get(number)
-        if column is None:
-            column = self._id_batches[number] = self._ids.batch(number, full=True).column(0)
-        return column
+    def _buffers(self, number: int) -> tuple[I32, U8]:
+        """Offsets and bytes of a batch's ids, as they are mapped."""
+        column = self._ids.batch(number).column(0)
+        _, offsets, data = column.buffers()
+        first, rows = column.offset, len(column)
+        bytes_S = np.frombuffer(data, np.uint8) if data else np.zeros(0, np.uint8)
+        return np.frombuffer(offsets, "<i4")[first : first + rows + 1], bytes_S
 
     def ids(self) -> list[str]:
         """All ids, in order."""

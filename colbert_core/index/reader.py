@@ -6,6 +6,8 @@ read.
 
 from __future__ import annotations
 
+import bisect
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +28,7 @@ from colbert_core.index.passages import PassageReader, StoredRow
 from colbert_core.index.tombstones import read_tombstones
 from colbert_core.index.windows import WindowsReader
 from colbert_core.packed_ints import PackedInts
-from colbert_core.types import I64, U8, AnyArray
+from colbert_core.types import I32, I64, U8, AnyArray
 
 if TYPE_CHECKING:
     from colbert_core.torch_kernels import TorchShard, TorchTable
@@ -36,7 +38,7 @@ ARRAYS = ("codes", "residuals", "scales", "offsets", "posting_offsets", "posting
 
 @dataclass(frozen=True)
 class ShardArrays:
-    """The mapped arrays of a shard, as `docs/formats.md` describes them."""
+    """The mapped arrays of a shard, as `docs/formats.md` describes them; some have no contexts."""
 
     codes: AnyArray
     residuals: AnyArray
@@ -44,6 +46,7 @@ class ShardArrays:
     offsets: AnyArray
     posting_offsets: AnyArray
     postings: AnyArray
+    contexts: AnyArray | None
 
 
 class ShardReader:
@@ -61,7 +64,9 @@ class ShardReader:
         self.entry = entry
         self.codec = codec
         self._table = table
-        self.arrays = ShardArrays(*(map_bytes(self.folder / f"{name}.npy") for name in ARRAYS))
+        contexts = map_bytes(self.folder / "contexts.npy") if entry.contexts else None
+        stored = {name: map_bytes(self.folder / f"{name}.npy") for name in ARRAYS}
+        self.arrays = ShardArrays(**stored, contexts=contexts)
         if len(self.arrays.scales) != entry.tokens:
             raise IndexCorrupt(
                 f"{self.folder / 'scales.npy'}: it has {len(self.arrays.scales)} tokens; the "
@@ -131,6 +136,7 @@ class ShardReader:
             arrays.codes,
             arrays.residuals,
             arrays.scales,
+            arrays.contexts,
             arrays.offsets,
             arrays.posting_offsets,
             arrays.postings,
@@ -152,6 +158,7 @@ class ShardReader:
             arrays.codes,
             arrays.residuals,
             arrays.scales,
+            arrays.contexts,
             arrays.offsets,
             codec.bits,
             codec.tables.levels,
@@ -181,13 +188,36 @@ class ShardReader:
         """The first token of each passage, then the number of tokens, [N+1]."""
         return PackedInts("offsets", self.arrays.offsets, self.passages + 1, self.tokens)
 
-    def tokens_of(self, first: int, stop: int) -> Compressed:
-        """Tokens first … stop − 1 as they are stored."""
-        return Compressed(
-            self.codes.read(first, stop).astype(np.int32),
-            np.asarray(self.arrays.residuals[first:stop]),
-            np.asarray(self.arrays.scales[first:stop]),
+    def compressed(self, first: int, stop: int) -> tuple[Compressed, I32]:
+        """Passages first … stop − 1 as they are stored, and their lengths, int32 [N]."""
+        offsets_N1 = self.offsets.read(first, stop + 1)
+        begin, end = int(offsets_N1[0]), int(offsets_N1[-1])
+        contexts = self.arrays.contexts
+        tokens = Compressed(
+            self.codes.read(begin, end).astype(np.int32),
+            np.asarray(self.arrays.residuals[begin:end]),
+            np.asarray(self.arrays.scales[begin:end]),
+            np.zeros((stop - first, 0), np.uint8)
+            if contexts is None
+            else np.asarray(contexts[first:stop]),
         )
+        return tokens, np.diff(offsets_N1).astype(np.int32)
+
+    def passage_of(self, token: int) -> int:
+        """The passage that a token belongs to."""
+        return bisect.bisect_right(self.offsets, token, 0, self.passages) - 1
+
+    def runs(self, first: int, stop: int, tokens: int) -> Iterator[tuple[int, int]]:
+        """Passages first … stop − 1 in runs of about so many tokens, of whole documents."""
+        step = max(1, tokens * self.passages // max(1, self.tokens))
+        while first < stop:
+            end = min(first + step, stop)
+            if self.windows is not None:
+                first_N = self.windows.is_first_N
+                while end < stop and not first_N[end]:
+                    end += 1
+            yield first, end
+            first = end
 
     def stored(self, pid: int) -> StoredRow:
         """Id, text and metadata of a passage as they lie on disk, unparsed: of a window, those of
@@ -203,8 +233,8 @@ class ShardReader:
         """The user's id of passage `pid`: of a window, its document's."""
         return self._passages.id(self._document(pid))
 
-    def ids_of(self, pids: I64) -> AnyArray:
-        """The user's ids of passages, as objects: of windows, their documents'."""
+    def ids_of(self, pids: I64) -> list[str]:
+        """The user's ids of passages: of windows, their documents'."""
         if self.windows is not None:
             pids = self.windows.documents_N[pids].astype(np.int64)
         return self._passages.ids_of(pids)

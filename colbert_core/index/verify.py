@@ -23,6 +23,7 @@ _MEANS = {
     "codes": "tokens of this shard are taken for others: its hits cannot be trusted",
     "residuals": "vectors of this shard decode wrongly: its scores cannot be trusted",
     "scales": "vectors of this shard decode to wrong lengths: its scores cannot be trusted",
+    "contexts": "vectors of this shard decode wrongly: its scores cannot be trusted",
     "offsets": "tokens of this shard are given to other passages: its hits cannot be trusted",
     "posting_offsets": "candidates of this shard are lost or wrong",
     "postings": "candidates of this shard are lost or wrong",

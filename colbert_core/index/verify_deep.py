@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from colbert_core.codec import Codec, Compressed
+from colbert_core.codec import Codec
 from colbert_core.errors import IndexCorrupt
 from colbert_core.index.reader import ShardReader
 from colbert_core.packed_ints import SLACK, PackedInts
@@ -29,12 +29,9 @@ def check_contents(shard: ShardReader, codec: Codec) -> Iterator[tuple[str, str]
 
 def _check_vectors(shard: ShardReader, codec: Codec) -> Iterator[tuple[str, str]]:
     """Every token decodes to a finite vector of about unit length."""
-    arrays, low, high = shard.arrays, *_LENGTHS
-    for start in range(0, shard.tokens, _BLOCK):
-        stop = min(start + _BLOCK, shard.tokens)
-        codes_T = shard.codes.read(start, stop).astype(np.int32)
-        tokens = Compressed(codes_T, arrays.residuals[start:stop], arrays.scales[start:stop])
-        norms_T = np.linalg.norm(codec.decode(tokens), axis=1)
+    start, (low, high) = 0, _LENGTHS
+    for run in shard.runs(0, shard.passages, _BLOCK):
+        norms_T = np.linalg.norm(codec.decode(*shard.compressed(*run)), axis=1)
         odd_T = ~((norms_T >= low) & (norms_T <= high))
         if odd_T.any():
             first = int(np.flatnonzero(odd_T)[0])
@@ -43,6 +40,7 @@ def _check_vectors(shard: ShardReader, codec: Codec) -> Iterator[tuple[str, str]
                 f"token {start + first} decodes to a vector of length {norms_T[first]:.3g}",
             )
             return
+        start += len(norms_T)
 
 
 def _check_lists(shard: ShardReader, codec: Codec) -> Iterator[tuple[str, str]]:

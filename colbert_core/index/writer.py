@@ -33,7 +33,7 @@ from colbert_core.index.passages import PassageWriter
 from colbert_core.index.postings import write_postings
 from colbert_core.index.windows import Windows, WindowsWriter
 from colbert_core.packed_ints import PackedInts
-from colbert_core.types import F32, I32
+from colbert_core.types import F32, I32, U8
 
 _DOCLENS = "doclens.npy"  # until the shard is whole
 _LENGTHS_AT_ONCE = 1 << 16
@@ -97,8 +97,14 @@ class ShardWriter:
         self._codes = PackedWriter(path / "codes.npy", codec.centroid_count - 1)
         self._residuals = ArrayWriter(path / "residuals.npy", np.uint8, (codec.token_bytes,))
         self._scales = ArrayWriter(path / "scales.npy", np.uint8)
+        self._contexts = (
+            ArrayWriter(path / "contexts.npy", np.uint8, (codec.context_bytes,))
+            if codec.context_bytes
+            else None
+        )
         self._doclens = ArrayWriter(path / _DOCLENS, np.int32)
-        self._arrays = (self._codes, self._residuals, self._scales, self._doclens)
+        arrays = (self._codes, self._residuals, self._scales, self._doclens, self._contexts)
+        self._arrays = tuple(array for array in arrays if array is not None)
         self._passages = PassageWriter(path)
         self._windows = WindowsWriter(path)
 
@@ -122,9 +128,11 @@ class ShardWriter:
                 metadata are no JSON).
         """
         count = len(ids) if windows_N3 is None else len(windows_N3)
-        if len(doclens_N) != count or int(doclens_N.sum()) != len(tokens):
+        counts = len(doclens_N), len(tokens.contexts_NX)
+        if counts != (count, count) or int(doclens_N.sum()) != len(tokens):
             raise InvalidInput(
-                f"{count} passages, {len(doclens_N)} lengths and {len(tokens)} tokens do not fit"
+                f"{count} passages, {counts[0]} lengths, {counts[1]} contexts and {len(tokens)} "
+                "tokens do not fit"
             )
         firsts = self._windows.append(len(ids), windows_N3)
         if count and int(doclens_N.min()) < 1:
@@ -133,6 +141,8 @@ class ShardWriter:
         self._codes.append(tokens.codes_T)
         self._residuals.append(tokens.residuals_TB)
         self._scales.append(tokens.scales_T)
+        if self._contexts is not None:
+            self._contexts.append(self._contexts_of(tokens))
         self._doclens.append(doclens_N)
         rows = [_as_json(row, one) for row, one in zip(metadata or (), ids, strict=bool(metadata))]
         nothing: list[None] = [None] * len(ids)
@@ -141,6 +151,14 @@ class ShardWriter:
             self._passages.append(*columns)
         else:
             self._passages.append_first(firsts, count, *columns)
+
+    def _contexts_of(self, tokens: Compressed) -> U8:
+        """What is stored as the passages' contexts: where an older shard had none, zeros, which
+        decode to nothing."""
+        count, known = tokens.contexts_NX.shape
+        return (
+            tokens.contexts_NX if known else np.zeros((count, self._codec.context_bytes), np.uint8)
+        )
 
     def finish(self) -> ShardEntry:
         """Write the postings, sync everything and give the shard its name."""
@@ -159,6 +177,7 @@ class ShardWriter:
             postings,
             continued=self._windows.continued,
             fields=fields,
+            contexts=self._contexts is not None,
         )
 
     def _write_offsets(self) -> None:

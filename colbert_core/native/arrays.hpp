@@ -80,5 +80,7 @@ auto without_gil(const Call& call) {
 
 // Classes and functions for building an index; build_bindings.cpp.
 void bind_build(nb::module_& module);
+// Strings that lie in memory; strings.cpp.
+void bind_strings(nb::module_& module);
 
 }  // namespace tartan::python

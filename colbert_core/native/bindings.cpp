@@ -126,14 +126,16 @@ class Table {
 class PyShard {
  public:
   PyShard(nb::object table, int64_t passages, const Array& codes, const Array& residuals_TB,
-          const Array& scales_T, const Array& offsets, const Array& posting_offsets,
-          const Array& postings, int bits, const Array& levels, const Array& alpha,
-          const Array& beta, const std::optional<Array>& centroids_f32, bool normalize)
+          const Array& scales_T, const std::optional<Array>& contexts_NX, const Array& offsets,
+          const Array& posting_offsets, const Array& postings, int bits, const Array& levels,
+          const Array& alpha, const Array& beta, const std::optional<Array>& centroids_f32,
+          bool normalize)
       : table_(table),
         kept_{codes,    residuals_TB, scales_T, offsets, posting_offsets,
               postings, levels,       alpha,    beta},
         shard_(nb::cast<const Table&>(table).core(), [&] {
           if (centroids_f32) kept_.push_back(*centroids_f32);
+          if (contexts_NX) kept_.push_back(*contexts_NX);
           require(passages >= 0 && passages < int64_t{1} << 32,
                   "passages " + std::to_string(passages) + " must lie between 0 and 2^32");
           const size_t count = static_cast<size_t>(passages);
@@ -141,6 +143,9 @@ class PyShard {
           tartan::ShardArrays arrays;
           arrays.residuals = view<uint8_t>("residuals_TB", residuals_TB, 2, "uint8");
           arrays.scales_T = view_bytes("scales_T", scales_T);
+          if (contexts_NX) {
+            arrays.contexts = view<uint8_t>("contexts_NX", *contexts_NX, 2, "uint8");
+          }
           const size_t tokens = arrays.scales_T.size();
           arrays.codes_T = {"codes", view_bytes("codes", codes), tokens, centroids - 1};
           arrays.offsets_N1 = {"offsets", view_bytes("offsets", offsets), count + 1, tokens};
@@ -161,6 +166,11 @@ class PyShard {
             "residuals_TB has shape (" + std::to_string(residuals_TB.shape(0)) + ", " +
                 std::to_string(residuals_TB.shape(1)) + "), expected (" +
                 std::to_string(shard_.tokens()) + ", " + std::to_string(stored) + ")");
+    require(!contexts_NX || (contexts_NX->shape(0) == shard_.passages() &&
+                             contexts_NX->shape(1) == stored + tartan::kContextScaleBytes),
+            "contexts_NX must have a row of " +
+                std::to_string(stored + tartan::kContextScaleBytes) + " bytes for each of " +
+                std::to_string(shard_.passages()) + " passages");
     require(!centroids_f32 || centroids_f32->shape(1) == shard_.dim(),
             "centroids_f32 must have dimension " + std::to_string(shard_.dim()));
   }
@@ -268,13 +278,14 @@ NB_MODULE(_native, module) {
       .def_prop_ro("dim", [](const Table& self) { return self.core().dim(); });
 
   nb::class_<PyShard>(module, "Shard")
-      .def(nb::init<nb::object, int64_t, const Array&, const Array&, const Array&, const Array&,
-                    const Array&, const Array&, int, const Array&, const Array&, const Array&,
-                    const std::optional<Array>&, bool>(),
+      .def(nb::init<nb::object, int64_t, const Array&, const Array&, const Array&,
+                    const std::optional<Array>&, const Array&, const Array&, const Array&, int,
+                    const Array&, const Array&, const Array&, const std::optional<Array>&, bool>(),
            "table"_a, "passages"_a, "codes"_a.noconvert(), "residuals_TB"_a.noconvert(),
-           "scales_T"_a.noconvert(), "offsets"_a.noconvert(), "posting_offsets"_a.noconvert(),
-           "postings"_a.noconvert(), "bits"_a, "levels"_a.noconvert(), "alpha"_a.noconvert(),
-           "beta"_a.noconvert(), "centroids_f32"_a.noconvert().none(), "normalize"_a)
+           "scales_T"_a.noconvert(), "contexts_NX"_a.noconvert().none(), "offsets"_a.noconvert(),
+           "posting_offsets"_a.noconvert(), "postings"_a.noconvert(), "bits"_a,
+           "levels"_a.noconvert(), "alpha"_a.noconvert(), "beta"_a.noconvert(),
+           "centroids_f32"_a.noconvert().none(), "normalize"_a)
       .def("search", &PyShard::search, "Q_LD"_a.noconvert(), "probe_ids_LP"_a.noconvert(),
            "probe_scores_LP"_a.noconvert(), "k"_a, "candidates"_a,
            "allowed_N"_a.noconvert().none() = nb::none(), "deadline_s"_a = 0.0,
@@ -298,6 +309,7 @@ NB_MODULE(_native, module) {
   module.def("rotate_query", &rotate_query, "Q_LD"_a.noconvert(), "rotation_DD"_a.noconvert());
 
   bind_build(module);
+  bind_strings(module);
 
   module.def("isa", [] { return std::string(tartan::active_leaf().name); });
   module.def("isas", &tartan::available_isas);

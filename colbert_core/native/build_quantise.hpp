@@ -110,15 +110,20 @@ struct Padded {
   void clear_tail() { std::fill(chosen + dim, chosen + lanes, 0.0f); }
 };
 
-// The norm of centroid + scale · chosen, at least 1e-6.
+// The norm of centroid + scale · addend, at least 1e-6.
 template <class F>
-inline float decoded_norm(const Padded& token, float scale) {
+inline float norm_of_sum(const Padded& token, float scale, const float* addend) {
   F squares = F::splat(0);
   for (size_t d = 0; d < token.lanes; d += kLanes) {
-    const F decoded = F::load(token.centroid + d) + F::splat(scale) * F::load(token.chosen + d);
-    squares = squares + decoded * decoded;
+    const F sum = F::load(token.centroid + d) + F::splat(scale) * F::load(addend + d);
+    squares = squares + sum * sum;
   }
   return std::max(std::sqrt(squares.sum()), 1e-6f);
+}
+
+template <class F>
+inline float decoded_norm(const Padded& token, float scale) {
+  return norm_of_sum<F>(token, scale, token.chosen);
 }
 
 // Tokens side by side, as the trellis wants them, and their levels along it.
@@ -161,8 +166,11 @@ class Group {
     }
   }
 
-  // What gives the decoded vector unit length.
-  float gain(size_t i) { return 1.0f / decoded_norm<F>(look_up(i), scales[i]); }
+  // What makes the decoded vector as long as the vector is.
+  float gain(size_t i) {
+    const Padded& one = look_up(i);
+    return norm_of_sum<F>(one, 1.0f, one.residual) / decoded_norm<F>(one, scales[i]);
+  }
 
  private:
   const Padded& look_up(size_t i) {

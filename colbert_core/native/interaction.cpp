@@ -89,6 +89,7 @@ void Shard::interact(Deadline deadline, Scratch& scratch) const {
     }
   }
   scratch.kept_rows.reset();
+  add_contexts(scratch.pids, scratch.scores.data(), scratch);
 }
 
 // Cuts scratch.pids to the best by their centroids, within the margin of the k-th; ascending.
@@ -113,7 +114,7 @@ void Shard::interaction(std::span<const float> Q_LD, std::span<const int64_t> pi
                         float* scores) const {
   for (const int64_t pid : pids) check_pid(pid);
   auto scratch = table_.scratches().borrow();
-  scratch->query.pack(Q_LD, dim());
+  pack_query(Q_LD, *scratch);
   scratch->pids.assign(pids.begin(), pids.end());
   interact(Deadline(0), *scratch);
   std::copy(scratch->scores.begin(), scratch->scores.end(), scores);

@@ -110,6 +110,10 @@ struct Leaf {
                 const ProbeLanes&);
   // best[lane] = q_scale · the largest token score of the passage.
   void (*scan)(const ScanTokens&, const ScanTables&, const QueryBlock&, float* best);
+  // dots[i] of the query's first lane with the levels of packed rows, both planes, as float; `end`
+  // of the array that they lie in, and `tables` without centroids.
+  void (*level_dots)(const uint8_t* const* rows, size_t count, const uint8_t* end,
+                     const ScanTables&, const QueryBlock&, float* dots);
   // Token vectors in float32, `vector_stride(dim)` floats apart.
   void (*decode)(const DecodeTokens&, const DecodeTables&, float* vectors);
   // dots[t][lane] of decoded vectors with the float query.

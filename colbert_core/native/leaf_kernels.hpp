@@ -45,9 +45,9 @@ void dots(const float* vectors, size_t count, size_t dim, const QueryBlock& quer
 
 template <class V>
 constexpr Leaf make_leaf(const char* name) {
-  return {
-      name,     nullptr, nullptr,          false,   centroid_dots<V>, centroid_rows<V>, largest_row,
-      probe<V>, scan<V>, decode_tokens<V>, dots<V>, rotate<V>};
+  return {name,        nullptr,  nullptr, false,         centroid_dots<V>, centroid_rows<V>,
+          largest_row, probe<V>, scan<V>, level_dots<V>, decode_tokens<V>, dots<V>,
+          rotate<V>};
 }
 
 }  // namespace

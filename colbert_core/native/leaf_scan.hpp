@@ -76,5 +76,34 @@ void scan_groups(const ScanTokens& tokens, const ScanTables& tables, const Query
   }
 }
 
+// As `scan_tile`, of one query token and without centroids.
+template <class V>
+void level_dots(const uint8_t* const* packed, size_t count, const uint8_t* end,
+                const ScanTables& tables, const QueryBlock& query, float* dots) {
+  constexpr int R = V::template kTile<1>;
+  const typename V::Windows levels = load_levels<V>(tables.levels);
+  const size_t dim = tables.centroids.dim;
+  const size_t stride = tile_stride(dim);
+  const size_t bytes = dim * tables.bits / 8;
+  uint8_t* const spare = tables.tile + kTileRows * stride;
+  for (size_t first = 0; first < count; first += R) {
+    const uint8_t* rows[R];
+    for (int r = 0; r < R; ++r) {
+      const size_t at = first + r < count ? first + r : count - 1;
+      uint8_t* const row = tables.tile + r * stride;
+      unpack_windows<V>(packed_token(packed[at], end, bytes, spare), tables.bits, dim, levels, row);
+      rows[r] = row;
+    }
+    typename V::F lanes[R][1];
+    const int32_t no_sums[R] = {};
+    query_dots<V, 1, R, true, Planes::kBoth>(rows, no_sums, query, lanes);
+    for (int r = 0; r < R && first + r < count; ++r) {
+      alignas(64) float values[kGroup];
+      V::store(values, lanes[r][0]);
+      dots[first + r] = values[0];
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tartan

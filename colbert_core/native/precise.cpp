@@ -52,6 +52,7 @@ void Shard::best_of_passage(uint32_t pid, Scratch& scratch) const {
   float* const dots = scratch.dots.grow(kTileTokens * kBlock);
   for (size_t begin = span.begin; begin < span.end; begin += kTileTokens) {
     const size_t count = decode_tile(begin, span.end, scratch);
+    add_context(pid, count, scratch.vectors.data());
     for (const QueryBlock& block : scratch.query.blocks()) {
       leaf.dots(scratch.vectors.data(), count, dim(), block, dots);
       float* const best = scratch.best.data() + block.first;

@@ -7,11 +7,11 @@ namespace tartan {
 
 namespace {
 
-float largest_magnitude(const float* token, size_t dim) {
+float largest_magnitude(const float* token, size_t dim, float most) {
   float largest = 0;
   for (size_t d = 0; d < dim; ++d) {
     const float magnitude = std::fabs(token[d]);
-    if (!(magnitude <= kMaxMagnitude)) {
+    if (!(magnitude <= most)) {
       throw std::invalid_argument("query values must be numbers within ±1e6 (no NaN, no infinity)");
     }
     largest = std::max(largest, magnitude);
@@ -50,7 +50,7 @@ QueryPlane QueryPack::Plane::view(size_t first_lane, size_t dim) const {
   return {i8.data() + first_lane * dim, u8.data() + first_lane * dim, sums.data() + first_lane};
 }
 
-void QueryPack::pack(std::span<const float> Q_LD, size_t dim) {
+void QueryPack::pack(std::span<const float> Q_LD, size_t dim, float most) {
   const size_t tokens = Q_LD.size() / dim;
   require_query_tokens(tokens);
   tokens_ = tokens;
@@ -76,7 +76,7 @@ void QueryPack::pack(std::span<const float> Q_LD, size_t dim) {
     block.squares = squares_.data() + first;
     block.f32 = f32_.data() + first * dim;
     for (int lane = 0; lane < block.tokens; ++lane) {
-      pack_token(Q_LD.data() + (first + lane) * dim, dim, block, lane);
+      pack_token(Q_LD.data() + (first + lane) * dim, dim, most, block, lane);
     }
     blocks_.push_back(block);
   }
@@ -90,11 +90,12 @@ void QueryPack::pack(std::span<const float> Q_LD, size_t dim) {
   low_.fill_unsigned(lanes, padded);
 }
 
-void QueryPack::pack_token(const float* token, size_t dim, const QueryBlock& block, int lane) {
+void QueryPack::pack_token(const float* token, size_t dim, float most, const QueryBlock& block,
+                           int lane) {
   const size_t lanes = block.lanes();
   const size_t first_byte = block.first * tile_dim(dim);
   float* const f32 = f32_.data() + block.first * dim;
-  float scale = largest_magnitude(token, dim) / 127.0f;
+  float scale = largest_magnitude(token, dim, most) / 127.0f;
   if (scale < std::numeric_limits<float>::min()) scale = 0;
   alignas(64) int8_t high[kMaxDim], low[kMaxDim];
   int32_t high_sum = 0, low_sum = 0, squares = 0;

@@ -50,8 +50,8 @@ void require_query_tokens(size_t tokens);
 
 class QueryPack {
  public:
-  // Q_LD: L·D floats, checked. Throws std::invalid_argument.
-  void pack(std::span<const float> Q_LD, size_t dim);
+  // Q_LD: L·D floats, checked to lie within ±most. Throws std::invalid_argument.
+  void pack(std::span<const float> Q_LD, size_t dim, float most = kMaxMagnitude);
 
   const std::vector<QueryBlock>& blocks() const { return blocks_; }
   size_t tokens() const { return tokens_; }
@@ -74,7 +74,7 @@ class QueryPack {
     QueryPlane view(size_t first_lane, size_t dim) const;
   };
 
-  void pack_token(const float* token, size_t dim, const QueryBlock& block, int lane);
+  void pack_token(const float* token, size_t dim, float most, const QueryBlock& block, int lane);
 
   std::vector<QueryBlock> blocks_;
   Plane high_, low_;

@@ -153,6 +153,7 @@ void Shard::scan(std::span<const uint32_t> pids, Deadline deadline, float* total
       scan_batch(pids.subspan(first, count), block, keep_dots, totals + first, scratch);
     }
   }
+  add_contexts(pids, totals, scratch);
 }
 
 }  // namespace tartan

@@ -43,6 +43,8 @@ class StampedArray {
 
 struct Scratch {
   QueryPack query;
+  std::vector<float> sum_D;  // of the query's tokens
+  QueryPack query_sum;       // the same as a query of one token
 
   // accumulate
   StampedArray<uint32_t> totals;     // [N]

@@ -62,6 +62,12 @@ Shard::Shard(const CentroidTable& table, const ShardArrays& arrays)
   require_magnitudes("levels", arrays.levels);
   require_magnitudes("alpha", arrays.alpha);
   require_magnitudes("beta", arrays.beta);
+  if (has_contexts()) {
+    require_length("contexts_NX", arrays.contexts.size(),
+                   passages() * (token_bytes() + kContextScaleBytes));
+    require(trellis_ && !arrays.normalize,
+            "contexts need levels of a trellis and vectors that are not normalised");
+  }
   if (!arrays.centroids_f32.empty()) {
     require_length("centroids_f32", arrays.centroids_f32.size(), table.centroids() * dim());
   }
@@ -74,6 +80,7 @@ Shard::Shard(const CentroidTable& table, const ShardArrays& arrays)
     const float rounded = step == 0 ? 0.0f : std::nearbyint(levels_[i] / step);
     levels_i8_[i] = static_cast<int8_t>(std::clamp(rounded, -127.0f, 127.0f));
   }
+  level_step_ = step;
   for (size_t s = 0; s < 256; ++s) weight_[s] = arrays.beta[s] * step;
   on_grid_ = trellis_ && arrays.centroids_f32.empty() && !arrays.normalize;
   for (size_t i = 0; i < kTrellisLevels; ++i) {
@@ -90,6 +97,15 @@ Range Shard::passage_span(size_t pid) const {
                        " to " + std::to_string(end) + " of " + std::to_string(tokens()));
   }
   return {begin, end};
+}
+
+size_t Shard::passage_of(size_t token) const {
+  size_t low = 0, high = passages();  // the last passage that begins at the token or before
+  while (high - low > 1) {
+    const size_t middle = low + (high - low) / 2;
+    (arrays_.offsets_N1[middle] <= token ? low : high) = middle;
+  }
+  return low;
 }
 
 uint32_t Shard::code(size_t token) const {
@@ -144,7 +160,7 @@ Hits Shard::search(std::span<const float> Q_LD, const Probes& probes, size_t k,
                    const Budget& budget, Allowed allowed, Deadline deadline) const {
   check_allowed(allowed);
   auto scratch = table_.scratches().borrow();
-  scratch->query.pack(Q_LD, dim());
+  pack_query(Q_LD, *scratch);
   check_probes(probes, scratch->query.tokens(), table_.centroids());
   const size_t live = allowed ? static_cast<size_t>(std::count_if(allowed->begin(), allowed->end(),
                                                                   [](uint8_t a) { return a; }))
@@ -184,7 +200,7 @@ Hits Shard::exhaustive(std::span<const float> Q_LD, size_t k, Allowed allowed,
   require(k >= 1, "k 0 must be at least 1");
   check_allowed(allowed);
   auto scratch = table_.scratches().borrow();
-  scratch->query.pack(Q_LD, dim());
+  pack_query(Q_LD, *scratch);
   all_passages(allowed, scratch->pids);
   scratch->scores.resize(scratch->pids.size());
   precise(scratch->pids, deadline, scratch->scores.data(), *scratch);
@@ -196,7 +212,7 @@ Hits Shard::exhaustive(std::span<const float> Q_LD, size_t k, Allowed allowed,
 void Shard::score(std::span<const float> Q_LD, std::span<const int64_t> pids, float* scores) const {
   for (const int64_t pid : pids) check_pid(pid);
   auto scratch = table_.scratches().borrow();
-  scratch->query.pack(Q_LD, dim());
+  pack_query(Q_LD, *scratch);
   scratch->pids.assign(pids.begin(), pids.end());
   precise(scratch->pids, Deadline(0), scores, *scratch);
 }
@@ -204,7 +220,7 @@ void Shard::score(std::span<const float> Q_LD, std::span<const int64_t> pids, fl
 void Shard::match(std::span<const float> Q_LD, int64_t pid, int32_t* best, float* scores) const {
   check_pid(pid);
   auto scratch = table_.scratches().borrow();
-  scratch->query.pack(Q_LD, dim());
+  pack_query(Q_LD, *scratch);
   best_of_passage<true>(static_cast<uint32_t>(pid), *scratch);
   std::copy(scratch->best_token.begin(), scratch->best_token.end(), best);
   std::copy(scratch->best.begin(), scratch->best.end(), scores);
@@ -222,7 +238,9 @@ void Shard::decode(int64_t first_token, int64_t count, float* vectors) const {
   auto scratch = table_.scratches().borrow();
   const size_t end = static_cast<size_t>(first_token) + static_cast<size_t>(count);
   for (size_t begin = static_cast<size_t>(first_token); begin < end;) {
-    const size_t decoded = decode_tile(begin, end, *scratch);
+    const size_t pid = passage_of(begin);
+    const size_t decoded = decode_tile(begin, std::min(end, passage_span(pid).end), *scratch);
+    add_context(pid, decoded, scratch->vectors.data());
     for (size_t t = 0; t < decoded; ++t) {
       const float* const vector = scratch->vectors.data() + t * vector_stride(dim());
       vectors = std::copy(vector, vector + dim(), vectors);

@@ -15,10 +15,13 @@
 
 namespace tartan {
 
+constexpr size_t kContextScaleBytes = 4;  // a float after the packed bits of a context
+
 struct ShardArrays {
   PackedInts codes_T;
   std::span<const uint8_t> residuals;  // T·B
   std::span<const uint8_t> scales_T;
+  std::span<const uint8_t> contexts;  // N·(B + 4), or empty
   PackedInts offsets_N1;
   PostingLists postings;
   int bits = 0;
@@ -127,6 +130,12 @@ class Shard {
   void find_codes(Scratch& scratch) const;
   void find_weights(Scratch& scratch) const;
   void assign_rows(Scratch& scratch) const;
+  // contexts.cpp
+  void pack_query(std::span<const float> Q_LD, Scratch& scratch) const;
+  bool has_contexts() const { return !arrays_.contexts.empty(); }
+  float context_scale(size_t pid) const;
+  void add_contexts(std::span<const uint32_t> pids, float* scores, Scratch& scratch) const;
+  void add_context(size_t pid, size_t count, float* vectors) const;
   // precise.cpp
   void precise(std::span<const uint32_t> pids, Deadline deadline, float* totals,
                Scratch& scratch) const;
@@ -134,6 +143,11 @@ class Shard {
   void best_of_passage(uint32_t pid, Scratch& scratch) const;
   size_t decode_tile(size_t begin, size_t end, Scratch& scratch) const;
   // shard.cpp
+  size_t token_bytes() const { return dim() * static_cast<size_t>(arrays_.bits) / 8; }
+  const uint8_t* context_row(size_t pid) const {
+    return arrays_.contexts.data() + pid * (token_bytes() + kContextScaleBytes);
+  }
+  size_t passage_of(size_t token) const;
   Range passage_span(size_t pid) const;
   uint32_t code(size_t token) const;
   void check_pid(int64_t pid) const;
@@ -144,7 +158,8 @@ class Shard {
 
   const CentroidTable& table_;
   ShardArrays arrays_;
-  std::vector<float> weight_;      // [256] beta · level_step
+  std::vector<float> weight_;  // [256] beta · level_step
+  float level_step_ = 0;
   std::vector<float> levels_;      // [64] repeated to fill
   std::vector<int8_t> levels_i8_;  // [64] the same as int8
   bool trellis_;                   // residuals are bits along the trellis; else planes

@@ -15,6 +15,8 @@ Everything here happens in the codec's rotated space; a query arrives rotated.
     choosing.py    which passages go on: estimates, margins, ties
     shard.py       one shard: candidates, centroid interaction, precise scoring
     nearest.py     building: int8 rows, their nearest centroids, and their sums
+    strings.py     ids, many at once
+    contexts.py    what the tokens of a passage share
     residuals.py   building: what a codec stores of a token
     trellis.py     how its bits become levels, and which bits are best
     checks.py      what is refused, and in which words
@@ -25,6 +27,7 @@ from __future__ import annotations
 from colbert_core.reference.nearest import MAX_WEIGHT, RUN, NearestCentroid, add_rows, to_int8
 from colbert_core.reference.residuals import quantise_colbertv2, quantise_tartan
 from colbert_core.reference.shard import Shard
+from colbert_core.reference.strings import StringColumn
 from colbert_core.reference.table import CentroidTable, rotate_query
 from colbert_core.reference.trellis import best_bits
 
@@ -34,6 +37,7 @@ __all__ = [
     "CentroidTable",
     "NearestCentroid",
     "Shard",
+    "StringColumn",
     "add_rows",
     "best_bits",
     "quantise_colbertv2",

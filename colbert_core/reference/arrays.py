@@ -14,6 +14,7 @@ from colbert_core.reference.checks import (
     corrupt,
     require,
 )
+from colbert_core.reference.contexts import context_bytes, decode_contexts, split_contexts
 from colbert_core.reference.table import CentroidTable
 from colbert_core.reference.trellis import WINDOWS, windows_of
 from colbert_core.types import F32, I64, U8
@@ -30,6 +31,7 @@ class ShardArrays:
         codes: uint8, the centroid of every token [T], packed (`packed_ints.py`).
         residuals_TB: uint8 [T, D·bits/8].
         scales_T: uint8 [T], index into `alpha` and `beta`.
+        contexts_NX: uint8 [N, X], what the tokens of each passage share (`contexts.py`), or None.
         offsets: uint8, the first token of every passage, then T [N+1], packed.
         posting_offsets: uint8, the first byte of every centroid's list, then their end [C+1],
             packed.
@@ -37,7 +39,8 @@ class ShardArrays:
         bits: 1, 2, 3 or 4.
         levels: float32 [64], and the residuals are bits along the trellis (`trellis.py`); or
             [2^bits], and they are indices in planes.
-        alpha, beta: float32 [256]. A token decodes to alpha[s]·centroid + beta[s]·level.
+        alpha, beta: float32 [256]. A token decodes to alpha[s]·centroid + beta[s]·level, and its
+            passage's context on top.
         centroids_f32: float32 [C, D] to decode with instead of the table's int8, or None.
         normalize: decoded vectors are divided by their length.
 
@@ -55,6 +58,7 @@ class ShardArrays:
         codes: U8,
         residuals_TB: U8,
         scales_T: U8,
+        contexts_NX: U8 | None,
         offsets: U8,
         posting_offsets: U8,
         postings: U8,
@@ -79,7 +83,14 @@ class ShardArrays:
         check_ends("posting_offsets", self.lists_C1, end)
         self.trellis = len(levels) == WINDOWS
         _check_decoding(table, bits, levels, alpha, beta, centroids_f32)
+        if contexts_NX is not None:
+            require(
+                self.trellis and not normalize,
+                "contexts need levels of a trellis and vectors that are not normalised",
+            )
+            _check_contexts(contexts_NX, (passages, context_bytes(self.dim, bits)))
         self.table, self.residuals_TB, self.scales_T = table, residuals_TB, scales_T
+        self.contexts_NX = contexts_NX
         self.postings, self.bits, self.levels = postings, bits, levels
         self.alpha, self.beta, self.centroids_f32 = alpha, beta, centroids_f32
         self.normalize = normalize
@@ -107,11 +118,31 @@ class ShardArrays:
         vectors_TD = (
             self.alpha[scales_T1] * centroids_TD + self.beta[scales_T1] * self.levels[indices_TD]
         )
+        if self.contexts_NX is not None:
+            vectors_TD = vectors_TD + self._contexts_of_tokens(start, end)
         if self.normalize:
             vectors_TD = vectors_TD * inverse_norms(vectors_TD)
         return vectors_TD
 
+    def _contexts_of_tokens(self, start: int, end: int) -> F32:
+        """The context of each token's passage, float32 [T, D]."""
+        offsets_N1 = self.offsets_N1.read(0, self.passages + 1)
+        pids_T = np.searchsorted(offsets_N1, np.arange(start, end), side="right") - 1
+        pids, place_T = np.unique(pids_T, return_inverse=True)
+        decoded = decode_contexts(self._contexts(pids), self.bits, self.levels, self.dim)
+        repeated_TD: F32 = decoded[place_T]
+        return repeated_TD
+
     # ------------------------------------------------------------ what may be corrupt
+
+    def _contexts(self, pids: I64) -> U8:
+        assert self.contexts_NX is not None
+        contexts_MX: U8 = self.contexts_NX[pids]
+        scales_M = split_contexts(contexts_MX)[1]
+        bad = np.flatnonzero(~(np.abs(scales_M) <= MAX_MAGNITUDE))
+        if len(bad):
+            raise corrupt(f"the context of passage {pids[bad[0]]} has a scale beyond ±1e6")
+        return contexts_MX
 
     def _codes(self, start: int, end: int) -> I64:
         codes = self.codes_T.read(start, end)
@@ -175,6 +206,14 @@ def _check_residuals(residuals_TB: U8, scales_T: U8, dim: int, bits: int) -> Non
     require(
         residuals_TB.shape == expected,
         f"residuals_TB has shape {residuals_TB.shape}, expected {expected}",
+    )
+
+
+def _check_contexts(contexts_NX: U8, expected: tuple[int, int]) -> None:
+    check_array("contexts_NX", contexts_NX, 2, "uint8")
+    require(
+        contexts_NX.shape == expected,
+        f"contexts_NX has shape {contexts_NX.shape}, expected {expected}",
     )
 
 

@@ -95,15 +95,16 @@ def fit_tartan(
     """Packed bits uint8 [T, B], the step of the ratio uint8 [T] and the gain float32 [T] with which
     a token decodes best, as gain · (centroid + ratio · level).
 
-    Bits are chosen for the step nearest to the fitted ratio. The gain makes the decoded vector of
-    unit length.
+    Bits are chosen for the step nearest to the fitted ratio. The gain makes the decoded vector as
+    long as the vector is.
     """
     residuals_TD = vectors_TD - centroids_TD
     steps_T = _nearest(fit_ratios(levels_W, bits, residuals_TD, best_bits), ratio_steps)
     ratio_T1: F32 = np.maximum(ratio_steps[steps_T, None], np.float32(1e-6))
     packed_TB = best_bits(residuals_TD * (np.float32(1) / ratio_T1), bits, levels_W)
     chosen_TD = levels_W[trellis.windows_of(packed_TB, bits, vectors_TD.shape[1])]
-    gain_T1: F32 = np.float32(1) / _norms(centroids_TD + ratio_T1 * chosen_TD)
+    lengths_T1 = _norms(centroids_TD + residuals_TD)
+    gain_T1: F32 = lengths_T1 / _norms(centroids_TD + ratio_T1 * chosen_TD)
     return packed_TB, steps_T, gain_T1[:, 0]
 
 

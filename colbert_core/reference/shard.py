@@ -31,6 +31,7 @@ from colbert_core.reference.choosing import (
     estimates_of,
     not_far_behind,
 )
+from colbert_core.reference.contexts import context_scores
 from colbert_core.reference.trellis import windows_of
 from colbert_core.types import F32, I32, I64, U8
 
@@ -243,13 +244,13 @@ class Shard(ShardArrays):
             dots_TL = integer_dots(table.codes_CD[codes], query.high_LD)
             rows_TL = np.rint(dots_TL * (gains_L[None, :] * table.scales_C[codes][:, None]))
             totals[i] = sum_over_query(rows_TL.max(axis=0).astype(np.float32) * steps_L)
-        return totals
+        return self._with_contexts(totals, Q_LD, pids)
 
     def _scan(self, Q_LD: F32, pids: I64, deadline_s: float) -> F32:
         """MaxSim, float32 [M], from int8 centroids and levels and the query's int8 planes.
 
         token score = (alpha·c_scale)·dot(centroid) + (beta·level_step)·dot(levels), and q_scale
-        times the largest of a passage is what a query token adds.
+        times the largest of a passage is what a query token adds; the context adds its own.
         """
         query = quantise_query(Q_LD)
         weights = self.beta * self.level_step
@@ -266,7 +267,14 @@ class Shard(ShardArrays):
                 self.table.codes_CD[codes], query
             ) + weights[scales_T][:, None] * query_dots(self.levels_i8[windows_TD], query)
             totals[i] = sum_over_query(scores_TL.max(axis=0) * query.scales_L)
-        return totals
+        return self._with_contexts(totals, Q_LD, pids)
+
+    def _with_contexts(self, totals: F32, Q_LD: F32, pids: I64) -> F32:
+        """MaxSim, float32 [M], with what the passages' tokens share: the same for each, so that it
+        does not change which is the best."""
+        if self.contexts_NX is None:
+            return totals
+        return totals + context_scores(Q_LD, self._contexts(pids), self.bits, self.levels)
 
     def _precise(self, Q_LD: F32, pids: I64, deadline_s: float) -> F32:
         """MaxSim, float32 [M], of the decoded vectors.

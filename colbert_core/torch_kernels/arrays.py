@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from colbert_core.packed_ints import PackedInts
-from colbert_core.reference.checks import require
+from colbert_core.reference.checks import MAX_MAGNITUDE, require
+from colbert_core.reference.contexts import split_contexts
 from colbert_core.torch_kernels.device import PIECE, upload
 from colbert_core.types import I64, U8
 
@@ -21,6 +22,8 @@ class DeviceArrays:
     Attributes:
         codes_T: int32 on the device.
         residuals_TB, scales_T: uint8 on the device, packed as on disk.
+        contexts_NB: uint8 on the device, the packed bits of contexts; None where there are none.
+        context_scales_N: float32 on the device, what their levels are multiplied by.
         offsets_N1: int64, the first token of every passage, then T.
         posting_offsets_C1: int64, the first posting of every centroid, then their number.
         postings_E: int32 on the device (int64 from 2^31 passages on), passages by centroid.
@@ -29,6 +32,8 @@ class DeviceArrays:
     codes_T: torch.Tensor
     residuals_TB: torch.Tensor
     scales_T: torch.Tensor
+    contexts_NB: torch.Tensor | None
+    context_scales_N: torch.Tensor | None
     offsets_N1: I64
     posting_offsets_C1: I64
     postings_E: torch.Tensor
@@ -40,6 +45,7 @@ def load_arrays(
     codes: U8,
     residuals_TB: U8,
     scales_T: U8,
+    contexts_NX: U8 | None,
     offsets: U8,
     device: torch.device,
 ) -> DeviceArrays:
@@ -67,14 +73,29 @@ def load_arrays(
         require(largest < centroids, f"a token has centroid {largest} of {centroids}")
         codes_T[start : start + len(piece)] = torch.tensor(piece.astype(np.int32))
     counts_C, postings_E = invert(codes_T, lengths_N, centroids)
+    contexts_NB, context_scales_N = _load_contexts(contexts_NX, device)
     return DeviceArrays(
         codes_T,
         upload(residuals_TB, device),
         upload(scales_T, device),
+        contexts_NB,
+        context_scales_N,
         offsets_N1,
         np.concatenate([[0], np.cumsum(counts_C)]),
         postings_E,
     )
+
+
+def _load_contexts(
+    contexts_NX: U8 | None, device: torch.device
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    if contexts_NX is None:
+        return None, None
+    packed_NB, scales_N = split_contexts(contexts_NX)
+    bad = np.flatnonzero(~(np.abs(scales_N) <= MAX_MAGNITUDE))
+    where = f"the context of passage {bad[0]}" if len(bad) else ""
+    require(not len(bad), f"{where} has a scale beyond ±1e6")
+    return upload(np.ascontiguousarray(packed_NB), device), upload(scales_N, device)
 
 
 def invert(codes_T: torch.Tensor, lengths_N: I64, centroids: int) -> tuple[I64, torch.Tensor]:

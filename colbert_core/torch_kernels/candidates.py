@@ -10,8 +10,8 @@ import torch
 
 from colbert_core.reference.arithmetic import sum_over_query
 from colbert_core.reference.choosing import FINEST_ADDEND, LARGEST_TOTAL, addend_factor
+from colbert_core.runs import runs
 from colbert_core.torch_kernels.arrays import DeviceArrays
-from colbert_core.torch_kernels.device import runs
 from colbert_core.torch_kernels.select import integer_keys
 from colbert_core.types import F32, I32, I64
 

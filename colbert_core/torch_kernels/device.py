@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 
@@ -66,16 +64,6 @@ def upload(array: AnyArray, device: torch.device) -> torch.Tensor:
     for start in range(0, len(array), rows):
         copy[start : start + rows] = torch.tensor(array[start : start + rows])
     return copy
-
-
-def runs(sizes: AnyArray, limit: int) -> Iterator[tuple[int, int]]:
-    """Consecutive items, [start, stop), whose sizes sum to at most `limit`; at least one each."""
-    ends = np.cumsum(sizes, dtype=np.int64)
-    start, done = 0, 0
-    while start < len(sizes):
-        stop = max(start + 1, int(np.searchsorted(ends, done + limit, side="right")))
-        yield start, stop
-        start, done = stop, int(ends[stop - 1])
 
 
 def expand(starts: AnyArray, lengths: AnyArray, device: torch.device) -> torch.Tensor:

@@ -58,7 +58,8 @@ def quantise_tartan(
     ratio_T1 = steps.ratios[step_T, None].clamp_min(1e-6)
     windows_TD = best_windows(residuals_TD * ratio_T1.reciprocal(), bits, steps.levels_W)
     chosen_TD = _look_up(steps.levels_W, windows_TD)
-    gain_T = _inverse_norms(centroids_TD + ratio_T1 * chosen_TD)
+    lengths_T = _norms(centroids_TD + residuals_TD)
+    gain_T = lengths_T / _norms(centroids_TD + ratio_T1 * chosen_TD)
     gain_step_T = torch.bucketize(gain_T, steps.gain_borders)
     return pack_windows(windows_TD, bits), (step_T | gain_step_T << 3).to(torch.uint8)
 
@@ -87,8 +88,13 @@ def _fit_ratios(residuals_TD: torch.Tensor, bits: int, levels_W: torch.Tensor) -
 
 def _inverse_norms(vectors_TD: torch.Tensor) -> torch.Tensor:
     """What makes each vector's length one, float32 [T]."""
+    return _norms(vectors_TD).reciprocal()
+
+
+def _norms(vectors_TD: torch.Tensor) -> torch.Tensor:
+    """How long each vector is, float32 [T], at least 1e-6."""
     norms_T1 = _strided_sums(vectors_TD * vectors_TD).sqrt_().clamp_min_(1e-6)
-    return norms_T1.reciprocal()[:, 0]
+    return norms_T1[:, 0]
 
 
 def _look_up(levels: torch.Tensor, indices_TD: torch.Tensor) -> torch.Tensor:

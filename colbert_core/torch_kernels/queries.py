@@ -14,6 +14,7 @@ from colbert_core.reference.arithmetic import (
     query_length,
     row_scales,
 )
+from colbert_core.reference.contexts import query_sum
 from colbert_core.types import F32, AnyArray
 
 
@@ -28,6 +29,8 @@ class QueryBatch:
         high_DBL: float32 [D, B, L], the high one again.
         scales_BL: float32, of the planes.
         gains_BL, steps_BL: float32, from dot products to int16 rows, and from these to scores.
+        sum_planes_BDX: float32 [B, D, 2], the planes of the sum of each query's tokens.
+        sum_scales_B: float32, of these.
         lengths_B: `query_length` of each, on the host.
     """
 
@@ -37,6 +40,8 @@ class QueryBatch:
     scales_BL: torch.Tensor
     gains_BL: torch.Tensor
     steps_BL: torch.Tensor
+    sum_planes_BDX: torch.Tensor
+    sum_scales_B: torch.Tensor
     lengths_B: F32
 
     def __len__(self) -> int:
@@ -67,6 +72,8 @@ def make_batch(queries: Sequence[F32], longest: float, device: torch.device) -> 
     planes = quantise_query(Q_XD)
     gains_X, steps_X = row_scales(planes, longest)
     high_BLD, low_BLD = padded(planes.high_LD), padded(planes.low_LD)
+    sums = quantise_query(np.stack([query_sum(Q_LD) for Q_LD in queries]))
+    sum_planes_BDX = np.stack([sums.high_LD, sums.low_LD], axis=2).astype(np.float32)
     return QueryBatch(
         Q_BDL=padded(Q_XD).transpose(1, 2).contiguous(),
         planes_BDX=torch.cat([high_BLD, low_BLD], dim=1).transpose(1, 2).contiguous(),
@@ -74,6 +81,8 @@ def make_batch(queries: Sequence[F32], longest: float, device: torch.device) -> 
         scales_BL=padded(planes.scales_L),
         gains_BL=padded(gains_X),
         steps_BL=padded(steps_X),
+        sum_planes_BDX=torch.tensor(sum_planes_BDX, device=device),
+        sum_scales_B=torch.tensor(sums.scales_L, device=device),
         lengths_B=_lengths(planes, np.cumsum(tokens_B)),
     )
 

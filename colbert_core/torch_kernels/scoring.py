@@ -13,11 +13,13 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from colbert_core.reference.arithmetic import LOW_STEPS, quantise_levels
+from colbert_core.reference.arithmetic import quantise_levels
 from colbert_core.reference.arrays import scores_are_integers
 from colbert_core.reference.checks import check_deadline
+from colbert_core.runs import runs
 from colbert_core.torch_kernels.arrays import DeviceArrays
-from colbert_core.torch_kernels.device import expand, runs, upload
+from colbert_core.torch_kernels.contexts import LOW_PART, ContextScorer
+from colbert_core.torch_kernels.device import expand, upload
 from colbert_core.torch_kernels.queries import QueryBatch
 from colbert_core.torch_kernels.residuals import residual_levels
 from colbert_core.torch_kernels.table import TorchTable
@@ -30,6 +32,7 @@ class Chunk:
 
     Attributes:
         rows_M, columns_M: int64, where the M pairs stand in pids_BK; the row is the query.
+        pids_M: int64, their passages.
         lengths_M: int64, tokens of each passage.
         tokens_T: int64, every token of every passage.
         spans: (query, first, last + 1) of the runs of tokens that meet one query.
@@ -37,6 +40,7 @@ class Chunk:
 
     rows_M: torch.Tensor
     columns_M: torch.Tensor
+    pids_M: torch.Tensor
     lengths_M: torch.Tensor
     tokens_T: torch.Tensor
     spans: list[tuple[int, int, int]]
@@ -60,6 +64,7 @@ def chunks(pids_BK: torch.Tensor, offsets_N1: I64, most_tokens: int) -> Iterator
         yield Chunk(
             torch.tensor(rows[some], device=device),
             torch.tensor(columns[some], device=device),
+            torch.tensor(pids[some], device=device),
             torch.tensor(lengths[some], device=device),
             expand(starts[some], lengths[some], device),
             spans,
@@ -84,6 +89,7 @@ def interact(
     arrays: DeviceArrays,
     batch: QueryBatch,
     pids_BK: torch.Tensor,
+    contexts: ContextScorer,
     budget: int,
     deadline_s: float,
 ) -> torch.Tensor:
@@ -104,6 +110,7 @@ def interact(
             best_ML = best_tokens(rows_XL.index_select(0, row_T), chunk.lengths_M)
             query_M = chunk.rows_M + first
             totals_M = sum_over_query(best_ML * batch.steps_BL[query_M])
+            totals_M = contexts.added_to(totals_M, batch, query_M, chunk.pids_M)
             scores_BK[query_M, chunk.columns_M] = totals_M
     return scores_BK
 
@@ -134,6 +141,7 @@ class PreciseScorer:
         self.alpha = upload(alpha, device)
         self.beta = upload(beta * step if self.on_grid else beta, device)
         self.centroids_CD = None if centroids_f32 is None else upload(centroids_f32, device)
+        self.contexts = ContextScorer(arrays, bits, levels, device)
 
     def score(
         self, batch: QueryBatch, pids_BK: torch.Tensor, budget: int, deadline_s: float
@@ -147,7 +155,10 @@ class PreciseScorer:
             best_ML = best_tokens(token_scores(batch, chunk), chunk.lengths_M)
             if self.on_grid:
                 best_ML = best_ML * batch.scales_BL[chunk.rows_M]
-            scores_BK[chunk.rows_M, chunk.columns_M] = sum_over_query(best_ML)
+            totals_M = sum_over_query(best_ML)
+            if self.on_grid:
+                totals_M = self.contexts.added_to(totals_M, batch, chunk.rows_M, chunk.pids_M)
+            scores_BK[chunk.rows_M, chunk.columns_M] = totals_M
         return scores_BK
 
     def _integer_scores(self, batch: QueryBatch, chunk: Chunk) -> torch.Tensor:
@@ -171,6 +182,13 @@ class PreciseScorer:
             centroids_TD = integers_TD * self.table.scales_C[codes_T][:, None]
         vectors_TD = self.alpha[scales_T][:, None] * centroids_TD
         vectors_TD = vectors_TD + self.beta[scales_T][:, None] * self._levels(chunk)
+        if self.arrays.contexts_NB is not None:
+            vectors_TD = vectors_TD + torch.repeat_interleave(
+                self.contexts.decoded(chunk.pids_M, self.table.dim),
+                chunk.lengths_M,
+                0,
+                output_size=len(codes_T),
+            )
         if self.normalize:
             norms_T1 = vectors_TD.norm(dim=1, keepdim=True)
             vectors_TD = torch.where(norms_T1 > 0, vectors_TD / norms_T1, 0.0)
@@ -195,4 +213,4 @@ def _plane_dots(rows_TD: torch.Tensor, batch: QueryBatch, chunk: Chunk) -> torch
     Exact in any order: no sum passes 1024 · 128 · 127 < 2^24.
     """
     high_TL, low_TL = _dots(rows_TD, batch.planes_BDX, chunk).chunk(2, dim=1)
-    return high_TL + low_TL * float(np.float32(1) / LOW_STEPS)
+    return high_TL + low_TL * LOW_PART

@@ -54,6 +54,7 @@ class TorchShard:
         codes: U8,
         residuals_TB: U8,
         scales_T: U8,
+        contexts_NX: U8 | None,
         offsets: U8,
         bits: int,
         levels: F32,
@@ -67,7 +68,14 @@ class TorchShard:
         self.dim, self.tokens, self.passages = table.dim, host.tokens, host.passages
         try:
             self.arrays = load_arrays(
-                host.passages, table.centroids, codes, residuals_TB, scales_T, offsets, table.device
+                host.passages,
+                table.centroids,
+                codes,
+                residuals_TB,
+                scales_T,
+                contexts_NX,
+                offsets,
+                table.device,
             )
         except torch.OutOfMemoryError as error:
             raise InvalidInput(

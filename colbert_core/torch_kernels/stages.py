@@ -157,7 +157,8 @@ class Stages:
 
     def interact(self, batch: QueryBatch, pids_BK: torch.Tensor, deadline_s: float) -> torch.Tensor:
         """Scores by centroid interaction, float32 [B, K]."""
-        return interact(self.table, self.arrays, batch, pids_BK, self.budget, deadline_s)
+        contexts = self.precise.contexts
+        return interact(self.table, self.arrays, batch, pids_BK, contexts, self.budget, deadline_s)
 
     def _sift(
         self,

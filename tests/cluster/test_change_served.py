@@ -59,7 +59,9 @@ def test_four_shards_over_grpc_equal_one_process_and_one_index(
     write_codec(tmp_path, "codec", codec)
     with ShardWriter(tmp_path, "one", codec) as writer:
         doclens = np.array([len(one) for one in passages.values()], np.int32)
-        writer.add(codec.compress(np.concatenate(list(passages.values()))), doclens, [*passages])
+        writer.add(
+            codec.compress(np.concatenate(list(passages.values())), doclens), doclens, [*passages]
+        )
         publish(tmp_path, "g000001-000000", "codec", codec, [writer.finish()])
     one = Index.open(tmp_path)
     assert len(changed.manifest.shards) >= 4

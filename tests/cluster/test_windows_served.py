@@ -31,9 +31,10 @@ def build(folder: Path) -> Path:
             first = shard * DOCUMENTS
             mine = passages[first * WINDOWS : (first + DOCUMENTS) * WINDOWS]
             numbers = range(first, first + DOCUMENTS)
+            doclens_N = np.full(len(mine), 5, np.int32)
             writer.add(
-                codec.compress(np.concatenate(mine)),
-                np.full(len(mine), 5, np.int32),
+                codec.compress(np.concatenate(mine), doclens_N),
+                doclens_N,
                 [f"d{number}" for number in numbers],
                 [f"{number:10d}" * 20 for number in numbers],
                 [{"n": number} for number in numbers],

@@ -42,13 +42,15 @@ def written_at_once(
         with ShardWriter(path, f"s{number}", codec) as writer:
             vectors = [passages[one] for one in part]
             doclens = np.array([len(one) for one in vectors], np.int32)
-            writer.add(codec.compress(np.concatenate(vectors)), doclens, part)
+            writer.add(codec.compress(np.concatenate(vectors), doclens), doclens, part)
             entries.append(writer.finish())
     publish(path, "g000001-000000", "codec", codec, entries)
     return Index.open(path)
 
 
-def answers(index: Index, seeds: Sequence[int] = (1, 2, 3), **how: object) -> list[object]:
+def answers(
+    index: Index, seeds: Sequence[int] = (1, 2, 3), dim: int = DIM, **how: object
+) -> list[object]:
     """Ids and scores of some searches."""
-    found = [index.search(query(seed), **how) for seed in seeds]  # type: ignore[arg-type]
+    found = [index.search(query(seed, dim=dim), **how) for seed in seeds]  # type: ignore[arg-type]
     return [(hits.ids, hits.scores.tolist()) for hits in found]

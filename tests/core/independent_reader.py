@@ -42,6 +42,7 @@ class Shard:
         assert self.residuals.shape == (self.tokens, codec["dim"] * codec["bits"] // 8)
         self.scales = load("scales")
         self.offsets = unpack(load("offsets"), self.passages + 1, self.tokens)
+        self.contexts = load("contexts") if entry.get("contexts") else None
         lists = load("postings")
         assert not lists[-7:].any()
         self.lists = lists[:-7]
@@ -131,6 +132,11 @@ class Reader:
             alpha[shard.scales, None] * centroids[shard.codes]
             + beta[shard.scales, None] * levels[indices]
         )
+        if shard.contexts is not None:
+            for pid, row in enumerate(shard.contexts):
+                (scale,) = row[dim * bits // 8 :].copy().view("<f4")
+                of_it = slice(shard.offsets[pid], shard.offsets[pid + 1])
+                decoded[of_it] += float(scale) * levels[trellis_indices(row, dim, bits)]
         return np.asarray(decoded @ self.array("rotation").T)  # stored = model's × rotation
 
 

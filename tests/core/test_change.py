@@ -20,6 +20,7 @@ from colbert_core.errors import CorpusError, IndexCorrupt, IndexExists, IndexMis
 from colbert_core.index import ShardEntry, Tombstones, describe, predicted_bytes, verify
 from colbert_core.index.manifest import VERSION, Manifest
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 EXACT = {"k": 1000, "exact": True}
 SEARCHES = [EXACT, {"k": 10}, {"k": 1000}, {"k": 7, "candidates": 20}, {"k": 5, "scored": 0}]
 
@@ -180,35 +181,34 @@ def test_a_generation_shares_what_did_not_change(index: Index) -> None:
     assert describe(new)["bytes"]["tombstones"] == predicted_bytes(new)["tombstones"] == 132
 
 
-def test_version_3_is_read_and_the_next_generation_is_4(index: Index) -> None:
-    path = index.generation.path
-    as_version_3(path)
+@pytest.mark.parametrize("version", [3, 4])
+def test_an_older_index_is_changed_into_one_of_this_version(version: int, tmp_path: Path) -> None:
+    """What it held is found with the scores of before, whatever is added, deleted or merged."""
+    path = tmp_path / "ix"
+    shutil.copytree(FIXTURES / f"index_v{version}" / "tartan-2" / "index", path)
     old = Index.open(path)
-    assert (old.manifest.version, len(old)) == (3, 60)
-    assert answers(old) == answers(index)
-    new = old.delete(["p3"]).add([passage(70)], ["p70"])
-    assert (new.manifest.version, len(new), VERSION) == (4, 60, 4)
-    assert new.drift is not None
-    assert len(new.compact()) == 60
+    assert (old.manifest.version, VERSION) == (version, 5)
+    Q_LD = query(1, dim=16)
+    before = {hit.id: hit.score for hit in old.search(Q_LD, **EXACT)}
+    new = old.delete(["id-3"]).add([passage(70, 16), passage(71, 16)], ["new-0", "new-1"])
+    assert [shard.contexts for shard in new.manifest.shards] == [False, False, True]
+    merged = new.compact(shards=1)
+    assert [shard.contexts for shard in merged.manifest.shards] == [True]
+    for index in (new, merged):
+        assert (index.manifest.version, len(index)) == (5, 25)
+        assert index.drift is not None or index is merged
+        found = {hit.id: hit.score for hit in index.search(Q_LD, **EXACT)}
+        assert {one: score for one, score in found.items() if one in before} == {
+            one: score for one, score in before.items() if one != "id-3"
+        }
+        verify(path, deep=True)
+    assert answers(new, dim=16, **EXACT) == answers(merged, dim=16, **EXACT)
 
 
-def as_version_3(path: Path) -> None:
-    """Rewrite the live manifest as the program before wrote it."""
-    from colbert_core.index import make_live, read_current
-
-    name = read_current(path).generation
-    raw = json.loads((path / "generations" / f"{name}.json").read_bytes())
-    raw["version"], raw["extras"] = 3, {}
-    for shard in raw["shards"]:
-        del shard["delta"], shard["tombstones"]
-    (path / "generations" / f"{name}.json").write_text(json.dumps(raw))
-    make_live(path, name)
-
-
-@pytest.mark.parametrize("version", [2, 5, None, "4"])
+@pytest.mark.parametrize("version", [2, 6, None, "5"])
 def test_other_versions_are_refused(index: Index, version: object) -> None:
     raw = json.loads(index.manifest.to_json()) | {"version": version}
-    with pytest.raises(IndexCorrupt, match="this program reads 3 to 4"):
+    with pytest.raises(IndexCorrupt, match="this program reads 3 to 5"):
         Manifest.from_json(json.dumps(raw).encode(), "m")
 
 

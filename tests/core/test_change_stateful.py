@@ -39,7 +39,9 @@ def version_vectors(version: int) -> np.ndarray:
 def stored_vectors(version: int) -> np.ndarray:
     """What is left of a passage after compression."""
     codec = Index.open(start()).generation.codec
-    return codec.decode(codec.compress(version_vectors(version)))
+    vectors_TD = version_vectors(version)
+    doclens_N = np.array([len(vectors_TD)], np.int32)
+    return codec.decode(codec.compress(vectors_TD, doclens_N), doclens_N)
 
 
 def maxsim(Q_LD: np.ndarray, version: int) -> float:

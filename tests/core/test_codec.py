@@ -57,6 +57,13 @@ def test_planes_put_dimension_i_plus_jn_into_field_j_of_byte_i() -> None:
     assert pack_planes(indices, 2).tolist() == [[0, 3 << 2, 0, 0]]
 
 
+def round_trip(codec: Codec, vectors: F32) -> F32:
+    """What is left of vectors after compression, in passages of ten."""
+    doclens = np.full(-(-len(vectors) // 10), 10, np.int32)
+    doclens[-1] -= int(doclens.sum()) - len(vectors)
+    return codec.decode(codec.compress(vectors, doclens), doclens)
+
+
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_the_papers_codec_agrees_with_colbert_ai(bits: int) -> None:
     want = np.load(FIXTURES / f"bits{bits}.npz")
@@ -68,8 +75,8 @@ def test_the_papers_codec_agrees_with_colbert_ai(bits: int) -> None:
     assert agree.mean() > 0.98  # eight bits may turn a near tie
     indices = cells_of(want["vectors"] - centroids[want["codes"]], want["bucket_cutoffs"])
     assert np.array_equal(pack_stanford(indices, bits), want["residuals"])
-    compressed = codec.compress(want["vectors"])
-    np.testing.assert_allclose(codec.decode(compressed)[agree], want["decoded"][agree], atol=2e-3)
+    decoded = round_trip(codec, want["vectors"])
+    np.testing.assert_allclose(decoded[agree], want["decoded"][agree], atol=2e-3)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
@@ -88,14 +95,14 @@ def test_decoding_comes_nearer_with_every_bit(name: str, dim: int) -> None:
     cosines = []
     for bits in (1, 2, 3, 4):
         codec = train_codec(vectors, name=name, bits=bits, centroids=16, total_tokens=3000)
-        decoded = codec.decode(codec.compress(vectors))
+        decoded = round_trip(codec, vectors)
         norms = np.linalg.norm(decoded, axis=1)
         cosines.append(float((decoded * vectors).sum(1).mean()))
         if name == "colbertv2":
             np.testing.assert_allclose(norms, 1, atol=1e-5)
-        else:  # one of 32 gains: within a step of unit length
+        else:  # one of 32 gains, and a context of vectors that share nothing
             assert abs(norms.mean() - 1) < 0.005
-            assert norms.std() < 0.01
+            assert norms.std() < 0.04
     assert cosines == sorted(cosines)
     assert cosines[3] > 0.975
 
@@ -106,7 +113,7 @@ def test_ours_keeps_more_than_the_papers_at_the_same_bits(bits: int) -> None:
     kept = {}
     for name in ("tartan", "colbertv2"):
         codec = train_codec(vectors, name=name, bits=bits, centroids=32, total_tokens=4000)
-        kept[name] = float((codec.decode(codec.compress(vectors)) * vectors).sum(1).mean())
+        kept[name] = float((round_trip(codec, vectors) * vectors).sum(1).mean())
     assert kept["tartan"] > kept["colbertv2"]
 
 
@@ -129,9 +136,10 @@ def test_a_saved_codec_decodes_to_the_same_bits(name: str, tmp_path: Path) -> No
     codec = train_codec(vectors, name=name, bits=2, centroids=8, total_tokens=600)
     codec.save(tmp_path)
     again = Codec.load(tmp_path)
-    tokens = codec.compress(vectors)
-    assert np.array_equal(codec.decode(tokens), again.decode(tokens))
-    assert np.array_equal(again.compress(vectors).residuals_TB, tokens.residuals_TB)
+    doclens = np.full(100, 6, np.int32)
+    tokens = codec.compress(vectors, doclens)
+    assert np.array_equal(codec.decode(tokens, doclens), again.decode(tokens, doclens))
+    assert np.array_equal(again.compress(vectors, doclens).residuals_TB, tokens.residuals_TB)
     other = {"tartan": 4, "colbertv2": 64}[name]
     np.save(tmp_path / "levels.npy", np.zeros(other, np.float32))
     with pytest.raises(

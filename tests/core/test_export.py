@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from colbert_core import Index
-from colbert_core.codec import Compressed
 from colbert_core.errors import IndexExists, InvalidInput
 from colbert_core.export import export_index
 
@@ -23,12 +22,8 @@ def test_what_is_exported_is_what_the_index_holds(case: str, dtype: str, tmp_pat
     about = export_index(FROZEN / case / "index", tmp_path / "out", dtype=dtype)
     vectors = np.load(tmp_path / "out" / "embeddings.npy", mmap_mode="r")
     assert (vectors.dtype, vectors.shape) == (dtype, (about.tokens, about.dim))
-    expected = []
-    for shard in index.generation.shards:
-        codes = shard.codes.read(0, shard.tokens).astype(np.int32)
-        arrays = shard.arrays
-        tokens = Compressed(codes, np.array(arrays.residuals), np.array(arrays.scales))
-        expected.append(shard.codec.decode(tokens))
+    shards = index.generation.shards
+    expected = [shard.codec.decode(*shard.compressed(0, shard.passages)) for shard in shards]
     np.testing.assert_array_equal(vectors, np.concatenate(expected).astype(dtype))
     doclens = np.load(tmp_path / "out" / "doclens.npy")
     assert (doclens.dtype, int(doclens.sum()), len(doclens)) == (np.int32, about.tokens, len(index))

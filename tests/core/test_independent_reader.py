@@ -9,7 +9,6 @@ import pytest
 from independent_reader import Reader
 
 from colbert_core import Index
-from colbert_core.codec import Compressed
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 FROZEN = sorted(FIXTURES.glob("index_v*/*"))
@@ -34,10 +33,7 @@ def agree(path: Path) -> Reader:
         codes = ours.codes.read(0, ours.tokens)
         assert theirs.codes == codes.tolist()
         assert theirs.offsets == ours.offsets.read(0, ours.passages + 1).tolist()
-        arrays = ours.arrays
-        decoded = ours.codec.decode(
-            Compressed(codes.astype(np.int32), np.array(arrays.residuals), np.array(arrays.scales))
-        )
+        decoded = ours.codec.decode(*ours.compressed(0, ours.passages))
         np.testing.assert_allclose(reader.decode(theirs), decoded, rtol=0, atol=1e-5)
         owner = np.repeat(np.arange(ours.passages), np.diff(theirs.offsets))
         for centroid in range(reader.codec["centroids"]):

@@ -135,9 +135,9 @@ def test_an_index_of_another_version_is_refused(index: Path) -> None:
 
     path = next((index / "generations").glob("*.json"))
     raw = json.loads(path.read_text())
-    with pytest.raises(IndexCorrupt, match="this program reads 3 to 4: upgrade"):
-        Manifest.from_json(json.dumps({**raw, "version": 5}).encode(), "m")
-    with pytest.raises(IndexCorrupt, match="this program reads 3 to 4: build the index again"):
+    with pytest.raises(IndexCorrupt, match="this program reads 3 to 5: upgrade"):
+        Manifest.from_json(json.dumps({**raw, "version": 6}).encode(), "m")
+    with pytest.raises(IndexCorrupt, match="this program reads 3 to 5: build the index again"):
         Manifest.from_json(json.dumps({**raw, "version": 2}).encode(), "m")
     with pytest.raises(IndexCorrupt, match=r"unknown keys \['extra'\]"):
         Manifest.from_json(json.dumps({**raw, "extra": 1}).encode(), "m")
@@ -194,13 +194,13 @@ def test_an_abandoned_shard_is_removed(tmp_path: Path) -> None:
     codec = train_codec(np.concatenate(vectors), bits=2, centroids=4, total_tokens=20)
     lengths = np.array([len(v) for v in vectors], np.int32)
     with ShardWriter(tmp_path, "s", codec) as writer:  # left without `finish`
-        writer.add(codec.compress(np.concatenate(vectors)), lengths, ["a", "b", "c"])
+        writer.add(codec.compress(np.concatenate(vectors), lengths), lengths, ["a", "b", "c"])
     assert list((tmp_path / "shards").iterdir()) == []
     with ShardWriter(tmp_path, "s", codec) as writer:
-        short = codec.compress(vectors[0])
+        short = codec.compress(vectors[0], lengths[:1])
         with pytest.raises(InvalidInput, match="do not fit"):
             writer.add(short, lengths, ["a", "b", "c"])
-        writer.add(codec.compress(np.concatenate(vectors)), lengths, ["a", "b", "c"])
+        writer.add(codec.compress(np.concatenate(vectors), lengths), lengths, ["a", "b", "c"])
         assert writer.finish().passages == 3
     with pytest.raises(IndexExists, match="written already"):
         ShardWriter(tmp_path, "s", codec)

@@ -31,18 +31,9 @@ def clustered(count: int, dim: int, seed: int = 0) -> list[F32]:
 
 def truth(index: Index, query: F32) -> list[tuple[str, float]]:
     """Exact MaxSim over the decoded vectors, in numpy, best first."""
-    from colbert_core.codec import Compressed
-
     scored = []
     for shard in index.generation.shards:
-        arrays = shard.arrays
-        decoded = shard.codec.decode(
-            Compressed(
-                shard.codes.read(0, shard.tokens).astype(np.int32),
-                arrays.residuals,
-                arrays.scales,
-            )
-        )
+        decoded = shard.codec.decode(*shard.compressed(0, shard.passages))
         for pid in range(shard.passages):
             first, last = shard.offsets[pid], shard.offsets[pid + 1]
             scored.append((shard.id(pid), float((decoded[first:last] @ query.T).max(0).sum())))

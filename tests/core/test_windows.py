@@ -74,9 +74,10 @@ class Split:
             for part in range(self.counts[document])
         ]
         mine = [next(passages) for _ in rows]
+        doclens_N = np.array([len(one) for one in mine], np.int32)
         writer.add(
-            self.flat.generation.codec.compress(np.concatenate(mine)),
-            np.array([len(one) for one in mine], np.int32),
+            self.flat.generation.codec.compress(np.concatenate(mine), doclens_N),
+            doclens_N,
             [f"d{document}" for document in batch],
             [f"the text of {document} " * 50 for document in batch],
             [{"n": document} if document % 3 else {} for document in batch],
@@ -154,8 +155,8 @@ def test_it_verifies_and_says_what_it_holds(split: Split) -> None:
 
 def test_windows_that_do_not_fit_are_refused(split: Split, tmp_path: Path) -> None:
     codec = split.flat.generation.codec
-    tokens = codec.compress(np.concatenate(split.vectors[:2]))
     doclens_N = np.array([len(one) for one in split.vectors[:2]], np.int32)
+    tokens = codec.compress(np.concatenate(split.vectors[:2]), doclens_N)
     for rows in ([(0, 0, 1), (2, 0, 1)], [(1, 0, 1), (0, 0, 1)], [(0, 0, 1), (0, 0, 1)]):
         windows_N3 = np.array(rows, np.int32)
         with ShardWriter(tmp_path, "s", codec) as writer, pytest.raises(InvalidInput):

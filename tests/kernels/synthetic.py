@@ -24,6 +24,7 @@ class World:
     codes: AnyArray
     residuals_TB: AnyArray
     scales_T: AnyArray
+    contexts_NX: AnyArray | None
     offsets: AnyArray
     posting_offsets: AnyArray
     postings: AnyArray
@@ -47,6 +48,7 @@ class World:
             self.codes,
             self.residuals_TB,
             self.scales_T,
+            self.contexts_NX,
             self.offsets,
             self.posting_offsets,
             self.postings,
@@ -96,12 +98,14 @@ def make_world(
     clustered: float = 1.0,
     planes: bool = False,
     on_grid: bool = True,
+    contexts: bool = True,
 ) -> World:
     """A shard of random passages of 1 to `longest` tokens.
 
     `planes` are residuals as `colbertv2` packs them, else they are bits along the trellis, whose
     levels lie on an int8 grid or not.
     `clustered` above 1 makes low centroids frequent, as real ones are.
+    `contexts` are there where the codec can have them.
     """
     rng = np.random.default_rng(seed)
     lengths_N = rng.integers(1, longest + 1, passages)
@@ -118,6 +122,11 @@ def make_world(
     exact = centroids_CD * centroid_scales_C[:, None] + 1e-4 * rng.standard_normal((centroids, dim))
     offsets_N1 = np.concatenate([[0], np.cumsum(lengths_N)])
     posting_offsets, postings = lists_of(invert(codes_T, lengths_N, centroids), passages)
+    contexts_NX = None
+    if contexts and not planes and not normalize:
+        packed_NB = rng.integers(0, 256, (passages, dim * bits // 8)).astype(np.uint8)
+        scales_N1 = rng.standard_normal((passages, 1)).astype("<f4")
+        contexts_NX = np.concatenate([packed_NB, scales_N1.view(np.uint8)], axis=1)
     return World(
         centroids_CD=centroids_CD,
         centroid_scales_C=centroid_scales_C,
@@ -125,6 +134,7 @@ def make_world(
         codes=packed_array(codes_T, centroids - 1),
         residuals_TB=rng.integers(0, 256, (tokens, dim * bits // 8)).astype(np.uint8),
         scales_T=rng.integers(0, 256, tokens).astype(np.uint8),
+        contexts_NX=contexts_NX,
         offsets=packed_array(offsets_N1, tokens),
         posting_offsets=posting_offsets,
         postings=postings,

@@ -20,6 +20,7 @@ def all_equal(world: World) -> World:
         centroid_scales_C=np.full_like(world.centroid_scales_C, 0.01),
         residuals_TB=np.zeros_like(world.residuals_TB),
         scales_T=np.zeros_like(world.scales_T),
+        contexts_NX=np.repeat(world.contexts_NX[:1], world.passages, axis=0),
     )
 
 
@@ -78,7 +79,7 @@ def test_extreme_bytes_do_not_saturate(isa: str, dim: int, centroid: int, sign: 
 
 def ramp(*, planes: bool, **shape: int) -> World:
     """A shard whose tokens decode to odd numbers: 2 · index + 1, within an int8 grid of step 1."""
-    world = make_world(planes=planes, **shape)
+    world = make_world(planes=planes, contexts=False, **shape)
     count = 1 << world.bits if planes else 64
     return world.but(
         levels=2 * np.arange(count, dtype=np.float32) + 1,

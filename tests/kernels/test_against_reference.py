@@ -103,6 +103,16 @@ def test_every_width_and_dimension(isa: str, dim: int, bits: int, planes: bool) 
     assert_equal_on_everything(world, make_query(9, dim))
 
 
+def test_shards_of_before_there_were_contexts(isa: str) -> None:
+    world = make_world(contexts=False)
+    assert_equal_on_everything(world, make_query(9, 128))
+    none = np.zeros((world.passages, 36), np.uint8)  # as they are written where shards are merged
+    Q_LD, pids = make_query(40, 128), np.arange(world.passages)
+    for call in ("score", "interaction"):
+        shards = world.native()[1], world.but(contexts_NX=none).native()[1]
+        assert_same(*(getattr(shard, call)(Q_LD, pids) for shard in shards))
+
+
 @pytest.mark.parametrize("centroids", [1, 2, 3, 16, 17, 255, 1000, 20_000, 70_000])
 def test_codes_of_every_width(isa: str, centroids: int) -> None:
     world = make_world(dim=8, centroids=centroids, passages=60, seed=centroids)

@@ -70,6 +70,12 @@ CONSTRUCTION: list[tuple[dict[str, Any], str]] = [
     ({"residuals_TB": WORLD.residuals_TB.reshape(-1)}, "residuals_TB"),
     ({"residuals_TB": WORLD.residuals_TB.reshape(-1, 4)}, "residuals_TB"),
     ({"scales_T": WORLD.scales_T[:-9]}, "codes has|residuals_TB has"),
+    ({"contexts_NX": WORLD.contexts_NX[:-1]}, "contexts_NX"),
+    ({"contexts_NX": WORLD.contexts_NX[:, :-1].copy()}, "contexts_NX"),
+    ({"contexts_NX": WORLD.contexts_NX.view(np.int8)}, "contexts_NX"),
+    ({"contexts_NX": WORLD.contexts_NX[0]}, "contexts_NX"),
+    ({"normalize": True}, "contexts need"),
+    ({"levels": np.zeros(4, np.float32)}, "contexts need"),
     ({"passages": 59}, "offsets has"),
     ({"passages": -1}, "passages -1"),
     ({"passages": 1 << 32}, "passages 4294967296"),
@@ -190,12 +196,21 @@ def test_other_arguments(twin: str) -> None:
             call()
 
 
+def with_context_scale(pid: int, scale: float) -> dict[str, Any]:
+    contexts_NX = WORLD.contexts_NX.copy()
+    contexts_NX[pid, -4:] = np.array([scale], "<f4").view(np.uint8)
+    return {"contexts_NX": contexts_NX}
+
+
 CORRUPT: list[tuple[dict[str, Any], str]] = [
     ({"codes": altered(WORLD.codes, 0, 20)}, "token 0 has centroid 20 of 20"),
     ({"codes": np.full_like(WORLD.codes, 255)}, "token 0 has centroid 31"),
     ({"offsets": with_value("offsets", 1, 0)}, "passage 0 spans"),
     ({"offsets": with_value("offsets", 1, -1)}, "passage 0 spans"),
     ({"offsets": with_value("offsets", -2, -1)}, "passage 58 spans"),
+    (with_context_scale(59, np.nan), "context of passage 59 has a scale"),
+    (with_context_scale(0, np.inf), "context of passage 0 has a scale"),
+    (with_context_scale(7, -2e6), "context of passage 7 has a scale"),
     ({"posting_offsets": with_value("posting_offsets", 7, -1)}, "span bytes"),
     ({"posting_offsets": with_value("posting_offsets", 7, 0)}, "span bytes|centroid 7 are"),
     ({"postings": np.full_like(WORLD.postings, 255)}, "do not end counting"),

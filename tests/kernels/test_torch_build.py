@@ -25,7 +25,7 @@ from colbert_core.torch_kernels.quantise import (
     quantise_tartan,
 )
 from colbert_core.torch_kernels.trellis import best_windows, pack_windows
-from colbert_core.types import F32, I8, AnyArray
+from colbert_core.types import F32, I8, I32, AnyArray
 from workers.encoder import project
 
 DEVICE = "cuda" if torch.cuda.is_available() else "torch:cpu"
@@ -189,6 +189,14 @@ def world(name: str, bits: int, dim: int) -> tuple[Codec, F32]:
     return codec, x_TD[2000:]
 
 
+def cut(tokens: int) -> I32:
+    """Passages of 1 to 7 tokens, int32 [N], with so many in all."""
+    lengths = np.resize(np.array([3, 7, 1, 5], np.int32), tokens)
+    ends = np.minimum(np.cumsum(lengths), tokens)
+    doclens_N = np.diff(ends, prepend=0)
+    return doclens_N[doclens_N > 0].astype(np.int32)
+
+
 def assert_nearly_equal(codec: Codec, found: Compressed, expected: Compressed, x_TD: F32) -> None:
     """Codes, bytes and error: a rounding of the rotated vectors moves few of them, and no error."""
     assert found.codes_T.dtype == np.int32
@@ -197,7 +205,12 @@ def assert_nearly_equal(codec: Codec, found: Compressed, expected: Compressed, x
     assert (found.codes_T == expected.codes_T).mean() >= 0.998
     assert (found.residuals_TB == expected.residuals_TB).mean() >= 0.997
     assert (found.scales_T == expected.scales_T).mean() >= 0.997
-    errors = [float(((codec.decode(one) - x_TD) ** 2).sum()) for one in (found, expected)]
+    assert found.contexts_NX.shape == expected.contexts_NX.shape
+    if expected.contexts_NX.size:  # one bit that is turned turns those behind it
+        assert (found.contexts_NX == expected.contexts_NX).mean() >= 0.9
+    doclens_N = cut(len(x_TD))
+    decoded = (codec.decode(one, doclens_N) for one in (found, expected))
+    errors = [float(((one_TD - x_TD) ** 2).sum()) for one_TD in decoded]
     assert errors[0] <= errors[1] * 1.001
 
 
@@ -207,8 +220,8 @@ def assert_nearly_equal(codec: Codec, found: Compressed, expected: Compressed, x
 def test_a_codec_on_a_device(dim: int, bits: int, name: str) -> None:
     codec, x_TD = world(name, bits, dim)
     given_TD = there(x_TD)
-    found = TorchCompressor(codec, device()).compress(given_TD)
-    assert_nearly_equal(codec, found, codec.compress(x_TD), x_TD)
+    found = TorchCompressor(codec, device()).compress(given_TD, cut(len(x_TD)))
+    assert_nearly_equal(codec, found, codec.compress(x_TD, cut(len(x_TD))), x_TD)
     assert_equal(given_TD, x_TD)  # as it was
 
 
@@ -220,19 +233,19 @@ def test_products_that_are_rounded_otherwise_cost_nothing(bits: int) -> None:
     rotated_TD = (x_TD.astype(np.float64) @ codec.rotation_DD.astype(np.float64)).astype(np.float32)
     assert (rotated_TD != codec.rotate(x_TD)).mean() > 0.3
     unrotated = TorchCompressor(replace(codec, rotation_DD=None), device())
-    found = unrotated.compress_units(there(rotated_TD))
-    assert_nearly_equal(codec, found, codec.compress(x_TD), x_TD)
+    found = unrotated.compress_units(there(rotated_TD), cut(len(x_TD)))
+    assert_nearly_equal(codec, found, codec.compress(x_TD, cut(len(x_TD))), x_TD)
 
 
 @pytest.mark.parametrize("name", ["tartan", "colbertv2"])
 @pytest.mark.parametrize("tokens", [0, 1, 2, 31])
 def test_few_tokens_and_slices(tokens: int, name: str) -> None:
-    """A budget so small that every token is a slice of its own changes nothing that is decided."""
+    """A budget so small that every passage is a slice of its own decides nothing otherwise."""
     codec, x_TD = world(name, 2, 16)
     x_TD = x_TD[:tokens]
-    expected = codec.compress(x_TD)
+    expected = codec.compress(x_TD, cut(tokens))
     for budget in (1, 1 << 30):
-        found = TorchCompressor(codec, device(), budget=budget).compress(there(x_TD))
+        found = TorchCompressor(codec, device(), budget=budget).compress(there(x_TD), cut(tokens))
         assert len(found) == tokens
         assert found.residuals_TB.shape == (tokens, 4)
         np.testing.assert_array_equal(found.codes_T, expected.codes_T)
@@ -253,14 +266,18 @@ def test_projection_and_length(dtype: type) -> None:
     units_TD = compressor.unit_vectors(given_TM).cpu().numpy()
     np.testing.assert_allclose(units_TD, expected_TD, atol=1e-6)
     assert_equal(given_TM, raw_TD)  # as it was
-    found, expected = compressor.compress(there(raw_TD)), codec.compress(expected_TD)
+    found = compressor.compress(there(raw_TD), cut(500))
+    expected = codec.compress(expected_TD, cut(500))
     assert_nearly_equal(codec, found, expected, expected_TD)
 
 
 def test_the_same_vectors_give_the_same_bytes() -> None:
     codec, x_TD = world("tartan", 3, 96)
-    first, again = (TorchCompressor(codec, device()).compress(there(x_TD)) for _ in range(2))
-    for name in ("codes_T", "residuals_TB", "scales_T"):
+    doclens_N = cut(len(x_TD))
+    first, again = (
+        TorchCompressor(codec, device()).compress(there(x_TD), doclens_N) for _ in range(2)
+    )
+    for name in ("codes_T", "residuals_TB", "scales_T", "contexts_NX"):
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
 
 
@@ -269,8 +286,9 @@ def test_one_centroid_and_vectors_that_are_alike() -> None:
     for name in ("tartan", "colbertv2"):
         codec = train_codec(same_TD, name=name, bits=1, centroids=1, total_tokens=40)
         found, expected = (
-            TorchCompressor(codec, device()).compress(there(same_TD)),
-            codec.compress(same_TD),
+            TorchCompressor(codec, device()).compress(there(same_TD), cut(40)),
+            codec.compress(same_TD, cut(40)),
         )
         np.testing.assert_array_equal(found.codes_T, expected.codes_T)
-        np.testing.assert_allclose(codec.decode(found), codec.decode(expected), atol=1e-5)
+        decoded = [codec.decode(one, cut(40)) for one in (found, expected)]
+        np.testing.assert_allclose(*decoded, atol=1e-5)

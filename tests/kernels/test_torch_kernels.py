@@ -17,11 +17,12 @@ from test_against_reference import assert_same
 
 from colbert_core.errors import InvalidInput
 from colbert_core.reference.choosing import MOST
+from colbert_core.runs import runs
 from colbert_core.torch_kernels import TorchShard, TorchTable, open_device
 from colbert_core.torch_kernels import device as devices
 from colbert_core.torch_kernels.arrays import load_arrays
 from colbert_core.torch_kernels.combine import Combiner
-from colbert_core.torch_kernels.device import BUDGET, runs
+from colbert_core.torch_kernels.device import BUDGET
 from colbert_core.torch_kernels.queries import make_batch
 from colbert_core.torch_kernels.scoring import interact
 from colbert_core.torch_kernels.select import best_pairs
@@ -52,6 +53,7 @@ def on_torch(world: World, budget: int = BUDGET) -> tuple[TorchTable, TorchShard
             world.codes,
             world.residuals_TB,
             world.scales_T,
+            world.contexts_NX,
             world.offsets,
             world.bits,
             world.levels,
@@ -204,6 +206,7 @@ def test_ties_go_to_the_smaller_id() -> None:
         centroid_scales_C=np.full_like(world.centroid_scales_C, 0.01),
         residuals_TB=np.zeros_like(world.residuals_TB),
         scales_T=np.zeros_like(world.scales_T),
+        contexts_NX=np.repeat(world.contexts_NX[:1], 90, axis=0),
     )
     assert_equal_to_native(world, make_query(5, 128), candidates=80)
     pids, _, _, _ = on_torch(world)[1].exhaustive(make_query(5, 128), 50)
@@ -418,7 +421,7 @@ def test_bad_arguments_are_refused_in_the_native_words() -> None:
 
 def test_what_cannot_be_in_a_shard_is_found_when_it_is_loaded() -> None:
     world, device = make_world(centroids=60, passages=40), open_device(DEVICE)
-    rest = world.residuals_TB, world.scales_T
+    rest = world.residuals_TB, world.scales_T, world.contexts_NX
     with pytest.raises(ValueError, match=r"centroid 63 of 60"):
         load_arrays(40, 60, np.full_like(world.codes, 255), *rest, world.offsets, device)
     with pytest.raises(ValueError, match="has no tokens"):
@@ -462,9 +465,10 @@ def test_centroid_interaction_gives_the_scores_of_the_reference(dim: int) -> Non
     batch = make_batch(queries, table.longest, table.device)
     pids_BK = torch.tensor(np.tile(np.arange(59, -1, -1), (3, 1)), device=table.device)
     for budget in (BUDGET, TINY_BUDGET):
-        scores_BK = interact(table, shard.arrays, batch, pids_BK, budget, 0.0).cpu().numpy()
+        contexts = shard._precise.contexts
+        scores_BK = interact(table, shard.arrays, batch, pids_BK, contexts, budget, 0.0).cpu()
         for Q_LD, scores_K in zip(queries, scores_BK, strict=True):
-            assert_same(scores_K, reference._interact(Q_LD, np.arange(59, -1, -1), 0.0))
+            assert_same(scores_K.numpy(), reference._interact(Q_LD, np.arange(59, -1, -1), 0.0))
 
 
 def test_the_best_of_floats_of_every_kind() -> None:

@@ -64,8 +64,9 @@ def test_a_unit_is_compressed_as_on_the_processor(shared, tmp_path):
     np.testing.assert_array_equal(device.tokens.codes_T, cpu.tokens.codes_T)
     same = device.tokens.residuals_TB == cpu.tokens.residuals_TB
     assert same.mean() > 0.99
-    cosines = (shared.codec.decode(device.tokens) * shared.codec.decode(cpu.tokens)).sum(axis=1)
-    lengths = np.linalg.norm(shared.codec.decode(cpu.tokens), axis=1) ** 2
+    decoded = [shared.codec.decode(one.tokens, one.doclens_N) for one in (device, cpu)]
+    cosines = (decoded[0] * decoded[1]).sum(axis=1)
+    lengths = np.linalg.norm(decoded[1], axis=1) ** 2
     np.testing.assert_allclose(cosines / lengths, 1, atol=0.02)
 
 

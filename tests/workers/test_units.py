@@ -25,6 +25,7 @@ def chunk(doclens, seed=0):
         rng.integers(0, 99, tokens).astype(np.int32),
         rng.integers(0, 256, (tokens, 4)).astype(np.uint8),
         rng.integers(0, 256, tokens).astype(np.uint8),
+        rng.integers(0, 256, (len(doclens), 8)).astype(np.uint8),
     )
     return UnitChunk(compressed, np.array(doclens, np.int32), 1)
 
@@ -39,6 +40,7 @@ def test_a_chunk_is_read_back_and_its_bytes_repeat(staging):
     np.testing.assert_array_equal(read.tokens.codes_T, written.tokens.codes_T)
     np.testing.assert_array_equal(read.tokens.residuals_TB, written.tokens.residuals_TB)
     np.testing.assert_array_equal(read.tokens.scales_T, written.tokens.scales_T)
+    np.testing.assert_array_equal(read.tokens.contexts_NX, written.tokens.contexts_NX)
     np.testing.assert_array_equal(staging.doclens(7), [2, 3])
     assert read.truncated == 1
 
@@ -69,6 +71,7 @@ def test_a_chunk_is_cut_at_passages():
     np.testing.assert_array_equal(cut.tokens.codes_T, whole.tokens.codes_T[2:6])
     np.testing.assert_array_equal(cut.tokens.residuals_TB, whole.tokens.residuals_TB[2:6])
     np.testing.assert_array_equal(cut.tokens.scales_T, whole.tokens.scales_T[2:6])
+    np.testing.assert_array_equal(cut.tokens.contexts_NX, whole.tokens.contexts_NX[1:3])
 
 
 def test_projected_vectors_are_unit_vectors():
