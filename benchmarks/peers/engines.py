@@ -111,7 +111,7 @@ TARTAN = (
     *(Setting(f"recall .{percent}", {"recall": percent / 100}) for percent in (80, 85, 90)),
     *(Setting(f"recall .{percent}", {"recall": percent / 100}) for percent in (95, 98)),
     _coarse(16, 1),
-    _coarse(16, 1.5),
+    _coarse(20, 1),
     _coarse(16, 2),
     _coarse(24, 1),
     _coarse(32, 1),

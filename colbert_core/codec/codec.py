@@ -123,9 +123,11 @@ class Codec:
         codes_T = self._assigner(Rows.of(rotated_TD))
         contexts_NX = np.zeros((len(doclens_N), self.context_bytes), np.uint8)
         if self.context_bytes:
-            means_ND = mean_residuals(rotated_TD - self.centroids_CD[codes_T], doclens_N)
-            contexts_NX = self.encode_contexts(means_ND)
-            rotated_TD = rotated_TD - self._contexts_of_tokens(contexts_NX, doclens_N)
+            residuals_TD = self.centroids_CD[codes_T]
+            np.subtract(rotated_TD, residuals_TD, out=residuals_TD)
+            contexts_NX = self.encode_contexts(mean_residuals(residuals_TD, doclens_N))
+            shared_TD = self._contexts_of_tokens(contexts_NX, doclens_N)
+            rotated_TD = np.subtract(rotated_TD, shared_TD, out=shared_TD)
         quantise = CODECS[self.name].quantise
         packed_TB, scales_T = quantise(
             self.tables, rotated_TD, codes_T, self.centroids_CD, self.bits

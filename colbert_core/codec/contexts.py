@@ -13,6 +13,8 @@ docs/decisions/codec.md has what it gains.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from colbert_core import hardware, kernels
@@ -37,12 +39,15 @@ def check_doclens(doclens_N: I32, tokens: int) -> None:
 
 
 def mean_residuals(residuals_TD: F32, doclens_N: I32) -> F32:
-    """The mean over the tokens of each passage, float32 [N, D]."""
-    if not len(doclens_N):
-        return np.zeros((0, residuals_TD.shape[1]), np.float32)
-    starts_N = np.cumsum(doclens_N, dtype=np.int64) - doclens_N
-    sums_ND = np.add.reduceat(residuals_TD, starts_N, axis=0)
-    means_ND: F32 = (sums_ND / doclens_N[:, None]).astype(np.float32)
+    """The mean over the tokens of each passage, float32 [N, D].
+
+    A sum a passage: `np.add.reduceat` does the same twenty times as slowly.
+    """
+    ends_N = np.cumsum(doclens_N, dtype=np.int64)
+    means_ND = np.empty((len(doclens_N), residuals_TD.shape[1]), np.float32)
+    for pid, (start, end) in enumerate(pairwise([0, *ends_N.tolist()])):
+        np.add.reduce(residuals_TD[start:end], axis=0, out=means_ND[pid])
+    means_ND /= doclens_N[:, None].astype(np.float32)
     return means_ND
 
 
