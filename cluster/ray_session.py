@@ -21,6 +21,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -39,6 +40,7 @@ from colbert_core.errors import JobFailed, TartanError, Unavailable
 
 OBJECT_STORE_BYTES = 512 * 2**20  # paths and tables travel through Ray, never embeddings
 REMOVE_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 2.0
 # Of Ray's workers: their niceness, and whether some are begun ahead, which nobody will need.
 SERVING = {"worker_niceness": 0, "prestart_worker_first_driver": False}
 START_ATTEMPTS = 2  # a raylet has 30 s to start; a busy machine may miss it once
@@ -54,6 +56,15 @@ class RaySession:
     cpus: int
     gpus: int
     node_count: int
+
+    def answers(self) -> bool:
+        """Whether Ray's head can be reached still."""
+        host, _, port = self.address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), ANSWER_TIMEOUT_S).close()
+        except OSError:
+            return False
+        return True
 
 
 @contextmanager

@@ -10,13 +10,14 @@ process is killed, the rest goes on on a cluster, and the same command takes it 
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 
-from cluster.ray_session import ray_session  # isort: skip  # it sets what ray reads on import
+from cluster.ray_session import RaySession, ray_session  # isort: skip  # it sets what ray reads on import
 
 import ray
 
@@ -32,6 +33,10 @@ from cluster.telemetry.process import ShardTelemetry
 from cluster.wire.admin import ScaleChange
 from colbert_core.errors import AddressInUse
 from colbert_core.index import Generation, open_generation, verify_checksums
+
+LOOK_AT_RAY_S = 0.5
+
+_log = logging.getLogger(__name__)
 
 
 def serve(config: ServeConfig) -> int:
@@ -62,7 +67,7 @@ def serve(config: ServeConfig) -> int:
             redirect_stdout(sys.stderr),
             ray_session(purpose="serving", answers=True) as session,
         ):
-            asyncio.run(_run(config, generation, session.started, announce))
+            asyncio.run(_run(config, generation, session, announce))
     except KeyboardInterrupt:
         pass  # Ctrl-C before the signal handlers were in place
     except SystemExit as stop:  # SIGTERM then: Ray's handler exits
@@ -85,14 +90,14 @@ def check_address(host: str, port: int) -> None:
 async def _run(
     config: ServeConfig,
     generation: Generation,
-    own_ray: bool,
+    session: RaySession,
     announce: Callable[[Sequence[str]], None],
 ) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):  # after ray.init, which sets its own
         loop.add_signal_handler(number, stop.set)
-    running = _Running(config, generation, own_ray)
+    running = _Running(config, generation, session)
     try:
         starting = asyncio.create_task(running.start())
         stopping = asyncio.create_task(stop.wait())
@@ -110,10 +115,10 @@ async def _run(
 class _Running:
     """A service and its first gateway, which is in this process."""
 
-    def __init__(self, config: ServeConfig, generation: Generation, own_ray: bool) -> None:
+    def __init__(self, config: ServeConfig, generation: Generation, session: RaySession) -> None:
         self._config = config
         self._generation = generation
-        self._own_ray = own_ray
+        self._session = session
         self._gateway: FollowingGateway | None = None
         self._owned = False  # what is somebody else's is not ended here
 
@@ -135,7 +140,7 @@ class _Running:
             config.start_timeout_s,
         )
         self._owned = not await exists(config.service)
-        settings = await bring_up(_controller_config(config, self._own_ray, wanted), wanted)
+        settings = await bring_up(_controller_config(config, self._session.started, wanted), wanted)
         self._owned = True
         self._gateway = FollowingGateway(config.service, settings)
         address = await self._gateway.start()
@@ -151,7 +156,23 @@ class _Running:
         if self._gateway is not None:
             await self._gateway.stop(grace_s)
         if self._owned:
-            await end(self._config.service, grace_s)
+            await self._end(grace_s)
+
+    async def _end(self, grace_s: float) -> None:
+        """End the service. Where the Ray that was started here is gone, it went with it: a signal
+        to all processes of `tartan serve`, such as systemd's, reaches Ray too."""
+        ending = asyncio.create_task(end(self._config.service, grace_s))
+        while not (await asyncio.wait((ending,), timeout=LOOK_AT_RAY_S))[0]:
+            if await self._ray_is_gone():
+                ending.cancel()
+        failed = ending.cancelled() or ending.exception() is not None
+        if failed and await self._ray_is_gone():
+            _log.warning("Ray was ended too, and its shard servers with it")
+        else:
+            ending.result()
+
+    async def _ray_is_gone(self) -> bool:
+        return self._session.started and not await asyncio.to_thread(self._session.answers)
 
 
 def _controller_config(config: ServeConfig, own_ray: bool, wanted: Wanted) -> ControllerConfig:

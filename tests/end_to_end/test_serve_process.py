@@ -107,10 +107,28 @@ def test_sigterm_stops_everything_with_exit_code_0(serving: Any) -> None:
     assert process.wait(STOP_TIMEOUT_S) == 0
     assert process.stdout is not None
     assert process.stdout.read() == ""  # one line, and no other
+    assert not left_of(started)
+
+
+def left_of(started: dict[int, str]) -> list[int]:
+    """Which of the processes still run after a while."""
     end = time.monotonic() + STOP_TIMEOUT_S
     while (left := [pid for pid in started if is_running(pid)]) and time.monotonic() < end:
         time.sleep(0.05)  # they are not our children: nothing to wait on
-    assert not left
+    return left
+
+
+def test_sigterm_to_all_processes_at_once_is_a_clean_stop_too(index: Path) -> None:
+    """As systemd stops a unit unless it is told otherwise: Ray gets the signal as well."""
+    process = tartan("serve", str(index), "--port", "0", stderr=subprocess.PIPE)
+    first_line(process)
+    started = descendants(process.pid)
+    for pid in (process.pid, *started):
+        os.kill(pid, signal.SIGTERM)
+    _, told = process.communicate(timeout=STOP_TIMEOUT_S)
+    assert process.returncode == 0, told
+    assert "Ray was ended too" in told
+    assert not left_of(started)
 
 
 def test_a_taken_port_ends_at_once_with_a_code_of_its_own(index: Path) -> None:
