@@ -3,7 +3,8 @@
 Shapes: N passages (n of them at a time), T tokens, D dimensions of the codec, M of the model,
 C centroids, B packed bytes of a token, X bytes of a context.
 
-The only thing that leaves the device is what is stored. Imported where a device is asked for, and
+What leaves the device is what is stored, and the mean of each passage's residuals, whose bits are
+chosen on the host. Imported where a device is asked for, and
 nowhere else (`workers/encoder.py`); docs/decisions/gpu-building.md has what is equal and why.
 """
 

@@ -208,10 +208,12 @@ class ShardReader:
         return bisect.bisect_right(self.offsets, token, 0, self.passages) - 1
 
     def runs(self, first: int, stop: int, tokens: int) -> Iterator[tuple[int, int]]:
-        """Passages first … stop − 1 in runs of about so many tokens, of whole documents."""
-        step = max(1, tokens * self.passages // max(1, self.tokens))
+        """Passages first … stop − 1 in runs of at most so many tokens, or of one passage that has
+        more; and of whole documents."""
         while first < stop:
-            end = min(first + step, stop)
+            most = self.offsets[first] + tokens
+            end = bisect.bisect_right(self.offsets, most, first + 1, stop + 1) - 1
+            end = max(first + 1, end)
             if self.windows is not None:
                 first_N = self.windows.is_first_N
                 while end < stop and not first_N[end]:

@@ -290,3 +290,24 @@ def test_the_same_vectors_and_seed_give_the_same_bytes(tmp_path: Path) -> None:
         sums.append([manifest.files[name].sha256 for name in sorted(manifest.files)])
     assert sums[0] == sums[1]
     assert sums[0] != sums[2]
+
+
+def test_runs_of_passages_are_bounded_wherever_the_long_ones_lie(tmp_path: Path) -> None:
+    """What is decoded at a time must not grow with passages that are longer than most."""
+    lengths = np.array([1] * 50 + [40, 90, 40, 40] + [1] * 50, np.int32)
+    vectors = np.random.default_rng(0).standard_normal((int(lengths.sum()), 8))
+    index = Index.build(tmp_path / "ix", vectors, doclens=lengths, normalize=True, centroids=4)
+    (shard,) = index.generation.shards
+    runs = list(shard.runs(0, shard.passages, 80))
+    assert [runs[0][0], *(stop for _, stop in runs)] == [0, *(first for first, _ in runs[1:]), 104]
+    tokens = [int(lengths[first:stop].sum()) for first, stop in runs]
+    assert tokens == [50, 40, 90, 80, 50]
+    assert list(shard.runs(7, 9, 80)) == [(7, 9)]
+    assert [shard.passage_of(token) for token in (0, 49, 50, 89, 90, 309)] == [
+        0,
+        49,
+        50,
+        50,
+        51,
+        103,
+    ]
