@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -28,6 +29,7 @@ from cluster.wire.tartan.shard.v1 import shard_pb2_grpc
 from cluster.wire.types import ShardQuery
 from colbert_core.errors import InvalidInput, Overloaded
 from colbert_core.index import open_generation
+from workers import shard_server
 from workers.held_shard import HeldShard
 from workers.shard_server import ShardServer
 
@@ -254,13 +256,15 @@ def test_a_search_that_would_be_late_is_refused_before_it_is_read(
         assert client.info().passages == 150
 
 
-def test_a_shard_server_drops_what_nobody_waits_for_any_more(small_index: Path) -> None:
-    """One thread is held; what was cancelled, or is too late, when it gets it is not begun."""
+def test_a_shard_server_drops_what_nobody_waits_for_any_more(
+    small_index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread is held; what is cancelled, or too late, when it gets it is not begun."""
     manifest = open_generation(small_index, shards=()).manifest
     held = HeldShard.open(small_index, manifest.generation, manifest.shards[0].id)
-    entered, free = threading.Event(), threading.Event()
+    entered, free, read = threading.Event(), threading.Event(), threading.Event()
     searched = []
-    original = held.search
+    original, deadline_of = held.search, shard_server._deadline
 
     def search(query: ShardQuery, deadline: float) -> Any:
         searched.append(query.k)
@@ -268,26 +272,41 @@ def test_a_shard_server_drops_what_nobody_waits_for_any_more(small_index: Path) 
         assert free.wait(60.0)
         return original(query, deadline)
 
-    held.search = search  # type: ignore[method-assign]
+    def deadline_once_heard(context: grpc.ServicerContext) -> float:
+        """What is given up goes on once the server has heard of it, which takes its own time."""
+        given_up = dict(context.invocation_metadata()).get("given-up")
+        if given_up == "read":
+            read.set()
+        if given_up:
+            until = time.monotonic() + 60.0
+            while context.is_active() and time.monotonic() < until:
+                time.sleep(0.01)
+        return deadline_of(context)
+
+    monkeypatch.setattr(held, "search", search)
+    monkeypatch.setattr(shard_server, "_deadline", deadline_once_heard)
     server = ShardServer(held, threads=1)
     server.start()
 
-    def message(k: int) -> Any:
-        Q_LD = np.ones((1, DIM), np.float32)
-        query = ShardQuery(held.generation, Q_LD, None, None, k, 1, 1, exact=True)
-        return convert.query_to_proto(query, held.identity.shard_id)
-
     with grpc.insecure_channel(server.address) as channel:
         stub = shard_pb2_grpc.ShardServiceStub(channel)
-        first = stub.Search.future(message(1), timeout=60.0)
+
+        def call(k: int, timeout: float = 60.0, given_up: str = "") -> Any:
+            Q_LD = np.ones((1, DIM), np.float32)
+            query = ShardQuery(held.generation, Q_LD, None, None, k, 1, 1, exact=True)
+            message = convert.query_to_proto(query, held.identity.shard_id)
+            return stub.Search.future(message, timeout=timeout, metadata=[("given-up", given_up)])
+
+        first = call(1)
         assert entered.wait(60.0)
-        late = stub.Search.future(message(2), timeout=0.2)
-        cancelled = stub.Search.future(message(3), timeout=60.0)
-        waiting = stub.Search.future(message(4), timeout=60.0)
+        late, queued = call(2, timeout=0.2, given_up="late"), call(3, given_up="queued")
+        begun, waiting = call(4, given_up="read"), call(5)
         assert late.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        cancelled.cancel()
+        queued.cancel()
         free.set()
+        assert read.wait(60.0)
+        begun.cancel()
         assert first.result().scored > 0
-        assert len(convert.answer_from_proto(waiting.result()).top.pids_K) == 4
-    assert searched == [1, 4]
+        assert len(convert.answer_from_proto(waiting.result()).top.pids_K) == 5
+    assert searched == [1, 5]
     server.stop(0.0)
