@@ -181,7 +181,8 @@ class SearchPipeline:
             params.scored,
             params.exact,
             params.margin,
-            params.interaction_margin,
+            params.missed,
+            params.spread,
             call.filter,
             sent_along(call, params.k, len(self.fan_out.routes)),
         )

@@ -255,7 +255,9 @@ _READERS: dict[str, Callable[[dict[str, Any]], Record]] = {
     "shard": lambda raw: ShardWritten(
         raw["number"], ShardEntry(**raw["entry"]), _files(raw["files"])
     ),
-    "calibrated": lambda raw: Calibrated(tuple(Preset(**preset) for preset in raw["presets"])),
+    "calibrated": lambda raw: Calibrated(
+        tuple(Preset.from_raw(preset) for preset in raw["presets"])
+    ),
 }
 
 

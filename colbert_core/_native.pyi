@@ -50,7 +50,8 @@ class Shard:
         deadline_s: float = 0.0,
         margin: float = ...,
         scored: int = ...,
-        interaction_margin: float = ...,
+        missed: float = ...,
+        spread: float = ...,
     ) -> tuple[I64, F32, int, int]: ...
     def approximate(
         self,

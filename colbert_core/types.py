@@ -47,13 +47,16 @@ class SearchParams:
         k: hits asked for.
         nprobe: centroids probed per query token.
         candidates: the most passages of a shard that centroid interaction compares.
-        scored: the most passages of a shard that are scored precisely; 0 where none is, and the
-            centroids alone rank and score the hits.
+        scored: the most passages of a shard that are scored precisely, the best by centroid
+            interaction; 0 where none is, and the centroids alone rank and score the hits.
         exact: score every passage; `nprobe`, `candidates` and `scored` are 0 then.
         margin: candidates whose estimated score lies more than margin · √Σ‖q‖² below the k-th
             best of their shard are not compared (q are the query's tokens: √L of L unit vectors);
             None where all are.
-        interaction_margin: the same of scores by centroid interaction, and what is then scored.
+        missed: scoring ends, before `scored`, where it is expected to have missed no more than
+            this share of the shard's top k; None where as many as `scored` are.
+        spread: by how much precise scores are expected to differ from what centroid interaction
+            tells, over √Σ‖q‖², before any passage of the query is scored; 0 where `missed` is None.
     """
 
     k: int
@@ -62,7 +65,8 @@ class SearchParams:
     scored: int
     exact: bool = False
     margin: float | None = None
-    interaction_margin: float | None = None
+    missed: float | None = None
+    spread: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

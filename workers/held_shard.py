@@ -26,6 +26,7 @@ from colbert_core.index import (
     open_generation,
     verify_checksums,
 )
+from colbert_core.reference.choosing import MOST_SPREAD
 from colbert_core.search import Matcher, check_query, search_shard
 from colbert_core.types import I32, I64, SearchParams
 
@@ -205,8 +206,19 @@ class HeldShard:
 def _checked_params(query: ShardQuery, nprobe: int) -> SearchParams:
     if query.k < 1 or (query.candidates < 1 and not query.exact):
         raise QueryError(f"k is {query.k} and candidates {query.candidates}; both start at 1")
-    margins = {"margin": query.margin, "interaction_margin": query.interaction_margin}
-    for name, margin in margins.items():
-        if margin is not None and not margin >= 0:
-            raise QueryError(f"{name} is {margin}; it starts at 0")
-    return SearchParams(query.k, nprobe, query.candidates, query.scored, query.exact, **margins)
+    if query.margin is not None and not query.margin >= 0:
+        raise QueryError(f"margin is {query.margin}; it starts at 0")
+    if query.missed is not None and not 0 < query.missed <= 1:
+        raise QueryError(f"missed is {query.missed}; it is a share above 0 and at most 1")
+    if not 0 <= query.spread <= MOST_SPREAD:
+        raise QueryError(f"spread is {query.spread}; it lies between 0 and {MOST_SPREAD:g}")
+    return SearchParams(
+        query.k,
+        nprobe,
+        query.candidates,
+        query.scored,
+        query.exact,
+        query.margin,
+        query.missed,
+        query.spread,
+    )

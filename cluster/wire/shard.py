@@ -46,7 +46,8 @@ def query_to_proto(query: ShardQuery, shard_id: str) -> pb.SearchRequest:
         scored=query.scored,
         exact=query.exact,
         margin=query.margin,
-        interaction_margin=query.interaction_margin,
+        missed=query.missed,
+        spread=query.spread,
         filter=None if query.filter is None else filter_to_proto(query.filter),
         along=None if query.along is None else _along_to_proto(query.along),
     )
@@ -79,9 +80,8 @@ def query_from_proto(message: pb.SearchRequest) -> ShardQuery:
         scored=message.scored,
         exact=message.exact,
         margin=message.margin if message.HasField("margin") else None,
-        interaction_margin=(
-            message.interaction_margin if message.HasField("interaction_margin") else None
-        ),
+        missed=message.missed if message.HasField("missed") else None,
+        spread=message.spread,
         filter=filter_from_proto(message.filter) if message.HasField("filter") else None,
         along=_along_from_proto(message.along) if message.HasField("along") else None,
     )

@@ -185,7 +185,7 @@ class ShardQuery:
         query_LD: float32 [L, D], in the codec's rotated space.
         probe_ids_LP: int32 [L, P], best centroid first; None when `exact`.
         probe_scores_LP: float32 [L, P]; None when `exact`.
-        scored, margin, interaction_margin: as in `SearchParams`.
+        scored, margin, missed, spread: as in `SearchParams`.
         filter: which passages may be found; None for all.
         along: which passages to send along; None for none.
     """
@@ -199,7 +199,8 @@ class ShardQuery:
     scored: int
     exact: bool = False
     margin: float | None = None
-    interaction_margin: float | None = None
+    missed: float | None = None
+    spread: float = 0.0
     filter: Filter | None = None
     along: Along | None = None
 

@@ -183,7 +183,7 @@ class Manifest:
             if unknown:
                 raise ValueError(f"it has unknown keys {sorted(unknown)}")
             raw["shards"] = tuple(ShardEntry.from_raw(shard) for shard in raw["shards"])
-            raw["presets"] = tuple(Preset(**preset) for preset in raw.get("presets", ()))
+            raw["presets"] = tuple(Preset.from_raw(preset) for preset in raw.get("presets", ()))
             raw["files"] = {path: FileEntry(**entry) for path, entry in raw["files"].items()}
             check_values(raw)
             return cls(**raw)

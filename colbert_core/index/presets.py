@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+MISSED_BY_POSTINGS = 0.4
+"""The share, of what may be missed, that candidates may lack; the rest is not scored."""
+
+OPTIMISM = 5.0
+"""How much more, in shares of itself, is expected to be missed than is: the more, the less the k-th
+best of what is scored is the k-th best of all."""
+
+COMMON_SPREAD = 0.09  # as measured on five collections; before presets had one
+
+
+def kept_for(recall: float) -> float:
+    """The share of the top k that candidates must hold for a recall."""
+    return 1 - MISSED_BY_POSTINGS * (1 - recall)
+
+
+def missed_for(recall: float) -> float:
+    """The share that scoring may be expected to miss for it, of candidates that hold `kept_for`."""
+    missed = 1 - recall / kept_for(recall)
+    return missed * (1 + OPTIMISM * missed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +39,10 @@ class Preset:
         scored: the most passages of a shard that are scored precisely.
         margin: candidates whose estimated score lies more than margin · √Σ‖q‖² below the k-th
             best of their shard are not compared; q are the query's tokens.
-        interaction_margin: the same of scores by centroid interaction, and what is then scored.
-        overlap: the share that was found. Above `recall` where the least work finds more.
+        missed: scoring ends where it is expected to have missed no more than this share of the
+            shard's top k.
+        spread: by how much precise scores differ from what centroid interaction tells, over √Σ‖q‖².
+        kept: the share of the top k that the margin kept.
         mean_scored: passages scored per query, of all shards together.
     """
 
@@ -28,6 +52,25 @@ class Preset:
     candidates: int
     scored: int
     margin: float
-    interaction_margin: float
-    overlap: float
+    missed: float
+    spread: float
+    kept: float
     mean_scored: int
+
+    @classmethod
+    def from_raw(cls, raw: Mapping[str, Any]) -> Preset:
+        """From a manifest's JSON; an unknown key is a TypeError.
+
+        Before scoring ended by itself, presets had a margin for what was scored, and told what
+        both margins kept.
+        """
+        if "interaction_margin" not in raw:
+            return cls(**raw)
+        gone = ("interaction_margin", "overlap")
+        missed = round(missed_for(raw["recall"]), 4)
+        return cls(
+            **{name: value for name, value in raw.items() if name not in gone},
+            missed=missed,
+            spread=COMMON_SPREAD,
+            kept=raw["overlap"],
+        )

@@ -168,9 +168,7 @@ size_t Shard::find_candidates(const Probes& given, size_t wanted, const Budget& 
   const float factor = addend_factor(probes);
   const float slack = budget.margin * scratch.query.length() * factor;
   if (factor > 0) drop_far_behind(scratch.keys, wanted, slack);
-  scratch.pids.clear();
-  for (const uint64_t key : scratch.keys) scratch.pids.push_back(key_id(key));
-  std::sort(scratch.pids.begin(), scratch.pids.end());
+  take_keys(scratch);
   if (budget.scored == 0) estimate_scores(probes, scratch);
   return scratch.touched_count;
 }

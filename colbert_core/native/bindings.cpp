@@ -35,9 +35,9 @@ size_t positive(const char* name, int64_t value) {
   return static_cast<size_t>(value);
 }
 
-void require_margin(const char* name, float margin) {
-  require(margin >= 0, std::string(name) + " must be a number of at least 0");
-}
+constexpr float kMostSpread = 1e6f;
+
+void require_margin(float margin) { require(margin >= 0, "margin must be a number of at least 0"); }
 
 tartan::Probes view_probes(const Array& ids_LP, const Array& scores_LP, size_t tokens) {
   tartan::Probes probes;
@@ -179,16 +179,17 @@ class PyShard {
 
   HitArrays search(const Array& Q_LD, const Array& probe_ids_LP, const Array& probe_scores_LP,
                    int64_t k, int64_t candidates, const std::optional<Array>& allowed_N,
-                   double deadline_s, float margin, int64_t scored,
-                   float interaction_margin) const {
+                   double deadline_s, float margin, int64_t scored, float missed,
+                   float spread) const {
     const auto query = view_query(Q_LD, shard_.dim());
     const auto probes = view_probes(probe_ids_LP, probe_scores_LP, Q_LD.shape(0));
     const size_t wanted = positive("k", k);
     require(scored >= 0, "scored " + std::to_string(scored) + " must be at least 0");
-    require_margin("margin", margin);
-    require_margin("interaction_margin", interaction_margin);
+    require_margin(margin);
+    require(0 <= missed && missed <= 1, "missed must be a share from 0 to 1");
+    require(0 <= spread && spread <= kMostSpread, "spread must lie between 0 and 1e6");
     const tartan::Budget budget{positive("candidates", candidates), margin,
-                                static_cast<size_t>(scored), interaction_margin};
+                                static_cast<size_t>(scored), missed, spread};
     const auto allowed = view_allowed(allowed_N);
     return to_arrays(without_gil([&] {
       return shard_.search(query, probes, wanted, budget, allowed, tartan::Deadline(deadline_s));
@@ -290,8 +291,7 @@ NB_MODULE(_native, module) {
            "probe_scores_LP"_a.noconvert(), "k"_a, "candidates"_a,
            "allowed_N"_a.noconvert().none() = nb::none(), "deadline_s"_a = 0.0,
            "margin"_a = std::numeric_limits<float>::infinity(),
-           "scored"_a = std::numeric_limits<int64_t>::max(),
-           "interaction_margin"_a = std::numeric_limits<float>::infinity())
+           "scored"_a = std::numeric_limits<int64_t>::max(), "missed"_a = 0.0f, "spread"_a = 0.0f)
       .def("approximate", &PyShard::approximate, "Q_LD"_a.noconvert(), "probe_ids_LP"_a.noconvert(),
            "probe_scores_LP"_a.noconvert(), "allowed_N"_a.noconvert().none() = nb::none(),
            "first"_a = 0, "last"_a.none() = nb::none())

@@ -92,22 +92,11 @@ void Shard::interact(Deadline deadline, Scratch& scratch) const {
   add_contexts(scratch.pids, scratch.scores.data(), scratch);
 }
 
-// Cuts scratch.pids to the best by their centroids, within the margin of the k-th; ascending.
-void Shard::keep_by_interaction(size_t k, const Budget& budget, Deadline deadline,
-                                Scratch& scratch) const {
+// Leaves the keys of the best candidates by their centroids in scratch.keys, in no order.
+void Shard::keep_by_interaction(size_t most, Deadline deadline, Scratch& scratch) const {
   interact(deadline, scratch);
   rank_keys(scratch);
-  keep_best(scratch.keys, std::max(budget.scored, k));
-  if (scratch.keys.size() > k && !std::isinf(budget.interaction_margin)) {
-    const auto kth = scratch.keys.begin() + static_cast<std::ptrdiff_t>(k) - 1;
-    std::nth_element(scratch.keys.begin(), kth, scratch.keys.end(), std::greater<>());
-    const float slack = budget.interaction_margin * scratch.query.length();
-    const float least = key_score(*kth) - slack;
-    std::erase_if(scratch.keys, [least](uint64_t key) { return !(key_score(key) >= least); });
-  }
-  scratch.pids.clear();
-  for (const uint64_t key : scratch.keys) scratch.pids.push_back(key_id(key));
-  std::sort(scratch.pids.begin(), scratch.pids.end());
+  keep_best(scratch.keys, most);
 }
 
 void Shard::interaction(std::span<const float> Q_LD, std::span<const int64_t> pids,

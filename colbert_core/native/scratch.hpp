@@ -8,6 +8,7 @@
 #include "common.hpp"
 #include "query_pack.hpp"
 #include "shard.hpp"
+#include "stopping.hpp"
 
 namespace tartan {
 
@@ -72,6 +73,8 @@ struct Scratch {
   AlignedBuffer<float> centroid_weights, residual_weights;  // of every token of a batch
   AlignedBuffer<uint32_t> missing;                          // centroids whose row is to be computed
   AlignedBuffer<uint8_t> tile, centroid_tile;
+
+  ExpectedMisses::Memory misses;
 
   // precise
   std::vector<uint32_t> codes;

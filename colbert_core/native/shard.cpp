@@ -141,6 +141,13 @@ void Shard::rank_keys(Scratch& scratch) const {
   }
 }
 
+// Fills scratch.pids, ascending, from scratch.keys.
+void Shard::take_keys(Scratch& scratch) const {
+  scratch.pids.clear();
+  for (const uint64_t key : scratch.keys) scratch.pids.push_back(key_id(key));
+  std::sort(scratch.pids.begin(), scratch.pids.end());
+}
+
 // The best k of scratch.pids by scratch.scores.
 Hits Shard::rank(size_t k, Scratch& scratch) const {
   rank_keys(scratch);
@@ -177,11 +184,19 @@ Hits Shard::search(std::span<const float> Q_LD, const Probes& probes, size_t k,
   if (budget.scored == 0) {
     if (all || scratch->pids.size() > k) interact(deadline, *scratch);
   } else {
-    const size_t most = std::isinf(budget.interaction_margin) ? std::max(budget.scored, k) : k;
-    if (scratch->pids.size() > most) keep_by_interaction(k, budget, deadline, *scratch);
+    const size_t most = std::max(budget.scored, k);
+    if (budget.missed > 0 && scratch->pids.size() > k) {
+      keep_by_interaction(most, deadline, *scratch);
+      score_enough(k, budget, deadline, *scratch);
+    } else {
+      if (scratch->pids.size() > most) {
+        keep_by_interaction(most, deadline, *scratch);
+        take_keys(*scratch);
+      }
+      scratch->scores.resize(scratch->pids.size());
+      precise(scratch->pids, deadline, scratch->scores.data(), *scratch);
+    }
     scored = scratch->pids.size();
-    scratch->scores.resize(scored);
-    precise(scratch->pids, deadline, scratch->scores.data(), *scratch);
   }
   Hits hits = rank(k, *scratch);
   hits.touched = touched;

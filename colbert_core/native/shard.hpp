@@ -48,7 +48,8 @@ struct Budget {
   size_t candidates;
   float margin;
   size_t scored;
-  float interaction_margin;
+  float missed;
+  float spread;
 };
 
 struct Hits {
@@ -115,8 +116,7 @@ class Shard {
   void estimate_scores(const Probes& probes, Scratch& scratch) const;
   // interaction.cpp
   void interact(Deadline deadline, Scratch& scratch) const;
-  void keep_by_interaction(size_t k, const Budget& budget, Deadline deadline,
-                           Scratch& scratch) const;
+  void keep_by_interaction(size_t most, Deadline deadline, Scratch& scratch) const;
   void interact_batch(size_t first, size_t count, const QueryBlock& block, const float* gains,
                       const float* steps, const int16_t* rows, Scratch& scratch) const;
   const int16_t* all_rows(const QueryBlock& block, const float* gains, Scratch& scratch) const;
@@ -136,6 +136,8 @@ class Shard {
   float context_scale(size_t pid) const;
   void add_contexts(std::span<const uint32_t> pids, float* scores, Scratch& scratch) const;
   void add_context(size_t pid, size_t count, float* vectors) const;
+  // stopping.cpp
+  void score_enough(size_t k, const Budget& budget, Deadline deadline, Scratch& scratch) const;
   // precise.cpp
   void precise(std::span<const uint32_t> pids, Deadline deadline, float* totals,
                Scratch& scratch) const;
@@ -154,6 +156,7 @@ class Shard {
   void check_allowed(const Allowed& allowed) const;
   void all_passages(const Allowed& allowed, std::vector<uint32_t>& pids) const;
   void rank_keys(Scratch& scratch) const;
+  void take_keys(Scratch& scratch) const;
   Hits rank(size_t k, Scratch& scratch) const;
 
   const CentroidTable& table_;

@@ -13,6 +13,7 @@ Everything here happens in the codec's rotated space; a query arrives rotated.
     table.py       a query's rotation, the global centroids and the best of them per query token
     arrays.py      one shard: its arrays, checked and read
     choosing.py    which passages go on: estimates, margins, ties
+    stopping.py    when enough of them is scored
     shard.py       one shard: candidates, centroid interaction, precise scoring
     nearest.py     building: int8 rows, their nearest centroids, and their sums
     strings.py     ids, many at once

@@ -1,4 +1,4 @@
-"""Which passages go on: estimates by postings, margins behind the k-th best, the one tie-break."""
+"""Which passages go on: estimates by postings, a margin behind the k-th best, the one tie-break."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from colbert_core.reference.arithmetic import sum_over_query
 from colbert_core.reference.checks import require
-from colbert_core.types import F32, I64, Bool
+from colbert_core.types import F32, I64
 
 FINEST_ADDEND = 2**20
 """The largest addend of a candidate's score in integer units: 1024 of them fit in 31 bits."""
@@ -15,6 +15,7 @@ LARGEST_TOTAL = 2**31
 
 SMALLEST_RANGE = np.float32(1e-30)  # of probe scores; below, all gains count as equal
 MOST = 2**63 - 1  # where nothing is limited
+MOST_SPREAD = 1e6
 
 
 def addend_factor(scores_LP: F32) -> np.float32:
@@ -37,15 +38,13 @@ def estimates_of(totals: I64, scores_LP: F32) -> F32:
     return estimates
 
 
-def check_margin(name: str, margin: float) -> np.float32:
-    require(margin >= 0, f"{name} must be a number of at least 0")
+def check_margin(margin: float) -> np.float32:
+    require(margin >= 0, "margin must be a number of at least 0")
     with np.errstate(over="ignore"):
         return np.float32(margin)
 
 
-def not_far_behind(scores: F32, k: int, margin: np.float32, length: np.float32) -> Bool:
-    """Which of descending scores lie within margin · length of the k-th."""
-    if np.isinf(margin):
-        return np.ones(len(scores), np.bool_)
-    kept: Bool = scores >= scores[min(k, len(scores)) - 1] - margin * length
-    return kept
+def check_stopping(missed: float, spread: float) -> tuple[np.float32, np.float32]:
+    require(0 <= missed <= 1, "missed must be a share from 0 to 1")
+    require(0 <= spread <= MOST_SPREAD, "spread must lie between 0 and 1e6")
+    return np.float32(missed), np.float32(spread)

@@ -28,10 +28,11 @@ from colbert_core.reference.choosing import (
     addend_factor,
     best,
     check_margin,
+    check_stopping,
     estimates_of,
-    not_far_behind,
 )
 from colbert_core.reference.contexts import context_scores
+from colbert_core.reference.stopping import ExpectedMisses, score_enough
 from colbert_core.reference.trellis import windows_of
 from colbert_core.types import F32, I32, I64, U8
 
@@ -52,7 +53,8 @@ class Shard(ShardArrays):
         deadline_s: float = 0.0,
         margin: float = np.inf,
         scored: int = MOST,
-        interaction_margin: float = np.inf,
+        missed: float = 0.0,
+        spread: float = 0.0,
     ) -> tuple[I64, F32, int, int]:
         """The best `k` passages: candidates by postings, centroid interaction, precise MaxSim.
 
@@ -69,7 +71,11 @@ class Shard(ShardArrays):
             scored: the most candidates that are scored precisely, at least `k`: the best by
                 centroid interaction. 0 scores none: the hits and their scores are those of
                 centroid interaction, or, of no more than `k` candidates, what postings say.
-            interaction_margin: as `margin`, of the scores by centroid interaction.
+            missed: the share of the hits that may be expected to be missed by scoring no more
+                (`stopping.py`): the best k by centroid interaction are scored, and of the others,
+                up to `scored`, what it takes. 0 has all of them scored; at most 1.
+            spread: by how much precise scores are expected to differ from what centroid interaction
+                and their mean difference tell, over √Σ‖q‖², before any is known.
 
         Returns:
             passages int64 [K], scores float32 [K] (score descending, then smaller passage), how
@@ -84,8 +90,8 @@ class Shard(ShardArrays):
         require(k >= 1, f"k {k} must be at least 1")
         require(candidates >= 1, f"candidates {candidates} must be at least 1")
         require(scored >= 0, f"scored {scored} must be at least 0")
-        first = check_margin("margin", margin)
-        second = check_margin("interaction_margin", interaction_margin)
+        first = check_margin(margin)
+        missed_f32, spread_f32 = check_stopping(missed, spread)
         allowed = self._allowed(allowed_N)
         live = self.passages if allowed is None else int(np.count_nonzero(allowed))
         if live == 0:
@@ -104,12 +110,19 @@ class Shard(ShardArrays):
                 estimates = self._interact(Q_LD, pids, deadline_s)
             return *best(pids, estimates, k), touched, 0
         most = max(scored, k)
-        if len(pids) > (most if np.isinf(second) else k):
-            pids, found = best(pids, self._interact(Q_LD, pids, deadline_s), most)
-            pids = np.sort(
-                pids[not_far_behind(found, k, second, query_length(quantise_query(Q_LD)))]
+        coarse = None
+        if len(pids) > (k if missed_f32 > 0 else most):
+            pids, coarse = best(pids, self._interact(Q_LD, pids, deadline_s), most)
+        if coarse is None or not missed_f32 > 0:
+            pids = np.sort(pids)
+            precise = self._precise(Q_LD, pids, deadline_s)
+        else:
+            length = float(query_length(quantise_query(Q_LD)))
+            misses = ExpectedMisses(k, missed_f32, float(spread_f32) * length)
+            pids, precise = score_enough(
+                pids, coarse, misses, lambda some: self._precise(Q_LD, some, deadline_s)
             )
-        hits, scores = best(pids, self._precise(Q_LD, pids, deadline_s), k)
+        hits, scores = best(pids, precise, k)
         return hits, scores, touched, len(pids)
 
     def approximate(

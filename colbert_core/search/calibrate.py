@@ -1,17 +1,17 @@
 """Presets of an index, measured on the index itself: what each recall target takes.
 
 There are no queries when an index is built, so they are made from its passages. Their exact top k
-come from exhaustive search, and two scores say how far behind the k-th best each of them falls: the
-estimate by which postings choose candidates, and the score by centroid interaction by which
-candidates are chosen for precise scoring. Such a gap over √(query tokens) is an error of the
+come from exhaustive search, and the estimates by which postings choose candidates say how far
+behind the k-th best each of them falls. Such a gap over √(query tokens) is an error of the
 centroids (over √Σ‖q‖², in a search, of tokens that are not of unit length): unlike the number of
 candidates, it hardly depends on the query, on k, on how many passages there are, or on how the
-queries were made. So the two margins that together keep a share `recall` of the pseudo-queries'
-hits keep that share of real ones. How much of what may be missed is missed by the first, the
-cheapest combination decides. docs/decisions/recall-presets.md has the measurements.
+queries were made. So the margin that keeps a share of the pseudo-queries' hits keeps that share of
+real ones. Of the candidates that it leaves, how many are scored precisely each query decides by
+itself (reference/stopping.py); what is measured for that is how far precise scores usually are from
+those by which candidates are compared. docs/decisions/recall-presets.md has the measurements.
 
     calibrate_gaps.py      how far behind the hits of a query fall
-    calibrate_margins.py   the margins that follow, and what a query takes within them
+    calibrate_margins.py   the margins that follow, and what a query takes with them
 
 A shard is looked at in windows of its passages, so that memory does not grow with them.
 
@@ -21,19 +21,22 @@ Shapes: Q queries, S shards.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from colbert_core import kernels
 from colbert_core.codec import Codec
 from colbert_core.index import Preset, ShardReader
-from colbert_core.search.calibrate_gaps import NPROBES, Key, gaps_of
+from colbert_core.search.calibrate_gaps import NPROBES, gaps_of
 from colbert_core.search.calibrate_margins import RECALLS, Option, counts_of, options_of
 from colbert_core.search.pseudo_queries import PseudoQuery, draw_sample, pseudo_queries
 from colbert_core.types import AnyArray
+
+Measured = TypeVar("Measured")
 
 KS = (10, 100, 1000)
 
@@ -70,22 +73,25 @@ def calibrate(shards: Sequence[ShardReader], codec: Codec, seed: int = 0) -> tup
     ks = [k for k in KS if k == KS[0] or PASSAGES_PER_HIT * k <= passages]
     threads = _threads(shards)
     gaps = _over(queries, lambda query: gaps_of(sample, codec, query, ks), threads)
-    options = {key: options_of(key, gaps) for key in gaps}
+    options = {
+        key: options_of(key, np.stack([of.behind[key] for of in gaps])) for key in gaps[0].behind
+    }
+    spreads = {k: float(np.mean([of.variance[k] for of in gaps])) ** 0.5 for k in ks}
     counts = _over(
         queries[::COUNTED_EVERY],
-        lambda query: counts_of(shards, codec, query.Q_LD, options),
+        lambda query: counts_of(shards, codec, query.Q_LD, options, spreads),
         threads,
     )
     costs = _Costs.of(shards, codec, queries)
     presets = []
     for k in ks:
         for recall in RECALLS:
-            priced = [
-                (*_price(option, counts[nprobe, k][:, :, at], costs), option.enough)
-                for nprobe in NPROBES
-                for at, option in enumerate(options[nprobe, k])
-                if option.recall == recall
-            ]
+            priced = []
+            for nprobe in NPROBES:
+                at = RECALLS.index(recall)
+                option = options[nprobe, k][at]
+                counts_Q2S = np.stack([of[nprobe, k][:, at] for of in counts])
+                priced.append((*_price(option, spreads[k], counts_Q2S, costs), option.enough))
             presets.append(_cheapest(priced))
     return tuple(presets)
 
@@ -98,19 +104,11 @@ def _threads(shards: Sequence[ShardReader]) -> int:
 
 
 def _over(
-    queries: Sequence[PseudoQuery],
-    measure: Callable[[PseudoQuery], Mapping[Key, AnyArray]],
-    threads: int,
-) -> dict[Key, AnyArray]:
-    """What is measured of every query, stacked."""
-    stacked: dict[Key, AnyArray] = {}
+    queries: Sequence[PseudoQuery], measure: Callable[[PseudoQuery], Measured], threads: int
+) -> list[Measured]:
+    """What is measured of every query."""
     with ThreadPoolExecutor(threads) as pool:
-        for at, measured in enumerate(pool.map(measure, queries)):
-            for key, values in measured.items():
-                if key not in stacked:
-                    stacked[key] = np.empty((len(queries), *values.shape), values.dtype)
-                stacked[key][at] = values
-    return stacked
+        return list(pool.map(measure, queries))
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,9 @@ class _Costs:
         return cls(tokens * (PROBE_COST + lists), INTERACTION_COST * length, length)
 
 
-def _price(option: Option, counts_Q2S: AnyArray, costs: _Costs) -> tuple[Preset, float]:
+def _price(
+    option: Option, spread: float, counts_Q2S: AnyArray, costs: _Costs
+) -> tuple[Preset, float]:
     """What an option takes, and its cost."""
     compared, scored = (
         max(option.k, int(np.ceil(MOST_OVER_MEDIAN * np.median(counts_Q2S[:, stage]))))
@@ -147,8 +147,9 @@ def _price(option: Option, counts_Q2S: AnyArray, costs: _Costs) -> tuple[Preset,
         candidates=compared,
         scored=scored,
         margin=round(option.margin, 4),
-        interaction_margin=round(option.interaction_margin, 4),
-        overlap=round(option.overlap, 4),
+        missed=round(option.missed, 4),
+        spread=round(spread, 4),
+        kept=round(option.kept, 4),
         mean_scored=round(float(means[1])),
     )
     cost = option.nprobe * costs.probe + means[0] * costs.compared + means[1] * costs.scored
@@ -160,7 +161,7 @@ def _cheapest(priced: Sequence[tuple[Preset, float, bool]]) -> Preset:
     probes."""
     enough = [(preset, cost) for preset, cost, is_enough in priced if is_enough]
     if not enough:
-        return max((preset for preset, _, _ in priced), key=lambda preset: preset.overlap)
+        return max((preset for preset, _, _ in priced), key=lambda preset: preset.kept)
     least = min(cost for _, cost in enough)
     fewest = min(preset.nprobe for preset, cost in enough if cost <= MORE_PROBES_PAY * least)
     return min(((p, c) for p, c in enough if p.nprobe == fewest), key=lambda one: one[1])[0]

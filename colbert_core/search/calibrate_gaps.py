@@ -1,14 +1,13 @@
-"""How far behind the k-th best of their shard the exact hits of one query fall.
-
-Two scores say so: the estimate by which postings choose candidates, and the score by centroid
-interaction by which candidates are chosen for precise scoring.
+"""How far behind the k-th best of their shard the exact hits of one query fall, by the estimate by
+which postings choose candidates; and how far centroid interaction is from precise scores.
 
 Shapes: L query tokens, D dimensions, W passages of a window.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,13 +19,26 @@ NPROBES = (8, 16, 32, 64)  # with fewer, pseudo-queries say little of real ones
 SIFTED_PER_HIT, SIFTED_BESIDE = 4, 256  # scored precisely of a shard, to find the exact top k
 
 Key = tuple[int, int]  # (nprobe, k)
+Compared = tuple[AnyArray, F32, F32]  # passages; their scores by interaction, and precise
 
 
-def gaps_of(
-    sample: Sample, codec: Codec, query: PseudoQuery, ks: Sequence[int]
-) -> dict[Key, AnyArray]:
-    """How far behind their shard's k-th best each of the exact top k falls, over √L: float32
-    [2, k], by estimate and by interaction. Infinite for a hit that no probe leads to.
+@dataclass(frozen=True)
+class Gaps:
+    """What one query tells.
+
+    Attributes:
+        behind: by (nprobe, k), how far behind their shard's k-th best each of the exact top k falls
+            by estimate, over √L, float32 [k]; infinite for a hit that no probe leads to.
+        variance: by k, of precise scores minus those by interaction, over L: of the best k of each
+            shard, the mean.
+    """
+
+    behind: Mapping[Key, F32]
+    variance: Mapping[int, float]
+
+
+def gaps_of(sample: Sample, codec: Codec, query: PseudoQuery, ks: Sequence[int]) -> Gaps:
+    """What one query tells of a sample of the passages.
 
     The passage that the query was made from does not count, and k shrinks with the sample: the best
     of many passages lie closer together.
@@ -37,9 +49,8 @@ def gaps_of(
         _sifted(sample, index, query, SIFTED_PER_HIT * ranks[-1] + SIFTED_BESIDE)
         for index in range(len(shards))
     ]
-    hits, scores = _exact_hits(sample, Q_LD, compared, ranks[-1])
-    by_interaction = _behind(hits, scores, [best for _, best in compared], ranks)
-    gaps: dict[Key, AnyArray] = {}
+    hits = _exact_hits(compared, ranks[-1])
+    behind: dict[Key, F32] = {}
     for nprobe in NPROBES:
         probes = codec.centroid_table.probe(Q_LD, nprobe)
         scores, bests = np.empty(len(hits), np.float32), []
@@ -48,39 +59,44 @@ def gaps_of(
             found = _estimates(sample, index, query, probes, hits[here, 1], ranks[-1])
             scores[here] = found[0]
             bests.append(found[1])
-        by_estimate = _behind(hits, scores, bests, ranks)
-        for k, both in zip(ks, zip(by_estimate, by_interaction, strict=True), strict=True):
-            gaps[nprobe, k] = np.stack(both) / np.float32(len(Q_LD) ** 0.5)
-    return gaps
+        for k, gaps in zip(ks, _behind(hits, scores, bests, ranks), strict=True):
+            behind[nprobe, k] = (gaps / len(Q_LD) ** 0.5).astype(np.float32)
+    variance = {
+        k: float(np.mean([_variance(of, rank) for of in compared if len(of[0])])) / len(Q_LD)
+        for k, rank in zip(ks, ranks, strict=True)
+    }
+    return Gaps(behind, variance)
 
 
-def _sifted(sample: Sample, index: int, query: PseudoQuery, most: int) -> tuple[AnyArray, F32]:
-    """The best `most` of a shard by interaction, and their scores; of equal ones the first."""
+def _variance(compared: Compared, rank: int) -> float:
+    """Of precise scores minus those by interaction, of the best by interaction."""
+    _, coarse, precise = compared
+    return float(np.var((precise - coarse)[:rank].astype(np.float64)))
+
+
+def _sifted(sample: Sample, index: int, query: PseudoQuery, most: int) -> Compared:
+    """The best `most` of a shard by interaction; of equal ones the first."""
+    kernel = sample.shards[index].kernel
     pids, scores = np.zeros(0, np.int64), np.zeros(0, np.float32)
     for first, allowed_W in sample.windows(index, query):
         of_window = first + np.flatnonzero(allowed_W)
-        scores_of = sample.shards[index].kernel.interaction(query.Q_LD, of_window)
+        scores_of = kernel.interaction(query.Q_LD, of_window)
         good = scores_of >= kth_best(scores_of, most)
         pids = np.concatenate([pids, of_window[good]])
         scores = np.concatenate([scores, scores_of[good]])
         best = np.argsort(-scores, kind="stable")[:most]
         pids, scores = pids[best], scores[best]
-    return pids, scores
+    return pids, scores, kernel.score(query.Q_LD, pids)
 
 
-def _exact_hits(
-    sample: Sample, Q_LD: F32, compared: Sequence[tuple[AnyArray, F32]], count: int
-) -> tuple[AnyArray, F32]:
-    """The best `count` by precise score, int64 [count, 2] of (shard, passage), and their scores by
-    interaction: looked for among those that it puts within several times as many."""
-    found: list[tuple[float, int, int, float]] = []
-    for index, (pids, scores) in enumerate(compared):
-        precise = sample.shards[index].kernel.score(Q_LD, pids)
-        shard = [index] * len(pids)
-        found += zip((-precise).tolist(), shard, pids.tolist(), scores.tolist(), strict=True)
-    best = sorted(found)[:count]
-    hits: AnyArray = np.array([(index, pid) for _, index, pid, _ in best], np.int64)
-    return hits, np.array([score for *_, score in best], np.float32)
+def _exact_hits(compared: Sequence[Compared], count: int) -> AnyArray:
+    """The best `count` by precise score, int64 [count, 2] of (shard, passage), among those that
+    interaction puts within several times as many."""
+    found: list[tuple[float, int, int]] = []
+    for index, (pids, _, precise) in enumerate(compared):
+        found += zip((-precise).tolist(), [index] * len(pids), pids.tolist(), strict=True)
+    hits: AnyArray = np.array([(index, pid) for _, index, pid in sorted(found)[:count]], np.int64)
+    return hits
 
 
 def _estimates(

@@ -1,6 +1,6 @@
-"""The margins that reach a recall, and what one query has compared and scored within them.
+"""The margins that keep what a recall takes, and what one query has compared and scored.
 
-Shapes: L query tokens, D dimensions, Q queries, O options, S shards.
+Shapes: L query tokens, D dimensions, Q queries, O options, S shards, M candidates.
 """
 
 from __future__ import annotations
@@ -12,78 +12,67 @@ import numpy as np
 
 from colbert_core.codec import Codec
 from colbert_core.index import ShardReader
+from colbert_core.index.presets import kept_for, missed_for
+from colbert_core.reference.stopping import ExpectedMisses, score_enough
 from colbert_core.search.calibrate_gaps import NPROBES, Key, best_of, kth_best
 from colbert_core.search.pseudo_queries import WINDOW
-from colbert_core.types import F32, I32, AnyArray
+from colbert_core.types import F32, I32, I64, AnyArray
 
 RECALLS = (0.80, 0.90, 0.95, 0.98, 0.99)
-# What pseudo-queries must get for real ones to get that: real ones differ more among themselves.
-TARGETS = dict(zip(RECALLS, (0.765, 0.90, 0.955, 0.986, 0.994), strict=True))
 WIDEST_MARGIN = 10.0  # where probes do not lead to enough hits: leaves nothing out
-MISSED_BY_POSTINGS = (0.2, 0.4, 0.7)  # shares of all that may be missed
 STEEPER = 1.25  # the most that the last step may grow, beside the one before it
 
 
 @dataclass(frozen=True)
 class Option:
-    """One way to reach a recall: two margins, the share of hits that both keep, and whether it is
-    what the recall takes."""
+    """One way to reach a recall: a margin, the share of hits that it keeps, what scoring may be
+    expected to miss, and whether the probes lead to as many hits as it takes."""
 
     recall: float
     nprobe: int
     k: int
     margin: float
-    interaction_margin: float
-    overlap: float
+    missed: float
+    kept: float
     enough: bool
 
 
-def options_of(key: Key, gaps: Mapping[Key, F32]) -> list[Option]:
-    """For each recall, the margins that keep it, by how much the first of them may miss."""
+def options_of(key: Key, gaps_Qk: F32) -> list[Option]:
+    """For each recall, the margin that keeps what it takes."""
     nprobe, k = key
-    by_estimate, by_interaction = np.moveaxis(gaps[key], 1, 0)
-    by_recall: dict[float, list[Option]] = {recall: [] for recall in RECALLS}
-    for share in MISSED_BY_POSTINGS:
-        needed = [_margins(gaps[key], TARGETS[recall], share) for recall in RECALLS]
-        taken = [*needed[:-1], _capped(needed)]
-        for recall, wanted, (margin, interaction_margin) in zip(
-            RECALLS, needed, taken, strict=True
-        ):
-            kept = (by_estimate <= margin) & (by_interaction <= interaction_margin)
-            overlap = float(np.mean(kept))
-            enough = overlap >= TARGETS[recall] or max(wanted) < WIDEST_MARGIN
-            by_recall[recall].append(
-                Option(recall, nprobe, k, margin, interaction_margin, overlap, enough)
-            )
-    return [option for recall in RECALLS for option in by_recall[recall]]
+    needed = [_margin(gaps_Qk, kept_for(recall)) for recall in RECALLS]
+    return [
+        Option(
+            recall,
+            nprobe,
+            k,
+            margin,
+            missed_for(recall),
+            float(np.mean(gaps_Qk <= margin)),
+            wanted < WIDEST_MARGIN,
+        )
+        for recall, wanted, margin in zip(
+            RECALLS, needed, [*needed[:-1], _capped(needed)], strict=True
+        )
+    ]
 
 
-def _capped(needed: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """The margins of the highest recall: no more than the step before lets expect.
+def _capped(needed: Sequence[float]) -> float:
+    """The margin of the highest recall: no more than the step before lets expect.
 
-    A handful of gaps decide them, which may be of two or three pseudo-queries like no question.
+    A handful of gaps decide it, which may be of two or three pseudo-queries like no question.
 
     Margins grow evenly with the logarithm of what may be missed.
     """
-    nines = [-np.log1p(-TARGETS[recall]) for recall in RECALLS[-3:]]
+    nines = [-np.log1p(-kept_for(recall)) for recall in RECALLS[-3:]]
     step = STEEPER * (nines[2] - nines[1]) / (nines[1] - nines[0])
-    expected = [two + step * (two - one) for one, two in zip(needed[-3], needed[-2], strict=True)]
-    margin, interaction_margin = map(min, needed[-1], expected)
-    return float(margin), float(interaction_margin)
+    return float(min(needed[-1], needed[-2] + step * (needed[-2] - needed[-3])))
 
 
-def _margins(gaps_Q2k: F32, recall: float, share: float) -> tuple[float, float]:
-    """The margins that together keep `recall` of the hits, where the first misses `share` of what
-    both do."""
-    by_estimate, by_interaction = np.moveaxis(gaps_Q2k, 1, 0).reshape(2, -1)
-    needed = int(np.ceil(recall * by_estimate.size))
-    first = int(np.ceil((1 - share * (1 - recall)) * by_estimate.size))
-    margin = min(WIDEST_MARGIN, float(np.sort(by_estimate)[first - 1]))
-    kept = np.sort(by_interaction[by_estimate <= margin])
-    if not len(kept):
-        return WIDEST_MARGIN, WIDEST_MARGIN
-    second = float(kept[min(needed, len(kept)) - 1])
-    return max(0.0, margin), min(WIDEST_MARGIN, max(0.0, second))
+def _margin(gaps_Qk: F32, share: float) -> float:
+    """The margin that keeps a share of the hits."""
+    kept = int(np.ceil(share * gaps_Qk.size))
+    return min(WIDEST_MARGIN, max(0.0, float(np.sort(gaps_Qk, axis=None)[kept - 1])))
 
 
 def counts_of(
@@ -91,23 +80,51 @@ def counts_of(
     codec: Codec,
     Q_LD: F32,
     options: Mapping[Key, Sequence[Option]],
+    spreads: Mapping[int, float],
 ) -> dict[Key, AnyArray]:
-    """How many passages each option compares and scores in each shard, int64 [2, O, S]."""
+    """How many passages each option compares and scores in each shard, int64 [2, O, S].
+
+    Args:
+        spreads: by k, as in `Preset`.
+    """
     root = float(len(Q_LD) ** 0.5)
     counts: dict[Key, AnyArray] = {
         key: np.zeros((2, len(of), len(shards)), np.int64) for key, of in options.items()
     }
-    for nprobe in NPROBES:
-        probes = codec.centroid_table.probe(Q_LD, nprobe)
-        mine = {key: of for key, of in options.items() if key[0] == nprobe}
-        for index, shard in enumerate(shards):
-            best, estimates, scores = _candidates(shard, Q_LD, probes, mine)
+    for index, shard in enumerate(shards):
+        scorer = _Scorer(shard, Q_LD)
+        for nprobe in NPROBES:
+            probes = codec.centroid_table.probe(Q_LD, nprobe)
+            mine = {key: of for key, of in options.items() if key[0] == nprobe}
+            best, pids, estimates, scores = _candidates(shard, Q_LD, probes, mine)
             for (key, at), floor in _floors(best, mine, root).items():
-                compared = scores[estimates >= floor]
-                slack = options[key][at].interaction_margin * root
-                within = compared >= kth_best(compared, key[1]) - slack
-                counts[key][:, at, index] = len(compared), np.count_nonzero(within)
+                compared = np.flatnonzero(estimates >= floor)
+                spread = spreads[key[1]] * root
+                misses = ExpectedMisses(key[1], np.float32(options[key][at].missed), spread)
+                scored = scorer.count(pids[compared], scores[compared], misses)
+                counts[key][:, at, index] = len(compared), scored
     return counts
+
+
+class _Scorer:
+    """Precise scores of a shard's passages for one query, each computed once."""
+
+    def __init__(self, shard: ShardReader, Q_LD: F32) -> None:
+        self._kernel, self._Q_LD = shard.kernel, Q_LD
+        self._scores_N = np.full(shard.passages, np.nan, np.float32)
+
+    def count(self, pids: I64, coarse: F32, misses: ExpectedMisses) -> int:
+        """How many of these candidates a search scores."""
+        if len(pids) <= misses.k:
+            return len(pids)
+        order = np.lexsort((pids, -coarse))
+        return len(score_enough(pids[order], coarse[order], misses, self._precise)[0])
+
+    def _precise(self, pids: I64) -> F32:
+        unknown = pids[np.isnan(self._scores_N[pids])]
+        if len(unknown):
+            self._scores_N[unknown] = self._kernel.score(self._Q_LD, unknown)
+        return self._scores_N[pids]
 
 
 def _candidates(
@@ -115,11 +132,12 @@ def _candidates(
     Q_LD: F32,
     probes: tuple[I32, F32],
     options: Mapping[Key, Sequence[Option]],
-) -> tuple[F32, F32, F32]:
-    """The best estimates of a shard; and the estimates, and the scores by interaction, of all that
-    an option compares, and of some more: those that looked as if, while windows were to come."""
+) -> tuple[F32, I64, F32, F32]:
+    """The best estimates of a shard; and passages, their estimates and scores by interaction: all
+    that an option compares, and some that looked as if, while windows were to come."""
     most = max(k for _, k in options)
-    best, kept = np.zeros(0, np.float32), [(np.zeros(0, np.float32),) * 2]
+    best = np.zeros(0, np.float32)
+    kept = [(np.zeros(0, np.int64), best, best)]
     for first in range(0, shard.passages, WINDOW):
         last = min(first + WINDOW, shard.passages)
         pids, estimates = shard.kernel.approximate(Q_LD, *probes, None, first, last)
@@ -128,9 +146,10 @@ def _candidates(
         ends = last == shard.passages or len(best) >= most
         floor = min(_floors(best, options, float(len(Q_LD) ** 0.5)).values()) if ends else -np.inf
         looked_at = estimates >= floor
-        kept.append((estimates[looked_at], shard.kernel.interaction(Q_LD, pids[looked_at])))
-    estimates, scores = (np.concatenate(part) for part in zip(*kept, strict=True))
-    return best, estimates, scores
+        pids, estimates = pids[looked_at], estimates[looked_at]
+        kept.append((pids, estimates, shard.kernel.interaction(Q_LD, pids)))
+    pids, estimates, scores = (np.concatenate(part) for part in zip(*kept, strict=True))
+    return best, pids, estimates, scores
 
 
 def _floors(

@@ -2,7 +2,8 @@
 
 Where a request names a recall, the presets that were measured on the index (`calibrate.py`) say
 what it takes, and what lies between them is interpolated: margins over the logarithm of the share
-that may be missed, in which they grow evenly; probes and candidates by their logarithms.
+that may be missed, in which they grow evenly; probes, candidates and what scoring may miss by their
+logarithms.
 """
 
 from __future__ import annotations
@@ -15,19 +16,21 @@ from functools import lru_cache, partial
 import numpy as np
 
 from colbert_core.errors import QueryError
-from colbert_core.index.presets import Preset
+from colbert_core.index.presets import COMMON_SPREAD, Preset, kept_for, missed_for
 from colbert_core.types import MAX_K, SearchParams
 
 DEFAULT_RECALL = 0.99
 
 COMMON_PRESETS = tuple(
-    Preset(recall, 10, 16, 1024, 512, *margins, recall, 0)
-    for recall, margins in (
-        (0.80, (0.077, 0.054)),
-        (0.90, (0.113, 0.093)),
-        (0.95, (0.148, 0.123)),
-        (0.98, (0.177, 0.168)),
-        (0.99, (0.203, 0.187)),
+    Preset(
+        recall, 10, 16, 1024, 512, margin, missed_for(recall), COMMON_SPREAD, kept_for(recall), 0
+    )
+    for recall, margin in (
+        (0.80, 0.077),
+        (0.90, 0.113),
+        (0.95, 0.148),
+        (0.98, 0.177),
+        (0.99, 0.203),
     )
 )
 """For an index without presets of its own, because it is small: the mean margins of five."""
@@ -40,7 +43,8 @@ _COLUMNS: tuple[Callable[[Preset], float], ...] = (
     lambda preset: math.log(preset.candidates),
     lambda preset: math.log(preset.scored),
     lambda preset: preset.margin,
-    lambda preset: preset.interaction_margin,
+    lambda preset: math.log(preset.missed),
+    lambda preset: preset.spread,
 )
 
 
@@ -65,8 +69,8 @@ def derive_params(
         candidates: passages of each shard compared by centroid interaction; replaces what `recall`
             chooses, and then none of them is left out for being far behind.
         scored: passages of each shard scored precisely, the best by centroid interaction; 0 leaves
-            ranking and scores to the centroids. Where it or `candidates` is given, none is left
-            out for being far behind; 3k + 48 where `candidates` is given alone.
+            ranking and scores to the centroids. Where it or `candidates` is given, scoring does
+            not end before; 3k + 48 where `candidates` is given alone.
         exact: score every passage.
 
     Raises:
@@ -98,7 +102,7 @@ def derive_params(
     if scored is not None:
         chosen = replace(chosen, scored=max(k, scored) if scored else 0)
     if candidates is not None or scored is not None:
-        chosen = replace(chosen, interaction_margin=None)
+        chosen = replace(chosen, missed=None, spread=0.0)
     return chosen
 
 
@@ -112,7 +116,7 @@ def _chosen(presets: Sequence[Preset], k: int, recall: float) -> SearchParams:
     """What the presets say, interpolated over recall, then over k."""
     ks = sorted({preset.k for preset in presets})
     rows = [_at_recall([one for one in presets if one.k == known], recall) for known in ks]
-    nprobe, candidates, scored, margin, interaction_margin = _interpolate(
+    nprobe, candidates, scored, margin, missed, spread = _interpolate(
         math.log(k), [math.log(known) for known in ks], rows
     )
     beyond = max(1.0, k / ks[-1])  # what is kept grows with k; the probes are enough or nearly so
@@ -122,7 +126,8 @@ def _chosen(presets: Sequence[Preset], k: int, recall: float) -> SearchParams:
         max(k, math.ceil(beyond * math.exp(candidates) - 1e-6)),
         max(k, math.ceil(beyond * math.exp(scored) - 1e-6)),
         margin=round(margin, 4),
-        interaction_margin=round(interaction_margin, 4),
+        missed=round(math.exp(missed), 4),
+        spread=round(spread, 4),
     )
 
 

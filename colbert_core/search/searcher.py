@@ -90,15 +90,12 @@ def _search(
             params.candidates,
             allowed_N,
             deadline_s,
-            _limit(params.margin),
+            math.inf if params.margin is None else params.margin,
             params.scored,
-            _limit(params.interaction_margin),
+            params.missed or 0.0,
+            params.spread,
         )
     return ShardTopK(*found)
-
-
-def _limit(margin: float | None) -> float:
-    return math.inf if margin is None else margin
 
 
 class Searcher:

@@ -51,12 +51,10 @@ def narrowed(params: SearchParams, live: int, passages: int, tokens: int) -> Sea
 
 
 def _wider(params: SearchParams, factor: float) -> SearchParams:
-    """Margins times a factor, and what they are capped by times its square."""
+    """The margin times a factor, and what is compared and scored at most times its square."""
     if params.margin is not None:
         most = math.ceil(params.candidates * factor**2)
         params = replace(params, margin=params.margin * factor, candidates=most)
-    if params.interaction_margin is not None:
-        margin = params.interaction_margin * factor
-        most = math.ceil(params.scored * factor**2)
-        params = replace(params, interaction_margin=margin, scored=most)
+    if params.missed is not None:
+        params = replace(params, scored=math.ceil(params.scored * factor**2))
     return params

@@ -16,7 +16,7 @@ from colbert_core.reference.checks import (
     check_query,
     require,
 )
-from colbert_core.reference.choosing import MOST, check_margin
+from colbert_core.reference.choosing import MOST, check_margin, check_stopping
 from colbert_core.torch_kernels.arrays import load_arrays
 from colbert_core.torch_kernels.candidates import Probes
 from colbert_core.torch_kernels.combine import Combiner
@@ -102,17 +102,18 @@ class TorchShard:
         deadline_s: float = 0.0,
         margin: float = math.inf,
         scored: int = MOST,
-        interaction_margin: float = math.inf,
+        missed: float = 0.0,
+        spread: float = 0.0,
     ) -> Found:
         """As the native `Shard.search`. Calls of several threads are answered in one batch."""
-        effort = self._effort(k, candidates, margin, scored, interaction_margin)
+        effort = self._effort(k, candidates, margin, scored, missed, spread)
         return self._ask(Q_LD, (probe_ids_LP, probe_scores_LP), effort, allowed_N, deadline_s)
 
     def exhaustive(
         self, Q_LD: F32, k: int, allowed_N: U8 | None = None, deadline_s: float = 0.0
     ) -> Found:
         """As `search`, with every allowed passage scored precisely."""
-        effort = self._effort(k, 1, math.inf, MOST, math.inf)
+        effort = self._effort(k, 1, math.inf, MOST, 0.0, 0.0)
         return self._ask(Q_LD, None, effort, allowed_N, deadline_s)
 
     def approximate(
@@ -150,14 +151,13 @@ class TorchShard:
     # ------------------------------------------------------------ arguments
 
     def _effort(
-        self, k: int, candidates: int, margin: float, scored: int, interaction_margin: float
+        self, k: int, candidates: int, margin: float, scored: int, missed: float, spread: float
     ) -> Effort:
         require(k >= 1, f"k {k} must be at least 1")
         require(candidates >= 1, f"candidates {candidates} must be at least 1")
         require(scored >= 0, f"scored {scored} must be at least 0")
-        first = check_margin("margin", margin)
-        second = check_margin("interaction_margin", interaction_margin)
-        return Effort(k, max(candidates, k), float(first), scored, float(second))
+        first = check_margin(margin)
+        return Effort(k, max(candidates, k), float(first), scored, *check_stopping(missed, spread))
 
     def _pairs(self, Q_LD: F32, pids: I64) -> tuple[QueryBatch, torch.Tensor]:
         """A batch of one query, and the passages that it is to be scored with, int64 [1, M]."""

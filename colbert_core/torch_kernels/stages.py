@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from colbert_core.reference.checks import check_deadline
+from colbert_core.reference.stopping import ROUNDS, ExpectedMisses
 from colbert_core.torch_kernels.arrays import DeviceArrays
 from colbert_core.torch_kernels.candidates import (
     Probes,
@@ -36,7 +37,8 @@ class Effort:
     candidates: int
     margin: float
     scored: int
-    interaction_margin: float
+    missed: np.float32
+    spread: np.float32
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,10 @@ class Stages:
             scores_BK = self._coarse(batch, pids_BK, estimates_BK, k, deadline_s)
             scored_B = np.zeros(len(batch), np.int64)
         else:
-            if not exhaustive:
-                pids_BK = self._sift(batch, pids_BK, queries, deadline_s)
-            scores_BK = self.precise.score(batch, pids_BK, self.budget, deadline_s)
+            if exhaustive:
+                scores_BK = self.precise.score(batch, pids_BK, self.budget, deadline_s)
+            else:
+                pids_BK, scores_BK = self._sifted(batch, pids_BK, effort, deadline_s)
             scored_B = (pids_BK >= 0).sum(dim=1).cpu().numpy()
         best_BK, best_scores_BK = best_pairs(pids_BK, scores_BK, k)
         hits, scores = best_BK.cpu().numpy(), best_scores_BK.cpu().numpy()
@@ -160,25 +163,53 @@ class Stages:
         contexts = self.precise.contexts
         return interact(self.table, self.arrays, batch, pids_BK, contexts, self.budget, deadline_s)
 
-    def _sift(
+    def _sifted(
+        self, batch: QueryBatch, pids_BK: torch.Tensor, effort: Effort, deadline_s: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is scored precisely, and its scores: the best by centroid interaction, as many as it
+        takes. A query that has few enough keeps all of them."""
+        most = max(effort.scored, effort.k)
+        limit = effort.k if effort.missed > 0 else most
+        crowded_B1 = (pids_BK >= 0).sum(dim=1, keepdim=True) > limit
+        if not bool(crowded_B1.any()):
+            return pids_BK, self.precise.score(batch, pids_BK, self.budget, deadline_s)
+        coarse_BK = self.interact(batch, pids_BK.masked_fill(~crowded_B1, -1), deadline_s)
+        pids_BK, coarse_BK = best_pairs(pids_BK, coarse_BK, most)
+        if effort.missed > 0:
+            return self._score_enough(batch, pids_BK, coarse_BK, effort, deadline_s)
+        return pids_BK, self.precise.score(batch, pids_BK, self.budget, deadline_s)
+
+    def _score_enough(
         self,
         batch: QueryBatch,
         pids_BK: torch.Tensor,
-        queries: Sequence[Query],
+        coarse_BK: torch.Tensor,
+        effort: Effort,
         deadline_s: float,
-    ) -> torch.Tensor:
-        """What is to be scored precisely: the best by centroid interaction that are not too far
-        behind. A query that has few enough keeps all of them."""
-        effort = queries[0].effort
-        most = max(effort.scored, effort.k)
-        limit = most if math.isinf(effort.interaction_margin) else effort.k
-        crowded_B1 = (pids_BK >= 0).sum(dim=1, keepdim=True) > limit
-        if not bool(crowded_B1.any()):
-            return pids_BK
-        scores_BK = self.interact(batch, pids_BK.masked_fill(~crowded_B1, -1), deadline_s)
-        pids_BK, scores_BK = best_pairs(pids_BK, scores_BK, most)
-        with np.errstate(invalid="ignore"):  # ∞ · 0 leaves nothing out
-            slack_B = torch.tensor(np.float32(effort.interaction_margin) * batch.lengths_B)
-        kth_B1 = scores_BK[:, min(effort.k, scores_BK.shape[1]) - 1, None]
-        least_B1 = kth_B1 - slack_B.to(kth_B1.device)[:, None]
-        return pids_BK.masked_fill(crowded_B1 & (scores_BK < least_B1), -1)
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The best first, as `_score_enough` of `reference/shard.py`, for each query of the batch;
+        those that are not scored become -1. What decides is a few numbers, and the host's."""
+        spreads_B = effort.spread.astype(np.float64) * batch.lengths_B
+        misses = [ExpectedMisses(effort.k, effort.missed, spread) for spread in spreads_B.tolist()]
+        coarse, places_BK = coarse_BK.cpu().numpy(), np.arange(pids_BK.shape[1])[None]
+        fresh, taken = places_BK.repeat(len(batch), 0) < effort.k, np.zeros(coarse.shape, np.bool_)
+        pids, scores_BK = pids_BK.cpu().numpy(), torch.zeros_like(coarse_BK)
+        for rounds_left in range(ROUNDS, -1, -1):
+            fresh_BK = torch.tensor(fresh, device=pids_BK.device)
+            some_BK = pids_BK.masked_fill(~fresh_BK, -1)
+            scores_BK = scores_BK + self.precise.score(batch, some_BK, self.budget, deadline_s)
+            taken |= fresh
+            if rounds_left == 0:
+                break
+            precise = scores_BK.cpu().numpy()
+            for b in np.flatnonzero(fresh.any(axis=1)).tolist():
+                some = np.flatnonzero(fresh[b])
+                some = some[np.argsort(pids[b, some])]
+                misses[b].add(precise[b, some], coarse[b, some])
+                rest = np.flatnonzero(~taken[b] & (pids[b] >= 0))
+                fresh[b] = False
+                if len(rest):
+                    fresh[b, rest[misses[b].worth_scoring(coarse[b, rest])]] = True
+            if not fresh.any():
+                break
+        return pids_BK.masked_fill(~torch.tensor(taken, device=pids_BK.device), -1), scores_BK

@@ -59,7 +59,7 @@ RECORDS = [
     Compressed(result(0)),
     Compressed(result(2, skipped=(1, 4))),
     ShardWritten(0, ShardEntry("g000001-12345678-0000", 9, 70, 60), {"codes.npy": FILE}),
-    Calibrated((Preset(0.9, 10, 8, 64, 16, 0.5, 0.25, 0.91, 33.5),)),
+    Calibrated((Preset(0.9, 10, 8, 64, 16, 0.5, 0.07, 0.09, 0.91, 33.5),)),
 ]
 LEDGER = b"".join(map(line_of, RECORDS))
 

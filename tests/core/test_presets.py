@@ -14,19 +14,20 @@ from colbert_core import Index
 from colbert_core.errors import IndexCorrupt
 from colbert_core.index import Manifest, Preset, describe, verify
 from colbert_core.index.manifest import manifest_path
+from colbert_core.index.presets import COMMON_SPREAD, kept_for, missed_for
 from colbert_core.search import COMMON_PRESETS, calibrate_margins, derive_params, pseudo_queries
 from colbert_core.search import calibrate as calibration
 from colbert_core.search.calibrate import calibrate
-from colbert_core.search.calibrate_margins import RECALLS, TARGETS, options_of
+from colbert_core.search.calibrate_margins import RECALLS, options_of
 from colbert_core.types import SearchParams
 
 PRESETS = (
-    Preset(0.8, 10, 8, 100, 40, 0.04, 0.02, 0.8, 30),
-    Preset(0.9, 10, 16, 200, 80, 0.08, 0.04, 0.9, 60),
-    Preset(0.99, 10, 32, 400, 160, 0.16, 0.08, 0.99, 200),
-    Preset(0.8, 100, 16, 1000, 400, 0.04, 0.02, 0.8, 300),
-    Preset(0.9, 100, 32, 2000, 800, 0.08, 0.04, 0.9, 600),
-    Preset(0.99, 100, 64, 4000, 1600, 0.16, 0.08, 0.99, 2000),
+    Preset(0.8, 10, 8, 100, 40, 0.04, 0.1, 0.05, 0.92, 30),
+    Preset(0.9, 10, 16, 200, 80, 0.08, 0.05, 0.05, 0.96, 60),
+    Preset(0.99, 10, 32, 400, 160, 0.16, 0.005, 0.05, 0.996, 200),
+    Preset(0.8, 100, 16, 1000, 400, 0.04, 0.1, 0.04, 0.92, 300),
+    Preset(0.9, 100, 32, 2000, 800, 0.08, 0.05, 0.04, 0.96, 600),
+    Preset(0.99, 100, 64, 4000, 1600, 0.16, 0.005, 0.04, 0.996, 2000),
 )
 
 
@@ -37,7 +38,7 @@ def test_a_recall_that_was_measured_takes_what_was_measured(preset: Preset) -> N
     assert params.candidates == preset.candidates
     assert params.scored == preset.scored
     assert params.margin == preset.margin
-    assert params.interaction_margin == preset.interaction_margin
+    assert (params.missed, params.spread) == (preset.missed, preset.spread)
     assert not params.exact
 
 
@@ -45,10 +46,12 @@ def test_what_lies_between_is_interpolated() -> None:
     # a tenth of a tenth is missed at .99: half of the way there are 3.16 of a hundred
     between = derive_params(10, presets=PRESETS, recall=1 - 10**-1.5)
     assert between.margin == pytest.approx(0.12)
-    assert between.interaction_margin == pytest.approx(0.06)
+    assert between.missed == pytest.approx(0.05 * 0.1**0.5, abs=1e-4)
+    assert between.spread == 0.05
     assert (between.nprobe, between.candidates, between.scored) == (23, 283, 114)
     between = derive_params(32, presets=PRESETS, recall=0.9)
     assert between.margin == pytest.approx(0.08)
+    assert between.spread == pytest.approx(0.045, abs=1e-3)
     assert 22 <= between.nprobe <= 24
     assert 600 <= between.candidates <= 700
 
@@ -57,7 +60,7 @@ def test_more_recall_or_hits_never_mean_less_work() -> None:
     for table in (PRESETS, COMMON_PRESETS, ()):
         for k in (1, 10, 77, 1000):
             asked = [derive_params(k, presets=table, recall=r) for r in np.linspace(0.5, 0.99, 50)]
-            work = [dataclasses.astuple(p) for p in asked]
+            work = [dataclasses.astuple(dataclasses.replace(p, missed=-p.missed)) for p in asked]
             for column in zip(*work, strict=True):
                 assert list(column) == sorted(column)
         kept = [derive_params(k, presets=table, recall=0.95).candidates for k in range(1, 3000, 7)]
@@ -67,22 +70,21 @@ def test_more_recall_or_hits_never_mean_less_work() -> None:
 
 def test_a_few_odd_queries_do_not_decide_the_highest_recall() -> None:
     """All gaps of two pseudo-queries of 256 are far from all others': more than may be missed."""
-    gaps_Q2k = np.random.default_rng(0).exponential(0.04, (256, 2, 9)).astype(np.float32)
-    plain = options_of((16, 10), {(16, 10): gaps_Q2k})[-1]
-    gaps_Q2k[:2] = 5.0
-    odd = options_of((16, 10), {(16, 10): gaps_Q2k})[-1]
+    gaps_Qk = np.random.default_rng(0).exponential(0.04, (256, 9)).astype(np.float32)
+    plain = options_of((16, 10), gaps_Qk)[-1]
+    gaps_Qk[:2] = 5.0
+    odd = options_of((16, 10), gaps_Qk)[-1]
     assert plain.recall == odd.recall == 0.99
     assert plain.enough
     assert odd.enough
     assert odd.margin < 2 * plain.margin
-    assert odd.interaction_margin < 2 * plain.interaction_margin
-    assert 0.98 < odd.overlap < TARGETS[0.99] <= plain.overlap
+    assert 0.98 < odd.kept < 0.995 < plain.kept
 
 
 def test_probes_that_lead_to_too_few_are_not_enough() -> None:
-    gaps_Q2k = np.full((64, 2, 9), np.inf, np.float32)
-    gaps_Q2k[:40] = 0.1
-    assert not any(option.enough for option in options_of((4, 10), {(4, 10): gaps_Q2k}))
+    gaps_Qk = np.full((64, 9), np.inf, np.float32)
+    gaps_Qk[:40] = 0.1
+    assert not any(option.enough for option in options_of((4, 10), gaps_Qk))
 
 
 def test_beyond_the_presets() -> None:
@@ -98,7 +100,7 @@ def test_beyond_the_presets() -> None:
 
 def test_raw_numbers_are_taken_as_they_are() -> None:
     params = derive_params(10, presets=PRESETS, recall=0.9, nprobe=5)
-    assert params == SearchParams(10, 5, 200, 80, margin=0.08, interaction_margin=0.04)
+    assert params == SearchParams(10, 5, 200, 80, margin=0.08, missed=0.05, spread=0.05)
     params = derive_params(10, presets=PRESETS, recall=0.9, candidates=500)
     assert params == SearchParams(10, 16, 500, 78)
     params = derive_params(10, presets=PRESETS, recall=0.9, candidates=500, scored=300)
@@ -124,7 +126,9 @@ def test_an_index_is_built_with_its_presets(index: Index) -> None:
     assert index.params(10, 0.9) == derive_params(10, presets=presets, recall=0.9)
     assert index.params() == derive_params(10, presets=presets)
     for preset in presets:
-        assert preset.overlap >= TARGETS[preset.recall] or preset.k > 10
+        assert preset.kept >= kept_for(preset.recall) - 1e-3 or preset.k > 10
+        assert preset.missed == round(missed_for(preset.recall), 4)
+        assert 0 < preset.spread < 1
         assert preset.k <= preset.scored <= preset.candidates
         assert preset.mean_scored <= 900
     assert describe(index.manifest)["presets"] == [dataclasses.asdict(p) for p in presets]
@@ -140,6 +144,18 @@ def test_presets_survive_the_manifest(index: Index) -> None:
         Manifest.from_json(json.dumps(raw).encode(), "m")
     path = manifest_path(index.generation.path, index.manifest.generation)
     assert path.read_bytes() == data
+
+
+def test_presets_of_before_scoring_ended_by_itself_are_read(index: Index) -> None:
+    raw = json.loads(index.manifest.to_json())
+    old = dict(raw["presets"][0], interaction_margin=0.1, overlap=0.77)
+    for name in ("missed", "spread", "kept"):
+        del old[name]
+    raw["presets"] = [old]
+    (read,) = Manifest.from_json(json.dumps(raw).encode(), "m").presets
+    assert read == dataclasses.replace(
+        index.manifest.presets[0], missed=round(missed_for(0.8), 4), spread=COMMON_SPREAD, kept=0.77
+    )
 
 
 def test_a_small_index_has_none_and_takes_the_common_ones(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -36,10 +37,12 @@ def test_few_are_scored_more_compared_and_many_are_searched() -> None:
 
 
 def test_margins_widen_with_what_is_left_out() -> None:
-    margins = [under(live).interaction_margin for live in (N - 1, 60_000, 30_000, 13_000, 9_000)]
+    margins = [under(live).margin for live in (N - 1, 60_000, 30_000, 13_000, 9_000)]
     assert margins == sorted(margins)
-    assert margins[0] == pytest.approx(PARAMS.interaction_margin, rel=1e-4)
-    assert margins[-1] == pytest.approx(PARAMS.interaction_margin * WIDEST)
+    assert margins[0] == pytest.approx(PARAMS.margin, rel=1e-4)
+    assert margins[-1] == pytest.approx(PARAMS.margin * WIDEST)
+    assert under(9_000).scored == math.ceil(PARAMS.scored * WIDEST**2)
+    assert under(9_000).missed == PARAMS.missed
 
 
 def test_more_are_probed_where_very_few_of_very_many_are_left() -> None:

@@ -40,13 +40,14 @@ def assert_equal_on_everything(
     allowed_N: AnyArray | None = None,
     margin: float = np.inf,
     scored: int = 5,
-    interaction_margin: float = np.inf,
+    missed: float = 0.0,
+    spread: float = 0.1,
 ) -> None:
     """All calls of both implementations over one shard and one query."""
     (table, shard), (ref_table, ref_shard) = world.native(), world.reference()
     ids_LP, scores_LP = ref_table.probe(Q_LD, nprobe)
     assert_same(table.probe(Q_LD, nprobe), (ids_LP, scores_LP))
-    budget = margin, scored, interaction_margin
+    budget = margin, scored, missed, spread
     asked = (Q_LD, ids_LP, scores_LP, k, candidates, allowed_N, 0.0, *budget)
     found = ref_shard.search(*asked)
     assert_same(shard.search(*asked), found)
@@ -198,7 +199,7 @@ def test_margins_follow_how_long_query_tokens_are(isa: str, margin: float) -> No
     """A query of which every token is twice as long has the same hits, of twice the score; one of
     nothing but zeros is no reason to fail."""
     world, Q_LD = make_world(passages=300, longest=6, clustered=2.0), make_query(9, 128)
-    budget = {"margin": margin, "scored": 40, "interaction_margin": margin}
+    budget = {"margin": margin, "scored": 40, "missed": 0.1, "spread": 0.1}
     table, shard = world.native()
     once, twice = (
         shard.search(query_LD, *table.probe(query_LD, 8), 4, 200, **budget)
@@ -229,25 +230,38 @@ def test_a_margin_leaves_out_what_is_far_behind_the_kth(isa: str) -> None:
     assert k <= counts[0] < counts[1] < counts[2] < len(pids)
 
 
-@pytest.mark.parametrize("interaction_margin", [0.0, 0.05, 0.2, np.inf])
 @pytest.mark.parametrize("scored", [1, 20, 200])
-def test_what_is_scored(isa: str, scored: int, interaction_margin: float) -> None:
+def test_what_is_scored(isa: str, scored: int) -> None:
     """Precisely the candidates that centroid interaction says, and no more."""
     world, Q_LD, k = make_world(passages=300, longest=6, clustered=2.0), make_query(9, 128), 4
     table, shard = world.native()
     probes = table.probe(Q_LD, 8)
     pids = np.sort(shard.search(Q_LD, *probes, 120, 120)[0])
     scores = shard.interaction(Q_LD, pids)
-    best = pids[np.lexsort((pids, -scores))][: max(scored, k)]
-    behind = np.sort(scores)[-k] - shard.interaction(Q_LD, best)
-    kept = best[behind <= interaction_margin * 3 + 1e-6]
+    kept = pids[np.lexsort((pids, -scores))][: max(scored, k)]
     order = np.lexsort((kept, -shard.score(Q_LD, kept)))[:k]
-    found = shard.search(Q_LD, *probes, k, 120, None, 0.0, np.inf, scored, interaction_margin)
+    found = shard.search(Q_LD, *probes, k, 120, None, 0.0, np.inf, scored)
     np.testing.assert_array_equal(found[0], kept[order])
     assert found[3] == len(kept)
-    assert_equal_on_everything(
-        world, Q_LD, k=k, scored=scored, interaction_margin=interaction_margin, candidates=120
-    )
+    assert_equal_on_everything(world, Q_LD, k=k, scored=scored, candidates=120)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.01, 0.1, 1e6])
+@pytest.mark.parametrize("k", [1, 4, 50])
+def test_scoring_ends_once_little_is_missed(isa: str, k: int, spread: float) -> None:
+    """The less may be missed the more is scored; the best k by centroid interaction always are."""
+    world, Q_LD = make_world(passages=300, longest=6, clustered=2.0), make_query(9, 128)
+    table, shard = world.native()
+    probes = table.probe(Q_LD, 8)
+    counts = []
+    for missed in (1.0, 0.3, 0.1, 0.01, 0.0):
+        asked = {"scored": 120, "missed": missed, "spread": spread}
+        pids, scores, _, scored = shard.search(Q_LD, *probes, k, 200, **asked)
+        counts.append(scored)
+        assert_same(scores, shard.score(Q_LD, pids))
+        assert_equal_on_everything(world, Q_LD, nprobe=8, k=k, candidates=200, **asked)
+    assert k <= counts[0] <= counts[1] <= counts[2] <= counts[3] <= counts[4] == 120
+    assert counts[0] < 120
 
 
 def test_hits_without_precise_scores(isa: str) -> None:
@@ -337,7 +351,8 @@ def test_many_centroids_and_threads(isa: str) -> None:
     share=st.sampled_from([None, 0.1, 0.6]),
     margin=st.sampled_from([0.0, 0.02, 0.1, 1.0, 1e39, np.inf]),
     scored=st.sampled_from([1, 4, 30, 2**63 - 1]),
-    interaction_margin=st.sampled_from([0.0, 0.02, 0.1, 1.0, 1e39, np.inf]),
+    missed=st.sampled_from([0.0, 1e-9, 0.01, 0.2, 1.0]),
+    spread=st.sampled_from([0.0, 0.001, 0.1, 1e6]),
     seed=st.integers(0, 2**16),
 )
 def test_anything(
@@ -356,7 +371,8 @@ def test_anything(
     share: float | None,
     margin: float,
     scored: int,
-    interaction_margin: float,
+    missed: float,
+    spread: float,
     seed: int,
 ) -> None:
     world = make_world(
@@ -381,7 +397,8 @@ def test_anything(
         allowed_N=allowed_N,
         margin=margin,
         scored=scored,
-        interaction_margin=interaction_margin,
+        missed=missed,
+        spread=spread,
     )
 
 

@@ -77,14 +77,15 @@ def assert_equal_to_native(
     allowed_N: AnyArray | None = None,
     margin: float = np.inf,
     scored: int = 5,
-    interaction_margin: float = np.inf,
+    missed: float = 0.0,
+    spread: float = 0.1,
     budget: int = BUDGET,
 ) -> None:
     (table, shard), (native_table, native) = on_torch(world, budget), world.native()
     probes = native_table.probe(Q_LD, nprobe)
     assert_same(table.probe(Q_LD, nprobe), probes)
     for most, precise in ((candidates, scored), (k, 0), (10_000, 0), (10_000, MOST)):
-        limits = margin, precise, interaction_margin
+        limits = margin, precise, missed, spread
         asked = (Q_LD, *probes, k, most, allowed_N, 0.0, *limits)
         assert_same(shard.search(*asked), native.search(*asked))
     assert_same(shard.exhaustive(Q_LD, k, allowed_N), native.exhaustive(Q_LD, k, allowed_N))
@@ -152,9 +153,9 @@ def test_margin(margin: float) -> None:
         )
 
 
-@pytest.mark.parametrize("interaction_margin", [0.0, 0.05, 0.2, 1e39])
+@pytest.mark.parametrize("missed", [0.0, 0.01, 0.1, 1.0])
 @pytest.mark.parametrize("scored", [1, 20, 200])
-def test_what_is_scored(scored: int, interaction_margin: float) -> None:
+def test_what_is_scored(scored: int, missed: float) -> None:
     world = make_world(passages=300, longest=6, clustered=2.0)
     assert_equal_to_native(
         world,
@@ -163,7 +164,7 @@ def test_what_is_scored(scored: int, interaction_margin: float) -> None:
         k=4,
         candidates=120,
         scored=scored,
-        interaction_margin=interaction_margin,
+        missed=missed,
     )
 
 
@@ -236,7 +237,8 @@ def test_tiny_and_huge_queries(scale: float) -> None:
     share=st.none() | st.floats(0, 1),
     margin=st.just(np.inf) | st.floats(0, 0.3),
     scored=st.sampled_from([0, 1, 4, 30, MOST]),
-    interaction_margin=st.just(np.inf) | st.floats(0, 0.3),
+    missed=st.just(0.0) | st.floats(0, 1),
+    spread=st.floats(0, 0.3),
     tight=st.booleans(),
     seed=st.integers(0, 2**16),
 )
@@ -253,7 +255,8 @@ def test_any_shard_and_query(
     share: float | None,
     margin: float,
     scored: int,
-    interaction_margin: float,
+    missed: float,
+    spread: float,
     tight: bool,
     seed: int,
 ) -> None:
@@ -272,7 +275,8 @@ def test_any_shard_and_query(
         allowed_N=allowed_N,
         margin=margin,
         scored=scored,
-        interaction_margin=interaction_margin,
+        missed=missed,
+        spread=spread,
         budget=TINY_BUDGET * 16 if tight else BUDGET,
     )
 
@@ -288,7 +292,8 @@ def in_one_batch(
 
 @pytest.mark.parametrize("budget", [BUDGET, 1 << 16])
 @pytest.mark.parametrize(
-    "limits", [(np.inf, MOST, np.inf), (0.05, 40, np.inf), (0.1, 90, 0.05), (0.1, 0, np.inf)]
+    "limits",
+    [(np.inf, MOST, 0.0, 0.0), (0.05, 40, 0.0, 0.0), (0.1, 90, 0.05, 0.1), (0.1, 0, 0.0, 0.0)],
 )
 def test_a_batch_is_its_queries_one_by_one(budget: int, limits: Any) -> None:
     """Of many lengths and widths of probes; some need wider probes, some need no sifting."""
@@ -389,7 +394,7 @@ def test_a_passed_deadline_ends_a_search() -> None:
     with pytest.raises(TimeoutError, match="deadline"):
         shard.search(Q_LD, *probes, 3, 8, None, late)
     with pytest.raises(TimeoutError, match="candidates"):
-        in_one_batch(shard, [(Q_LD, *probes)], 3, 8, late, np.inf, MOST, np.inf)
+        in_one_batch(shard, [(Q_LD, *probes)], 3, 8, late, np.inf, MOST, 0.0, 0.0)
     with pytest.raises(TimeoutError, match="deadline"):
         shard.exhaustive(Q_LD, 3, None, late)
     native = world.native()[1]

@@ -594,7 +594,8 @@ class SearchParams(_message.Message):
     SCORED_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
     MARGIN_FIELD_NUMBER: _builtins.int
-    INTERACTION_MARGIN_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
+    SPREAD_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     nprobe: _builtins.int
     """All three 0 when exact."""
@@ -605,8 +606,14 @@ class SearchParams(_message.Message):
     """Candidates whose estimated score lay more than margin · √Σ‖q‖² (q: the query's token vectors; √L of L unit
     vectors) below the k-th best of their shard were not compared; unset when none was left out for that.
     """
-    interaction_margin: _builtins.float
-    """The same of their scores by centroid interaction: those were not scored precisely."""
+    missed: _builtins.float
+    """Scoring ended, before `scored`, where it was expected to have missed no more than this share of a
+    shard's top k; unset when as many as `scored` were.
+    """
+    spread: _builtins.float
+    """By how much precise scores were expected to differ from what centroid interaction tells, over √Σ‖q‖²,
+    before any passage was scored; 0 when `missed` is unset.
+    """
     def __init__(
         self,
         *,
@@ -616,20 +623,21 @@ class SearchParams(_message.Message):
         scored: _builtins.int = ...,
         exact: _builtins.bool = ...,
         margin: _builtins.float | None = ...,
-        interaction_margin: _builtins.float | None = ...,
+        missed: _builtins.float | None = ...,
+        spread: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_interaction_margin", b"_interaction_margin", "_margin", b"_margin", "interaction_margin", b"interaction_margin", "margin", b"margin"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_margin", b"_margin", "_missed", b"_missed", "margin", b"margin", "missed", b"missed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_interaction_margin", b"_interaction_margin", "_margin", b"_margin", "candidates", b"candidates", "exact", b"exact", "interaction_margin", b"interaction_margin", "k", b"k", "margin", b"margin", "nprobe", b"nprobe", "scored", b"scored"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_margin", b"_margin", "_missed", b"_missed", "candidates", b"candidates", "exact", b"exact", "k", b"k", "margin", b"margin", "missed", b"missed", "nprobe", b"nprobe", "scored", b"scored", "spread", b"spread"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__interaction_margin: _TypeAlias = _typing.Literal["interaction_margin"]  # noqa: Y015
-    _WhichOneofArgType__interaction_margin: _TypeAlias = _typing.Literal["_interaction_margin", b"_interaction_margin"]  # noqa: Y015
     _WhichOneofReturnType__margin: _TypeAlias = _typing.Literal["margin"]  # noqa: Y015
     _WhichOneofArgType__margin: _TypeAlias = _typing.Literal["_margin", b"_margin"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__interaction_margin) -> _WhichOneofReturnType__interaction_margin | None: ...
+    _WhichOneofReturnType__missed: _TypeAlias = _typing.Literal["missed"]  # noqa: Y015
+    _WhichOneofArgType__missed: _TypeAlias = _typing.Literal["_missed", b"_missed"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__margin) -> _WhichOneofReturnType__margin | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__missed) -> _WhichOneofReturnType__missed | None: ...
 
 Global___SearchParams: _TypeAlias = SearchParams  # noqa: Y015
 

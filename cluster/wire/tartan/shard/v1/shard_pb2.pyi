@@ -57,7 +57,8 @@ class SearchRequest(_message.Message):
     EXACT_FIELD_NUMBER: _builtins.int
     MARGIN_FIELD_NUMBER: _builtins.int
     SCORED_FIELD_NUMBER: _builtins.int
-    INTERACTION_MARGIN_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
+    SPREAD_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     ALONG_FIELD_NUMBER: _builtins.int
     generation: _builtins.str
@@ -74,15 +75,19 @@ class SearchRequest(_message.Message):
     k: _builtins.int
     candidates: _builtins.int
     exact: _builtins.bool
-    """Score every passage; nprobe, candidates, scored and the margins are ignored."""
+    """Score every passage; nprobe, candidates, scored, margin, missed and spread are ignored."""
     margin: _builtins.float
     """Candidates whose estimated score lies more than margin · √Σ‖q‖² below the shard's k-th best are
     not compared. At least 0; unset leaves none out.
     """
     scored: _builtins.int
-    """Passages that are scored precisely, the best by centroid interaction; 0: none."""
-    interaction_margin: _builtins.float
-    """As margin, of scores by centroid interaction."""
+    """The most passages that are scored precisely, the best by centroid interaction; 0: none."""
+    missed: _builtins.float
+    """Scoring ends before that where it is expected to have missed no more than this share of the top k:
+    above 0 and at most 1; unset: it does not.
+    """
+    spread: _builtins.float
+    """By how much precise scores are expected to differ from what centroid interaction tells, over √Σ‖q‖²."""
     @_builtins.property
     def filter(self) -> _search_pb2.Filter:
         """Which passages may be found; unset: all. A field that the shard's passages do not have is one
@@ -109,22 +114,23 @@ class SearchRequest(_message.Message):
         exact: _builtins.bool = ...,
         margin: _builtins.float | None = ...,
         scored: _builtins.int = ...,
-        interaction_margin: _builtins.float | None = ...,
+        missed: _builtins.float | None = ...,
+        spread: _builtins.float = ...,
         filter: _search_pb2.Filter | None = ...,
         along: Global___Along | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_interaction_margin", b"_interaction_margin", "_margin", b"_margin", "along", b"along", "filter", b"filter", "interaction_margin", b"interaction_margin", "margin", b"margin"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_margin", b"_margin", "_missed", b"_missed", "along", b"along", "filter", b"filter", "margin", b"margin", "missed", b"missed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_interaction_margin", b"_interaction_margin", "_margin", b"_margin", "along", b"along", "candidates", b"candidates", "dim", b"dim", "exact", b"exact", "filter", b"filter", "generation", b"generation", "interaction_margin", b"interaction_margin", "k", b"k", "margin", b"margin", "nprobe", b"nprobe", "probe_ids", b"probe_ids", "probe_scores", b"probe_scores", "query", b"query", "query_tokens", b"query_tokens", "scored", b"scored", "shard_id", b"shard_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_margin", b"_margin", "_missed", b"_missed", "along", b"along", "candidates", b"candidates", "dim", b"dim", "exact", b"exact", "filter", b"filter", "generation", b"generation", "k", b"k", "margin", b"margin", "missed", b"missed", "nprobe", b"nprobe", "probe_ids", b"probe_ids", "probe_scores", b"probe_scores", "query", b"query", "query_tokens", b"query_tokens", "scored", b"scored", "shard_id", b"shard_id", "spread", b"spread"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__interaction_margin: _TypeAlias = _typing.Literal["interaction_margin"]  # noqa: Y015
-    _WhichOneofArgType__interaction_margin: _TypeAlias = _typing.Literal["_interaction_margin", b"_interaction_margin"]  # noqa: Y015
     _WhichOneofReturnType__margin: _TypeAlias = _typing.Literal["margin"]  # noqa: Y015
     _WhichOneofArgType__margin: _TypeAlias = _typing.Literal["_margin", b"_margin"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__interaction_margin) -> _WhichOneofReturnType__interaction_margin | None: ...
+    _WhichOneofReturnType__missed: _TypeAlias = _typing.Literal["missed"]  # noqa: Y015
+    _WhichOneofArgType__missed: _TypeAlias = _typing.Literal["_missed", b"_missed"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__margin) -> _WhichOneofReturnType__margin | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__missed) -> _WhichOneofReturnType__missed | None: ...
 
 Global___SearchRequest: _TypeAlias = SearchRequest  # noqa: Y015
 
