@@ -45,9 +45,8 @@ K = 10
 SHARES = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005)
 EVERYTHING = 1 << 62
 WAYS: dict[str, dict[str, float]] = {
-    "as chosen": {"WIDEST": selective.WIDEST},
-    "presets": {"SCORED_TOKENS": -1, "COMPARED_TOKENS": -1, "WIDEST": 1},
-    "wider": {"SCORED_TOKENS": -1, "COMPARED_TOKENS": -1},
+    "as chosen": {"SCORED_TOKENS": selective.SCORED_TOKENS},
+    "as without a filter": {"SCORED_TOKENS": -1, "COMPARED_TOKENS": -1},
     "compare all": {"SCORED_TOKENS": -1, "COMPARED_TOKENS": EVERYTHING},
     "score all": {"SCORED_TOKENS": EVERYTHING},
 }

@@ -18,9 +18,8 @@ def filters_markdown(document: dict[str, Any]) -> str:
         f"{about['queries']} queries, k = 10, default recall, one thread. {conditions(about)}",
         "",
         f"Chosen: all are scored precisely up to {about['scored_tokens']:,} tokens that a filter "
-        f"leaves, all are compared by their centroids up to {about['compared_tokens']:,}, and "
-        "margins are wider than the presets' where few are left. Every search gave min(10, "
-        "matching) hits.",
+        f"leaves, and all are compared by their centroids up to {about['compared_tokens']:,}. "
+        "Every search gave min(10, matching) hits.",
         "",
         "recall@10 among what the filter leaves · processor ms of a query, p50 (p95 as chosen), "
         "which on an idle machine is its latency:",

@@ -42,13 +42,10 @@ def search_shard(
     Raises:
         TimeoutError: the deadline passed.
     """
-    given = params
-    if allowed_N is not None:  # presets know nothing of it
+    if allowed_N is not None:
         params = _narrowed(shard, params, allowed_N)
     allowed_N = shard.allowed(allowed_N)
     live = shard.passages if allowed_N is None else _count(allowed_N)
-    if probes is not None and params.nprobe > given.nprobe:
-        probes = shard.table.probe(Q_LD, min(params.nprobe, shard.codec.centroid_count))
 
     def search(params: SearchParams) -> ShardTopK:
         return _search(shard, Q_LD, probes, params, allowed_N, deadline_s)
