@@ -13,6 +13,10 @@ OPTIMISM = 5.0
 """How much more, in shares of itself, is expected to be missed than is: the more, the less the k-th
 best of what is scored is the k-th best of all."""
 
+PASSAGES_PER_HIT = 8
+"""Fewer than so many passages for each hit, and the top k is no small part of them, as presets take
+it to be."""
+
 COMMON_SPREAD = 0.09  # as measured on five collections; before presets had one
 
 

@@ -31,6 +31,7 @@ import numpy as np
 from colbert_core import kernels
 from colbert_core.codec import Codec
 from colbert_core.index import Preset, ShardReader
+from colbert_core.index.presets import PASSAGES_PER_HIT
 from colbert_core.search.calibrate_gaps import NPROBES, gaps_of
 from colbert_core.search.calibrate_margins import RECALLS, Option, counts_of, options_of
 from colbert_core.search.pseudo_queries import PseudoQuery, draw_sample, pseudo_queries
@@ -44,7 +45,6 @@ QUERIES = 256
 COUNTED_EVERY = 4  # query, to see how many candidates a margin leaves
 FEWEST_PASSAGES = 512  # below, searching is cheap and measuring is noise
 SAMPLE_TOKENS = 1 << 22  # most that queries are compared with; of more, a sample of the passages
-PASSAGES_PER_HIT = 8  # for the top k to be a part of the index
 THREADS_BYTES = 1 << 30
 CANDIDATE_BYTES = 16  # of a thread: two scores, and those that an option leaves
 

@@ -31,6 +31,9 @@ def test_few_are_scored_more_compared_and_many_are_searched() -> None:
     most_compared = COMPARED_TOKENS // TOKENS_EACH
     assert under(most_compared).margin is None
     assert under(most_compared + 1) == PARAMS
+    many = derive_params(1000)
+    assert under(8_000, many) == many
+    assert under(7_999, many) == replace(many, margin=None, candidates=7_999)
 
 
 def test_raw_numbers_are_kept_and_coarse_stays_coarse() -> None:
