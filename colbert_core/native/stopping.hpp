@@ -13,7 +13,7 @@ constexpr int kChanceReach = 48;    // steps beyond which a chance is 0 or 1
 constexpr int kHighestStep = 512;   // above the k-th best
 constexpr int64_t kChance = 65536;  // of 1
 
-// What scoring no more is expected to miss. `cut` lives as long as a query: no memory of its own.
+// What scoring no more is expected to miss; of one query.
 class ExpectedMisses {
  public:
   struct Memory {

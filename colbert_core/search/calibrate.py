@@ -13,7 +13,8 @@ those by which candidates are compared. docs/decisions/recall-presets.md has the
     calibrate_gaps.py      how far behind the hits of a query fall
     calibrate_margins.py   the margins that follow, and what a query takes with them
 
-A shard is looked at in windows of its passages, so that memory does not grow with them.
+A shard is looked at in windows of its passages, so that memory does not grow with them, but for a
+score of each.
 
 Shapes: Q queries, S shards.
 """
@@ -46,7 +47,7 @@ COUNTED_EVERY = 4  # query, to see how many candidates a margin leaves
 FEWEST_PASSAGES = 512  # below, searching is cheap and measuring is noise
 SAMPLE_TOKENS = 1 << 22  # most that queries are compared with; of more, a sample of the passages
 THREADS_BYTES = 1 << 30
-CANDIDATE_BYTES = 16  # of a thread: two scores, and those that an option leaves
+CANDIDATE_BYTES = 40  # of a thread: numbers, three scores, and what an option leaves, in order
 
 MOST_OVER_MEDIAN = 4  # the caps, beside what the margins leave of the usual query
 # What things cost in tokens scored precisely, as measured.

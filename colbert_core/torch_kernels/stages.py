@@ -187,8 +187,8 @@ class Stages:
         effort: Effort,
         deadline_s: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The best first, as `_score_enough` of `reference/shard.py`, for each query of the batch;
-        those that are not scored become -1. What decides is a few numbers, and the host's."""
+        """The best first, as `score_enough` of `reference/stopping.py`, for each query; those that
+        are not scored become -1. What decides is a few numbers, and the host's."""
         spreads_B = effort.spread.astype(np.float64) * batch.lengths_B
         misses = [ExpectedMisses(effort.k, effort.missed, spread) for spread in spreads_B.tolist()]
         coarse, places_BK = coarse_BK.cpu().numpy(), np.arange(pids_BK.shape[1])[None]
