@@ -109,19 +109,18 @@ class Shard(ShardArrays):
             if estimates is None or len(pids) > k:
                 estimates = self._interact(Q_LD, pids, deadline_s)
             return *best(pids, estimates, k), touched, 0
-        most = max(scored, k)
-        coarse = None
-        if len(pids) > (k if missed_f32 > 0 else most):
+        stops, most = missed_f32 > 0 and len(pids) > k, max(scored, k)
+        if stops or len(pids) > most:
             pids, coarse = best(pids, self._interact(Q_LD, pids, deadline_s), most)
-        if coarse is None or not missed_f32 > 0:
-            pids = np.sort(pids)
-            precise = self._precise(Q_LD, pids, deadline_s)
-        else:
+        if stops:
             length = float(query_length(quantise_query(Q_LD)))
             misses = ExpectedMisses(k, missed_f32, float(spread_f32) * length)
             pids, precise = score_enough(
                 pids, coarse, misses, lambda some: self._precise(Q_LD, some, deadline_s)
             )
+        else:
+            pids = np.sort(pids)
+            precise = self._precise(Q_LD, pids, deadline_s)
         hits, scores = best(pids, precise, k)
         return hits, scores, touched, len(pids)
 

@@ -86,10 +86,9 @@ def calibrate(shards: Sequence[ShardReader], codec: Codec, seed: int = 0) -> tup
     costs = _Costs.of(shards, codec, queries)
     presets = []
     for k in ks:
-        for recall in RECALLS:
+        for at in range(len(RECALLS)):
             priced = []
             for nprobe in NPROBES:
-                at = RECALLS.index(recall)
                 option = options[nprobe, k][at]
                 counts_Q2S = np.stack([of[nprobe, k][:, at] for of in counts])
                 priced.append((*_price(option, spreads[k], counts_Q2S, costs), option.enough))

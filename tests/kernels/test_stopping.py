@@ -97,8 +97,11 @@ def test_equal_scores_and_any_spread(
     np.testing.assert_array_equal(found, scored % 3)
 
 
-def test_scores_that_are_none_end_it() -> None:
-    """Of a damaged shard: nothing more is scored, and nothing is raised."""
-    for bad in (np.nan, np.inf, -np.inf):
-        misses = made(2, 0.1, 0.1, np.array([bad, 1, 2], np.float32), np.ones(3, np.float32))
-        misses.worth_scoring(np.array([0.5, bad], np.float32))
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_none(bad: float) -> None:
+    """Of a damaged shard: nothing is raised, and what is no number says nothing."""
+    misses = made(2, 0.1, 0.1, np.array([bad, 1, 2], np.float32), np.ones(3, np.float32))
+    assert misses.worth_scoring(np.array([0.5, 0.9], np.float32)).all() == (bad == np.inf)
+    ordinary = made(2, 0.1, 0.1, np.array([3, 1, 2], np.float32), np.ones(3, np.float32))
+    worth = ordinary.worth_scoring(np.array([2.5, bad, 2.5], np.float32))
+    assert worth.tolist() == [True, bad == np.inf, True]
