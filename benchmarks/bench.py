@@ -90,7 +90,7 @@ def measure(
     rows: dict[str, list[Row]] = {"indexes": [], "searches": [], "throughput": [], "failed": []}
     for spec in chosen:
         for build in spec.builds:
-            if args.bits and build.options["bits"] not in (*args.bits, 32):
+            if args.indexes and label_of(build.options) not in args.indexes:
                 continue
             rebuild = spec.name in args.rebuild
             if args.built and not rebuild and not measured.bench.is_built(spec, build.options):
@@ -126,7 +126,10 @@ def arguments() -> argparse.Namespace:
     data = ROOT.parent / "shared" / "data" / "cranfield"
     parser.add_argument("--data", nargs="+", type=Path, default=[data], help="BEIR-layout folders")
     parser.add_argument("--engines", nargs="+", choices=names, default=names)
-    parser.add_argument("--bits", nargs="+", type=int, help="only indexes of these widths")
+    labels = sorted({label_of(build.options) for spec in ENGINES for build in spec.builds})
+    parser.add_argument(
+        "--indexes", nargs="+", choices=labels, metavar="NAME", help=f"only: {'; '.join(labels)}"
+    )
     parser.add_argument("--k", nargs="+", type=int, default=[10, 100, 1000])
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--passes", type=int, default=3)

@@ -89,8 +89,7 @@ Matrix<float> rotate_query(const Array& Q_LD, const Array& rotation_DD) {
 
 class Table {
  public:
-  Table(const Array& codes_CD, const Array& scales_C)
-      : codes_(codes_CD), scales_(scales_C), table_(make()) {}
+  Table(const Array& codes_CD, const Array& scales_C) : scales_(scales_C), table_(make(codes_CD)) {}
 
   const tartan::CentroidTable& core() const { return table_; }
 
@@ -112,13 +111,13 @@ class Table {
   }
 
  private:
-  tartan::CentroidTable make() const {
-    const auto codes = view<int8_t>("codes_CD", codes_, 2, "int8");
+  tartan::CentroidTable make(const Array& codes_CD) const {
+    const auto codes = view<int8_t>("codes_CD", codes_CD, 2, "int8");
     const auto scales = view<float>("scales_C", scales_, 1, "float32");
-    return tartan::CentroidTable(codes, codes_.shape(1), scales);
+    return tartan::CentroidTable(codes, codes_CD.shape(1), scales);
   }
 
-  Array codes_, scales_;  // kept alive
+  Array scales_;  // kept alive
   tartan::CentroidTable table_;
   mutable tartan::Pool<tartan::QueryPack> packs_;
 };

@@ -71,12 +71,14 @@ struct Offer {
 
 // Where `probe` puts the centroids that may be among a lane's best. `best` holds per lane, in
 // descending order, scores of `depth` different centroids: the last one is the lane's threshold.
+// Where thresholds do not rise, the last one is all that is read.
 struct ProbeLanes {
-  Offer* offers = nullptr;                              // [lanes][capacity]
-  uint32_t* counts = nullptr;                           // [lanes]
-  size_t capacity = 0;                                  // at least depth + 1
-  float* best = nullptr;                                // [depth][lanes]
-  size_t depth = 0;                                     // at least 1
+  Offer* offers = nullptr;     // [lanes][capacity]; null where only thresholds are asked for
+  uint32_t* counts = nullptr;  // [lanes]
+  size_t capacity = 0;         // at least depth + 1
+  float* best = nullptr;       // [depth][lanes]
+  size_t depth = 0;            // at least 1
+  bool rise = true;            // thresholds, with what is seen
   void (*full)(void* selector, size_t lane) = nullptr;  // makes room for another offer
   void* selector = nullptr;
   size_t first_lane = 0;         // of the block, for `full`

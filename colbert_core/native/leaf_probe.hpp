@@ -38,15 +38,17 @@ TARTAN_INLINE bool any_above(typename V::F scores, int group, const ProbeLanes& 
 }
 
 // Offers what exceeds the thresholds of a group among `used` scored centroids from `first` on, then
-// raises the thresholds. score(r) gives the scores of one row, `largest` is the largest of each
-// lane. The first rows raise the thresholds one by one; later ones by the largest of each tile,
-// which is as safe (the scores are of different centroids), nearly as tight, and cheaper.
+// raises the thresholds if they rise. score(r) gives the scores of one row, `largest` is the
+// largest of each lane. The first rows raise the thresholds one by one; later ones by the largest
+// of each tile, which is as safe (the scores are of different centroids), nearly as tight, and
+// cheaper.
 template <class V, int G, class Score>
 __attribute__((noinline)) void offer_rows(const Score& score, typename V::F largest, uint32_t first,
                                           int used, int group, const ProbeLanes& lanes) {
   const float* const threshold = lanes.best + ((lanes.depth - 1) * G + group) * kGroup;
   typename V::F bound = V::load(threshold);
-  const bool one_by_one = V::greater(bound, V::splat(-__builtin_inff())) != (1u << kGroup) - 1;
+  const bool one_by_one =
+      lanes.rise && V::greater(bound, V::splat(-__builtin_inff())) != (1u << kGroup) - 1;
   for (int r = 0; r < used; ++r) {
     const typename V::F row = score(r);
     const uint32_t above = V::greater(row, bound);
@@ -55,9 +57,11 @@ __attribute__((noinline)) void offer_rows(const Score& score, typename V::F larg
       insert_best<V, G>(row, group, lanes);
       bound = V::load(threshold);
     }
-    offer_lanes<V>(row, above, first + static_cast<uint32_t>(r), group, lanes);
+    if (lanes.offers != nullptr) {
+      offer_lanes<V>(row, above, first + static_cast<uint32_t>(r), group, lanes);
+    }
   }
-  if (!one_by_one) insert_best<V, G>(largest, group, lanes);
+  if (lanes.rise && !one_by_one) insert_best<V, G>(largest, group, lanes);
 }
 
 template <class V, int G>

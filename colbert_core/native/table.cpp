@@ -17,82 +17,32 @@ namespace {
 constexpr float kLargestRow = 32000.0f;  // of an int16, with room for rounding
 constexpr uint32_t kLeastPerThread = 8192;
 
-// Lanes without a query token are never offered anything.
-constexpr float kUnused = std::numeric_limits<float>::infinity();
+// A look at a sample pays where many centroids are chosen of many more.
+constexpr size_t kLeastLookedFor = 16;
+constexpr size_t kLeastOfAll = 64;  // centroids for each that is chosen
+
+// As many of the sample as are above what `nprobe` of all exceed, and three deviations more, for
+// how many those are is a matter of chance.
+size_t rank_in_sample(size_t nprobe) {
+  const double expected = static_cast<double>(nprobe) / CentroidSample::kEvery;
+  return static_cast<size_t>(std::ceil(expected + 3 * std::sqrt(expected)));
+}
 
 }  // namespace
 
-void ProbeSelector::reset(const QueryPack& query, size_t nprobe, size_t centroids) {
-  nprobe_ = nprobe;
-  capacity_ = std::min(8 * nprobe + 64, centroids + 1);
-  const size_t lanes = (query.tokens() + kBlock - 1) / kBlock * kBlock;
-  offers_.resize(std::max(offers_.size(), lanes * capacity_));
-  counts_.assign(lanes, 0);
-  best_.assign(lanes * nprobe_, -std::numeric_limits<float>::infinity());
-  threshold_at_.resize(lanes);
-  for (const QueryBlock& block : query.blocks()) {
-    float* const threshold = lanes_of(block) + (nprobe_ - 1) * static_cast<size_t>(block.lanes());
-    std::fill(threshold + block.tokens, threshold + block.lanes(), kUnused);
-    for (int lane = 0; lane < block.lanes(); ++lane) {
-      threshold_at_[static_cast<size_t>(block.first + lane)] =
-          static_cast<size_t>(threshold + lane - best_.data());
-    }
+CentroidSample::CentroidSample(const CentroidView& table, size_t centroids) : dim_(table.dim) {
+  for (size_t c = 0; c < centroids; c += kEvery) {
+    codes_.insert(codes_.end(), table.codes + c * dim_, table.codes + (c + 1) * dim_);
+    scales_.push_back(table.scales[c]);
+    sums_.push_back(table.sums[c]);
   }
-}
-
-float* ProbeSelector::lanes_of(const QueryBlock& block) {
-  return best_.data() + static_cast<size_t>(block.first) * nprobe_;
-}
-
-ProbeLanes ProbeSelector::lanes(const QueryBlock& block) {
-  const size_t first = static_cast<size_t>(block.first);
-  return {offers_.data() + first * capacity_,
-          counts_.data() + first,
-          capacity_,
-          lanes_of(block),
-          nprobe_,
-          make_room,
-          this,
-          first};
-}
-
-void ProbeSelector::offer(size_t token, Offer offered) {
-  offers_[token * capacity_ + counts_[token]] = offered;
-  if (++counts_[token] == capacity_) cut(token);
-}
-
-void ProbeSelector::make_room(void* selector, size_t token) {
-  static_cast<ProbeSelector*>(selector)->cut(token);
-}
-
-void ProbeSelector::cut(size_t token) {
-  const auto kept = finish(token);
-  Offer* const offers = offers_.data() + token * capacity_;
-  for (size_t i = 0; i < kept.size(); ++i) offers[i] = {key_score(kept[i]), key_id(kept[i])};
-  counts_[token] = static_cast<uint32_t>(kept.size());
-}
-
-std::span<const uint64_t> ProbeSelector::finish(size_t token) {
-  // Most offers were made before the threshold rose to what it is.
-  const float threshold = best_[threshold_at_[token]];
-  const Offer* const offers = offers_.data() + token * capacity_;
-  keys_.resize(counts_[token] + 1);
-  uint64_t* end = keys_.data();
-  for (size_t i = 0; i < counts_[token]; ++i) {
-    *end = rank_key(offers[i].score, offers[i].centroid);
-    end += !(offers[i].score < threshold);
-  }
-  keys_.resize(static_cast<size_t>(end - keys_.data()));
-  keep_best(keys_, nprobe_);
-  sort_best_first(keys_);
-  return keys_;
 }
 
 CentroidTable::~CentroidTable() = default;
 
 CentroidTable::CentroidTable(std::span<const int8_t> codes_CD, size_t dim,
                              std::span<const float> scales_C)
-    : codes_(codes_CD), scales_(scales_C), sums_(scales_C.size()), dim_(dim) {
+    : scales_(scales_C), sums_(scales_C.size()), dim_(dim) {
   require(dim >= 8 && dim <= kMaxDim && dim % 8 == 0,
           "dimension " + std::to_string(dim) + " must be a multiple of 8 from 8 to 1024");
   const size_t count = codes_CD.size() / dim;
@@ -103,6 +53,7 @@ CentroidTable::CentroidTable(std::span<const int8_t> codes_CD, size_t dim,
   for (const float scale : scales_C) {
     require(scale >= 0 && scale <= kMaxMagnitude, "scales_C must lie in [0, 1e6]");
   }
+  std::copy(codes_CD.begin(), codes_CD.end(), codes_.grow(codes_CD.size()));
   for (size_t c = 0; c < count; ++c) {
     int32_t sum = 0, squares = 0;
     for (size_t d = 0; d < dim; ++d) {
@@ -113,6 +64,7 @@ CentroidTable::CentroidTable(std::span<const int8_t> codes_CD, size_t dim,
     sums_[c] = sum;
     longest_ = std::max(longest_, std::sqrt(static_cast<double>(squares)) * scales_C[c]);
   }
+  sample_ = CentroidSample(view(), count);
 }
 
 void CentroidTable::find_gains(const QueryBlock& block, float* gains) const {
@@ -136,44 +88,67 @@ void CentroidTable::select(const QueryPack& query, uint32_t begin, uint32_t end,
   }
 }
 
+bool CentroidTable::look(const QueryPack& query, size_t nprobe, ProbeSelector& looked) const {
+  if (nprobe < kLeastLookedFor || centroids() < kLeastOfAll * nprobe) return false;
+  looked.reset(query, rank_in_sample(nprobe), sample_.centroids());
+  const LeafScope leaf;
+  for (const QueryBlock& block : query.blocks()) {
+    ProbeLanes lanes = looked.lanes(block);
+    lanes.offers = nullptr;
+    leaf->probe(sample_.view(), 0, sample_.centroids(), block, lanes);
+  }
+  return true;
+}
+
+void CentroidTable::select_all(const QueryPack& query, size_t nprobe, size_t threads,
+                               const ProbeSelector* looked, CentroidRows* rows,
+                               ProbeSelector& selector) const {
+  const uint32_t count = static_cast<uint32_t>(centroids());
+  threads = std::clamp<size_t>(count / kLeastPerThread, 1, threads);
+  const auto select_range = [&](size_t begin, size_t end, ProbeSelector& part) {
+    part.reset(query, nprobe, count);
+    if (looked != nullptr) part.guess(*looked);
+    select(query, static_cast<uint32_t>(begin), static_cast<uint32_t>(end), part, rows);
+  };
+  if (threads == 1) return select_range(0, count, selector);
+  // Each thread selects from its own range; offered range after range, ties stay by smaller id.
+  std::vector<ProbeSelector> parts(threads);
+  std::vector<std::exception_ptr> errors(threads);
+  {
+    std::vector<std::jthread> workers;
+    for (size_t i = 0; i < threads; ++i) {
+      workers.emplace_back([&, i] {
+        try {
+          select_range(i * count / threads, (i + 1) * count / threads, parts[i]);
+        } catch (...) {
+          errors[i] = std::current_exception();
+        }
+      });
+    }
+  }
+  for (const auto& error : errors) {
+    if (error) std::rethrow_exception(error);
+  }
+  selector.reset(query, nprobe, count);
+  for (size_t token = 0; token < query.tokens(); ++token) {
+    for (ProbeSelector& part : parts) {
+      for (const uint64_t key : part.finish(token)) {
+        selector.offer(token, {key_score(key), key_id(key)});
+      }
+    }
+  }
+}
+
 void CentroidTable::probe(const QueryPack& query, size_t nprobe, size_t threads, bool keep_rows,
                           int32_t* ids, float* scores) const {
-  const uint32_t count = static_cast<uint32_t>(centroids());
-  const size_t kept = std::min<size_t>(nprobe, count);
+  const size_t kept = std::min<size_t>(nprobe, centroids());
+  const std::shared_ptr<CentroidRows> rows = keep_rows ? rows_.blank(query, centroids()) : nullptr;
   auto selector = selectors_.borrow();
-  selector->reset(query, kept, count);
-  const std::shared_ptr<CentroidRows> rows = keep_rows ? rows_.blank(query, count) : nullptr;
-  threads = std::clamp<size_t>(count / kLeastPerThread, 1, threads);
-  if (threads == 1) {
-    select(query, 0, count, *selector, rows.get());
-  } else {
-    // Each thread selects from its own range; offered range after range, ties stay by smaller id.
-    std::vector<ProbeSelector> parts(threads);
-    std::vector<std::exception_ptr> errors(threads);
-    {
-      std::vector<std::jthread> workers;
-      for (size_t i = 0; i < threads; ++i) {
-        workers.emplace_back([&, i] {
-          try {
-            parts[i].reset(query, kept, count);
-            select(query, static_cast<uint32_t>(i * count / threads),
-                   static_cast<uint32_t>((i + 1) * count / threads), parts[i], rows.get());
-          } catch (...) {
-            errors[i] = std::current_exception();
-          }
-        });
-      }
-    }
-    for (const auto& error : errors) {
-      if (error) std::rethrow_exception(error);
-    }
-    for (size_t token = 0; token < query.tokens(); ++token) {
-      for (ProbeSelector& part : parts) {
-        for (const uint64_t key : part.finish(token)) {
-          selector->offer(token, {key_score(key), key_id(key)});
-        }
-      }
-    }
+  auto looked = selectors_.borrow();
+  const bool guessed = look(query, kept, *looked);
+  select_all(query, kept, threads, guessed ? &*looked : nullptr, rows.get(), *selector);
+  if (guessed && selector->short_of_any(query.tokens())) {
+    select_all(query, kept, threads, nullptr, nullptr, *selector);
   }
   if (rows) rows_.keep(rows);
   for (size_t token = 0; token < query.tokens(); ++token) {

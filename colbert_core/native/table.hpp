@@ -7,6 +7,7 @@
 
 #include "leaf.hpp"
 #include "pool.hpp"
+#include "probe_selector.hpp"
 #include "query_pack.hpp"
 #include "row_cache.hpp"
 
@@ -14,33 +15,28 @@ namespace tartan {
 
 struct Scratch;
 
-// Per query token the best P of the centroids offered so far, with slack, so that most offers are
-// one store: only a full buffer is cut back to P.
-class ProbeSelector {
+// Every sixteenth centroid, side by side: a look at them costs a sixteenth of one at all, and says
+// about where the best begin.
+class CentroidSample {
  public:
-  void reset(const QueryPack& query, size_t nprobe, size_t centroids);
-  ProbeLanes lanes(const QueryBlock& block);
-  void offer(size_t token, Offer offered);
-  // The best, in order, of one query token: rank keys.
-  std::span<const uint64_t> finish(size_t token);
+  static constexpr uint32_t kEvery = 16;
+
+  CentroidSample() = default;
+  CentroidSample(const CentroidView& table, size_t centroids);
+  CentroidView view() const { return {codes_.data(), scales_.data(), sums_.data(), dim_}; }
+  uint32_t centroids() const { return static_cast<uint32_t>(scales_.size()); }
 
  private:
-  float* lanes_of(const QueryBlock& block);
-  void cut(size_t token);
-  static void make_room(void* selector, size_t token);
-
-  std::vector<Offer> offers_;         // [lanes][capacity]
-  std::vector<uint32_t> counts_;      // [lanes]
-  std::vector<float> best_;           // [blocks][depth][lanes of a block]
-  std::vector<size_t> threshold_at_;  // of each lane, in best_
-  std::vector<uint64_t> keys_;        // of one query token
-  size_t nprobe_ = 0;
-  size_t capacity_ = 0;
+  std::vector<int8_t> codes_;
+  std::vector<float> scales_;
+  std::vector<int32_t> sums_;
+  size_t dim_ = 0;
 };
 
 class CentroidTable {
  public:
-  // Keeps views of the arrays; they must outlive the table. Throws std::invalid_argument.
+  // Copies the codes, which every query reads, into memory of its own: it may lie on large pages.
+  // Keeps a view of the scales, which must outlive the table. Throws std::invalid_argument.
   CentroidTable(std::span<const int8_t> codes_CD, size_t dim, std::span<const float> scales_C);
   ~CentroidTable();
 
@@ -65,15 +61,21 @@ class CentroidTable {
   Pool<Scratch>& scratches() const { return scratches_; }
 
  private:
-  // rows: where those of all centroids go, or null.
+  // Gives `looked` the thresholds that a look at the sample says; false where it would not pay.
+  bool look(const QueryPack& query, size_t nprobe, ProbeSelector& looked) const;
+  // Offers every centroid to `selector`; `looked` has the thresholds, or is null. rows: where those
+  // of all centroids go, or null.
+  void select_all(const QueryPack& query, size_t nprobe, size_t threads,
+                  const ProbeSelector* looked, CentroidRows* rows, ProbeSelector& selector) const;
   void select(const QueryPack& query, uint32_t begin, uint32_t end, ProbeSelector& selector,
               CentroidRows* rows) const;
 
-  std::span<const int8_t> codes_;
+  AlignedBuffer<int8_t> codes_;  // [C][D]
   std::span<const float> scales_;
   std::vector<int32_t> sums_;
   double longest_ = 0;
   size_t dim_;
+  CentroidSample sample_;
   mutable Pool<ProbeSelector> selectors_;
   mutable RowCache rows_;
   mutable Pool<Scratch> scratches_;
