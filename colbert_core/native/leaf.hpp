@@ -29,6 +29,10 @@ struct ScanTokens {
   const float* centroid_weights = nullptr;  // alpha · c_scale
   const float* residual_weights = nullptr;  // beta · level_step
   size_t count = 0;                         // at least 1
+  // What is scanned afterwards, to be asked for in time: `rows` goes on with it.
+  size_t rows_known = 0;
+  const uint8_t* next = nullptr;  // residuals of the next passage
+  size_t next_bytes = 0;
 };
 
 struct ScanTables {

@@ -155,14 +155,13 @@ inline void multiply_tokens(const ScanTokens& tokens, size_t first, const ScanTa
   if (kKept) {
     for (int r = 0; r < tile_rows(left); ++r) prefetch_kept<G>(tables, tokens.rows[first + r]);
   } else {
-    gather_rows(table, tokens.rows + first, tile_rows(left), left, stride, tables.centroid_tile);
+    gather_rows(table, tokens.rows + first, tile_rows(left), tokens.rows_known - first, stride,
+                tables.centroid_tile);
   }
-  uint8_t* const spare = tables.tile + kTileRows * stride;
-  for (int r = 0; r < tile_rows(left); ++r) {
-    const uint8_t* const packed =
-        packed_token(tokens.residuals + (first + r) * bytes, tokens.residuals_end, bytes, spare);
-    unpack_windows<Avx512>(packed, tables.bits, table.dim, levels, tables.tile + r * stride);
-  }
+  prefetch_next(tokens, first, kPair, bytes);
+  unpack_rows<Avx512>(tokens.residuals + first * bytes, tile_rows(left), tokens.residuals_end,
+                      tables.bits, table.dim, levels, tables.tile, stride,
+                      tables.tile + kTileRows * stride);
   if (!kKept) centroids.compute(tables.centroid_tile, stride, query, table.dim);
   residuals.compute(tables.tile, stride, query, table.dim);
 }
@@ -177,9 +176,6 @@ void scan_amx(const ScanTokens& tokens, const ScanTables& tables, const QueryBlo
   Products<G, Planes::kBoth> centroids[2], residuals[2];
   __m512 running[G];
   for (int g = 0; g < G; ++g) running[g] = _mm512_set1_ps(-__builtin_inff());
-  for (size_t t = 0; !kKept && t < kPair && t < tokens.count; ++t) {
-    prefetch_row(tables.centroids, tokens.rows[t]);
-  }
   multiply_tokens<G, kKept>(tokens, 0, tables, levels, query, centroids[0], residuals[0]);
   int current = 0;
   for (size_t first = 0; first < tokens.count; first += kPair, current ^= 1) {

@@ -106,20 +106,34 @@ struct Avx512 {
   static Windows load_windows(const uint8_t* p) { return _mm512_loadu_si512(p); }
   // 64 dimensions at a time: every eight of them get their bytes and the one before, in eight
   // bytes; each then takes the eight bits from where its window begins, of which the look-up uses
-  // the lowest six. Nothing outside the token is read: before its first byte are zeros.
+  // the lowest six. Before a token's first byte are zeros.
   template <int kBits>
   static void windows(const uint8_t* packed, size_t dim, Windows table, uint8_t* out) {
     static constexpr Spread kSpread(kBits);
     const __m512i bytes_of = _mm512_load_si512(kSpread.bytes);
     const __m512i bits_of = _mm512_load_si512(kSpread.bits);
-    constexpr uint64_t kAll = (uint64_t{2} << (8 * kBits)) - 1;
-    for (size_t d = 0; d < dim; d += 64) {
-      uint64_t wanted = d + 64 <= dim ? kAll : (uint64_t{2} << ((dim - d) / 8 * kBits)) - 1;
-      if (d == 0) wanted &= ~uint64_t{1};
-      const __m512i bytes = _mm512_maskz_loadu_epi8(wanted, packed + d / 8 * kBits - 1);
+    const auto store = [&](size_t d, __m512i bytes) {
       const __m512i spread = _mm512_permutexvar_epi8(bytes_of, bytes);
       const __m512i window = _mm512_multishift_epi64_epi8(bits_of, spread);
       _mm512_storeu_si512(out + d, _mm512_permutexvar_epi8(window, table));
+    };
+    store(0, load_spread<kBits>(packed - 1, ~uint64_t{1}));
+    for (size_t d = 64; d < dim; d += 64) {
+      store(d, load_spread<kBits>(packed + d / 8 * kBits - 1, ~uint64_t{0}));
+    }
+  }
+
+ private:
+  // The bytes of 64 dimensions and the one before, and no more than that takes: what lies behind
+  // may not be in a cache yet.
+  template <int kBits>
+  static __m512i load_spread(const uint8_t* p, uint64_t wanted) {
+    if constexpr (kBits == 1) {
+      return _mm512_zextsi128_si512(_mm_maskz_loadu_epi8(static_cast<__mmask16>(wanted), p));
+    } else if constexpr (kBits <= 3) {
+      return _mm512_zextsi256_si512(_mm256_maskz_loadu_epi8(static_cast<__mmask32>(wanted), p));
+    } else {
+      return _mm512_maskz_loadu_epi8(wanted, p);
     }
   }
 };

@@ -14,6 +14,15 @@ TARTAN_INLINE typename V::F token_score(typename V::F centroid, typename V::F re
                 V::mul(V::splat(tokens.residual_weights[token]), residual));
 }
 
+// Asks for the part of the next passage that lies where `count` tokens of this one do: bit by bit,
+// for a processor waits where it is asked for more lines than can be under way.
+inline void prefetch_next(const ScanTokens& tokens, size_t first, size_t count, size_t bytes) {
+  const size_t end = (first + count) * bytes;
+  for (size_t at = first * bytes; at < end && at < tokens.next_bytes; at += 64) {
+    __builtin_prefetch(tokens.next + at);
+  }
+}
+
 // One tile of R tokens from `first` on (the last one repeated where the passage ends) into `best`.
 template <class V, int G, int R>
 TARTAN_INLINE void scan_tile(const ScanTokens& tokens, size_t first, const ScanTables& tables,
@@ -23,6 +32,7 @@ TARTAN_INLINE void scan_tile(const ScanTokens& tokens, size_t first, const ScanT
   const size_t stride = tile_stride(dim);
   const size_t bytes = dim * tables.bits / 8;
   uint8_t* const spare = tables.tile + kTileRows * stride;
+  prefetch_next(tokens, first, R, bytes);
   const uint8_t* rows[R];
   const float* centroid_row[R];
   size_t at[R];

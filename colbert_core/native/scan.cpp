@@ -14,8 +14,6 @@ namespace tartan {
 
 namespace {
 
-constexpr size_t kTokensAhead = 128;  // of the next passage; the processor's own prefetcher follows
-
 void prefetch(const void* begin, size_t bytes) {
   for (size_t at = 0; at < bytes; at += 64) {
     __builtin_prefetch(static_cast<const char*>(begin) + at);
@@ -24,7 +22,7 @@ void prefetch(const void* begin, size_t bytes) {
 
 }  // namespace
 
-// The passages' tokens, with everything that will be read of them asked for ahead of time.
+// The passages' tokens, with the codes that will be read of them asked for ahead of time.
 void Shard::find_spans(std::span<const uint32_t> pids, Scratch& scratch) const {
   for (const uint32_t pid : pids) arrays_.offsets_N1.prefetch(pid, pid + 2);
   scratch.spans.clear();
@@ -32,7 +30,6 @@ void Shard::find_spans(std::span<const uint32_t> pids, Scratch& scratch) const {
     const Range span = passage_span(pid);
     scratch.spans.push_back(span);
     arrays_.codes_T.prefetch(span.begin, span.end);
-    prefetch(arrays_.scales_T.data() + span.begin, span.end - span.begin);
   }
 }
 
@@ -41,12 +38,12 @@ void Shard::find_codes(Scratch& scratch) const {
   scratch.tokens = 0;
   for (const Range& span : scratch.spans) scratch.tokens += span.end - span.begin;
   uint32_t* out = scratch.token_codes.grow(scratch.tokens);
-  const size_t centroids = table_.centroids();
+  const uint32_t last = static_cast<uint32_t>(table_.centroids() - 1);
   for (const Range& span : scratch.spans) {
     arrays_.codes_T.unpack(span.begin, span.end, out);
-    uint32_t largest = 0;
-    for (size_t token = span.begin; token < span.end; ++token) largest = std::max(largest, *out++);
-    if (largest < centroids) continue;
+    uint32_t differences = 0;  // of which a negative one has its highest bit set
+    for (size_t token = span.begin; token < span.end; ++token) differences |= last - *out++;
+    if (differences >> 31 == 0) continue;
     for (size_t token = span.begin; token < span.end; ++token) code(token);  // throws
   }
 }
@@ -99,6 +96,9 @@ void Shard::scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, 
   const size_t lanes = static_cast<size_t>(block.lanes());
   const size_t known = scratch.rows;
   find_spans(pids, scratch);
+  for (const Range& span : scratch.spans) {
+    prefetch(arrays_.scales_T.data() + span.begin, span.end - span.begin);
+  }
   find_codes(scratch);
   find_weights(scratch);
   if (keep_dots) {
@@ -119,11 +119,6 @@ void Shard::scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, 
   size_t done = 0;
   for (size_t i = 0; i < pids.size(); ++i) {
     const Range span = scratch.spans[i];
-    if (i + 1 < pids.size()) {
-      const Range next = scratch.spans[i + 1];
-      const size_t ahead = std::min<size_t>(next.end - next.begin, kTokensAhead);
-      prefetch(arrays_.residuals.data() + next.begin * bytes, ahead * bytes);
-    }
     ScanTokens tokens;
     tokens.residuals = arrays_.residuals.data() + span.begin * bytes;
     tokens.residuals_end = arrays_.residuals.data() + arrays_.residuals.size();
@@ -131,6 +126,12 @@ void Shard::scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, 
     tokens.centroid_weights = scratch.centroid_weights.data() + done;
     tokens.residual_weights = scratch.residual_weights.data() + done;
     tokens.count = span.end - span.begin;
+    tokens.rows_known = scratch.tokens - done;
+    if (i + 1 < pids.size()) {
+      const Range next = scratch.spans[i + 1];
+      tokens.next = arrays_.residuals.data() + next.begin * bytes;
+      tokens.next_bytes = (next.end - next.begin) * bytes;
+    }
     done += tokens.count;
     alignas(64) float best[kBlock];
     leaf->scan(tokens, tables, block, best);

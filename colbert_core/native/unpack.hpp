@@ -58,6 +58,37 @@ inline void unpack_windows(const uint8_t* packed, int bits, size_t dim,
   }
 }
 
+// The packed bytes of a token; a copy in `spare` where reading too far would leave the array.
+inline const uint8_t* packed_token(const uint8_t* packed, const uint8_t* end, size_t bytes,
+                                   uint8_t* spare) {
+  if (static_cast<size_t>(end - packed) >= bytes + kUnpackSlack) return packed;
+  __builtin_memcpy(spare, packed, bytes);
+  return spare;
+}
+
+// The rows of `count` tokens whose packed bytes lie side by side, `stride` bytes apart; `spare` as
+// of `packed_token`. (Bytes may alias anything: what the loop needs is copied out of structures.)
+template <class V>
+inline void unpack_rows(const uint8_t* packed, int count, const uint8_t* end, int bits, size_t dim,
+                        typename V::Windows table, uint8_t* out, size_t stride, uint8_t* spare) {
+  const size_t bytes = dim * static_cast<size_t>(bits) / 8;
+  const auto each = [&](const auto& unpack) {
+    for (int r = 0; r < count; ++r, packed += bytes, out += stride) {
+      unpack(packed_token(packed, end, bytes, spare), out);
+    }
+  };
+  switch (bits) {
+    case 1:
+      return each([&](auto* from, auto* to) { V::template windows<1>(from, dim, table, to); });
+    case 2:
+      return each([&](auto* from, auto* to) { V::template windows<2>(from, dim, table, to); });
+    case 3:
+      return each([&](auto* from, auto* to) { V::template windows<3>(from, dim, table, to); });
+    default:
+      return each([&](auto* from, auto* to) { V::template windows<4>(from, dim, table, to); });
+  }
+}
+
 // Where the window of dimension j begins, in bits from the byte before dimension 0's first.
 inline constexpr int window_at(int bits, int j) { return 8 + bits * (j + 1) - kTrellisWindow; }
 
@@ -74,14 +105,6 @@ inline void unpack_planes(const uint8_t* packed, int bits, size_t dim, typename 
     default:
       return unpack_plane<V, 4>(packed, dim / 2, table, out);
   }
-}
-
-// The packed bytes of a token; a copy in `spare` where reading too far would leave the array.
-inline const uint8_t* packed_token(const uint8_t* packed, const uint8_t* end, size_t bytes,
-                                   uint8_t* spare) {
-  if (static_cast<size_t>(end - packed) >= bytes + kUnpackSlack) return packed;
-  __builtin_memcpy(spare, packed, bytes);
-  return spare;
 }
 
 }  // namespace
