@@ -3,6 +3,7 @@
     PATH or hub name      a cross-encoder with one label
     maxsim:MODEL          late interaction of another model, or of any encoder's own token vectors:
                           a wide one teaches a narrow one
+    maxsim@LANGUAGE:MODEL the same, read with the adapter of a language, where there is one for each
     bm25[:STEMMER]        BM25 over the passages of the tuples; a stemmer's language, or `none`
 
 Alone BM25 or token vectors are worse teachers than a good cross-encoder; averaged they know what
@@ -60,9 +61,9 @@ def load_teacher(
         ModelError: a model cannot be loaded, or gives more than one score.
         InvalidInput: no such stemmer, or more tokens than the model reads.
     """
-    kind, _, rest = name.partition(":")
+    kind, language, rest = _parts(name)
     if kind == MAXSIM:
-        encoder = _encoder(rest, str(device), passage_tokens, bf16)
+        encoder = _encoder(rest, language, str(device), passage_tokens, bf16)
         return MaxSimTeacher(encoder, remember=remember)
     if kind == BM25:
         return Bm25Teacher(tuples.passages(), rest)
@@ -76,12 +77,12 @@ def teacher_sha256(name: str, passage_tokens: int | None = None, *, bf16: bool =
     Raises:
         As `load_teacher`.
     """
-    kind, _, rest = name.partition(":")
+    kind, language, rest = _parts(name)
     if kind == BM25:
         stemmer(_language(rest))
         facts: object = name
     elif kind == MAXSIM:
-        identity = _encoder(rest, "cpu", passage_tokens, bf16).identity
+        identity = _encoder(rest, language, "cpu", passage_tokens, bf16).identity
         facts = [kind, replace(identity, source="").to_dict(), *(["bf16"] if bf16 else [])]
     else:
         CrossEncoder.load(name, torch.device("cpu"))
@@ -89,15 +90,28 @@ def teacher_sha256(name: str, passage_tokens: int | None = None, *, bf16: bool =
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _encoder(model: str, device: str, passage_tokens: int | None, bf16: bool) -> Encoder:
+def _encoder(
+    model: str, language: str | None, device: str, passage_tokens: int | None, bf16: bool
+) -> Encoder:
     precision: Precision = "bfloat16" if bf16 else "float32"
-    return Encoder.load(model, device=device, precision=precision, doc_maxlen=passage_tokens)
+    return Encoder.load(
+        model, device=device, precision=precision, doc_maxlen=passage_tokens, language=language
+    )
 
 
 def resolved(name: str) -> str:
     """The same teacher's name from any working directory."""
-    kind, colon, rest = name.partition(":")
-    return f"{kind}{colon}{lasting_name(rest)}" if kind == MAXSIM else lasting_name(name)
+    if _parts(name)[0] != MAXSIM:
+        return lasting_name(name)
+    head, _, model = name.partition(":")
+    return f"{head}:{lasting_name(model)}"
+
+
+def _parts(name: str) -> tuple[str, str | None, str]:
+    """Kind, language and the rest of a teacher's name; only late interaction has a language."""
+    head, _, rest = name.partition(":")
+    kind, _, language = head.partition("@")
+    return (kind, language or None, rest) if kind == MAXSIM else (head, None, rest)
 
 
 class MaxSimTeacher:

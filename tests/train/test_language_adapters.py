@@ -11,6 +11,7 @@ from colbert_core.text import Encoder
 from colbert_core.train.cross_encoder import CrossEncoder, start_teacher
 from colbert_core.train.preparing import prepare_tuples
 from colbert_core.train.starting import StudentSettings, start_student
+from colbert_core.train.teachers import load_teacher, teacher_sha256
 from colbert_core.train.trainer import StudentLearner, Trainer, TrainSettings
 
 LINE = '{"query": "hello", "documents": ["hello world", "one vector"], "scores": [2.0, 0.5]}\n'
@@ -70,3 +71,24 @@ def test_a_teacher_reads_in_its_default_language(tmp_path):
     start_teacher(folder, tmp_path / "teacher", seed=0)
     teacher = CrossEncoder.load(tmp_path / "teacher", torch.device("cpu"))
     assert teacher.score([("hello", "world")]).shape == (1,)
+
+
+def test_late_interaction_teaches_in_the_language_that_its_name_says(tmp_path):
+    folder = tiny.xmod(tmp_path / "model")
+    (tmp_path / "tuples.jsonl").write_text(LINE)
+    tuples = prepare_tuples(tmp_path / "tuples", [tmp_path / "tuples.jsonl"])
+    pair = ("hello", "hello world")
+    scores = {}
+    for language in ("en", "de"):
+        name = f"maxsim@{language}:{folder}"
+        scores[language] = load_teacher(name, tuples, torch.device("cpu")).score([pair])[0]
+        reader = Encoder.load(folder, language=language, precision="float32")
+        query, passage = reader.encode_queries([pair[0]])[0], reader.encode_passages([pair[1]])
+        expected = (query @ passage.vectors_TD.T).max(1).sum()
+        np.testing.assert_allclose(scores[language], expected, rtol=1e-5)
+    assert scores["en"] != scores["de"]
+    assert teacher_sha256(f"maxsim@en:{folder}") != teacher_sha256(f"maxsim@de:{folder}")
+    with pytest.raises(InvalidInput, match="language 'fr'"):
+        teacher_sha256(f"maxsim@fr:{folder}")
+    with pytest.raises(InvalidInput, match="say which"):
+        teacher_sha256(f"maxsim:{folder}")

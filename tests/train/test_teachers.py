@@ -73,6 +73,7 @@ def test_names_hold_elsewhere_and_hashes_tell_teachers_apart(tmp_path, monkeypat
     start_teacher(model, tmp_path / "teacher", seed=0)
     monkeypatch.chdir(tmp_path)
     names = ["teacher", "maxsim:model", "bm25", "bm25:none"]
+    assert resolved("maxsim@de:model") == f"maxsim@de:{model}"
     assert [resolved(name) for name in names] == [
         str(tmp_path / "teacher"),
         f"maxsim:{model}",
