@@ -114,9 +114,16 @@ def eval_command(
         str | None,
         typer.Option("--teacher", help="With --compare: a cross-encoder over the best hundred."),
     ] = None,
-    language: Annotated[
+    stemmer: Annotated[
         str, typer.Option("--stemmer", help="With --compare: BM25's, or `none`.")
     ] = "english",
+    language: Annotated[
+        str | None,
+        typer.Option(
+            "--language",
+            help="With --compare: of the texts, for models with an adapter for each: `de`.",
+        ),
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE", help="With --compare: .png or .svg.")
     ] = None,
@@ -133,7 +140,8 @@ def eval_command(
             before=before,
             bi_encoder=bi_encoder,
             teacher=teacher,
-            language=None if language == "none" else language,
+            stemmer=None if stemmer == "none" else stemmer,
+            language=language,
             limit=limit,
         )
         compare_command(what, plot=plot, as_json=as_json)

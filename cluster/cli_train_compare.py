@@ -45,7 +45,8 @@ class Comparison:
         before: the same before it, or None.
         bi_encoder: the model whose mean-pooled vectors are compared.
         teacher: a cross-encoder, or None.
-        language: of BM25's stemmer, or None.
+        stemmer: BM25's, or None.
+        language: of the texts, for models with an adapter for each.
         limit: only the first so many queries.
     """
 
@@ -55,6 +56,7 @@ class Comparison:
     before: str | None
     bi_encoder: str
     teacher: str | None
+    stemmer: str | None
     language: str | None
     limit: int | None
 
@@ -101,13 +103,13 @@ def _systems(
     what: Comparison, collection: Collection, teacher: CrossEncoder | None, folder: Path
 ) -> Iterator[System]:
     """One after the other, so that what one needs is not held while the next is measured."""
-    bm25 = bm25_system(collection, what.language)
+    bm25 = bm25_system(collection, what.stemmer)
     yield bm25
-    yield bi_encoder_system(collection, what.bi_encoder)
+    yield bi_encoder_system(collection, what.bi_encoder, what.language)
     if what.before is not None:
-        encoded = encode(collection, what.before, folder / "before")
+        encoded = encode(collection, what.before, folder / "before", what.language)
         yield uncompressed_system("before, uncompressed", collection, encoded)
-    encoded = encode(collection, what.model, folder / "after")
+    encoded = encode(collection, what.model, folder / "after", what.language)
     yield uncompressed_system("trained, uncompressed", collection, encoded)
     ours = None
     for bits in BITS:

@@ -17,6 +17,8 @@ import numpy as np
 from cluster.evaluation import DEPTH, Run, exact_run
 from colbert_core.api import Index
 from colbert_core.text import Encoder
+from colbert_core.text.aliases import locate
+from colbert_core.text.checkpoint import read_checkpoint
 from colbert_core.train.cross_encoder import CrossEncoder
 from colbert_core.train.mean_pooled import MeanPooled
 from colbert_core.train.mining import Bm25
@@ -69,15 +71,15 @@ def timed_run(system: System, queries: Sequence[str]) -> tuple[Run, list[float]]
     return run, seconds
 
 
-def bm25_system(collection: Collection, language: str | None) -> System:
-    """BM25, with `language`'s stemmer."""
-    bm25 = Bm25(collection.texts, collection.ids, language)
+def bm25_system(collection: Collection, stemmer: str | None) -> System:
+    """BM25, with a language's stemmer."""
+    bm25 = Bm25(collection.texts, collection.ids, stemmer)
     return System("BM25", lambda query: bm25.scored(query, DEPTH), bm25.nbytes / len(bm25))
 
 
-def bi_encoder_system(collection: Collection, model: str) -> System:
+def bi_encoder_system(collection: Collection, model: str, language: str | None = None) -> System:
     """One mean-pooled vector a passage, in float32, all of them scored."""
-    encoder = MeanPooled(model)
+    encoder = MeanPooled(model, _read_in(language, model))
     vectors_NH = encoder.passages(collection.texts)
 
     def search(query: str) -> list[tuple[str, float]]:
@@ -88,9 +90,16 @@ def bi_encoder_system(collection: Collection, model: str) -> System:
     return System(f"bi-encoder, {model}", search, 4.0 * encoder.dim)
 
 
-def encode(collection: Collection, model: str, folder: Path) -> Encoded:
-    """Encode a collection once, into a file."""
-    encoder = Encoder.load(model)
+def _read_in(language: str | None, model: str) -> str | None:
+    """The language, for a model with an adapter for each; None for one that reads all alike."""
+    return language if read_checkpoint(locate(model)).languages.names else None
+
+
+def encode(
+    collection: Collection, model: str, folder: Path, language: str | None = None
+) -> Encoded:
+    """Encode a collection once, into a file; `language` counts where a model has adapters."""
+    encoder = Encoder.load(model, language=_read_in(language, model))
     folder.mkdir(parents=True)
     doclens: list[I32] = []
     with (folder / "vectors.f16").open("wb") as file:

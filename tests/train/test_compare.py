@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from text_checkpoints import HIDDEN, WORDS, plain
+from text_checkpoints import HIDDEN, WORDS, plain, xmod
 
 from cluster.cli_train_compare import Comparison, compare_command
 from cluster.train_comparing import (
@@ -112,8 +112,9 @@ def test_the_table_and_the_plot(tmp_path, material, capsys):
         model=str(folder / "student"),
         before=str(folder / "model"),
         bi_encoder=str(folder / "model"),
-        teacher=str(folder / "teacher"),
-        language=None,
+        teacher=str(folder / "teacher"),  # none of these has a language: each reads all alike
+        stemmer=None,
+        language="de",
         limit=5,
     )
     compare_command(what, plot=tmp_path / "plot.png", as_json=True)
@@ -148,8 +149,24 @@ def test_a_teacher_that_is_none_is_refused_before_the_work(material):
         before=None,
         bi_encoder="nothing at all",
         teacher=str(folder / "model"),
+        stemmer=None,
         language=None,
         limit=None,
     )
     with pytest.raises(ModelError, match="no classification head"):
         compare_command(what, plot=None, as_json=True)
+
+
+def test_models_with_adapters_read_in_the_language_that_is_asked_for(tmp_path, material):
+    _, collection, queries = material
+    folder = xmod(tmp_path / "xmod")
+    vectors = {}
+    for language in ("en", "de"):
+        encoded = encode(collection, str(folder), tmp_path / language, language)
+        assert encoded.encoder.identity.language.startswith(language)
+        vectors[language] = MeanPooled(folder, language).queries(queries)
+    assert not np.allclose(vectors["en"], vectors["de"], atol=1e-3)
+    assert timed_run(bi_encoder_system(collection, str(folder), "de"), queries)[0]
+    for load in (MeanPooled, lambda model: bi_encoder_system(collection, str(model))):
+        with pytest.raises(InvalidInput, match="say which with --language"):
+            load(folder)
