@@ -22,13 +22,12 @@ void ProbeSelector::reset(const QueryPack& query, size_t nprobe, size_t centroid
   offers_.resize(std::max(offers_.size(), lanes * capacity_));
   counts_.assign(lanes, 0);
   best_.assign(lanes * nprobe_, -std::numeric_limits<float>::infinity());
-  threshold_at_.resize(lanes);
+  threshold_at_.clear();
   for (const QueryBlock& block : query.blocks()) {
     float* const threshold = lanes_of(block) + (nprobe_ - 1) * static_cast<size_t>(block.lanes());
     std::fill(threshold + block.tokens, threshold + block.lanes(), kUnused);
     for (int lane = 0; lane < block.lanes(); ++lane) {
-      threshold_at_[static_cast<size_t>(block.first + lane)] =
-          static_cast<size_t>(threshold + lane - best_.data());
+      threshold_at_.push_back(static_cast<size_t>(threshold + lane - best_.data()));
     }
   }
 }

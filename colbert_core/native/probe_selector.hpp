@@ -35,7 +35,7 @@ class ProbeSelector {
   std::vector<Offer> offers_;         // [lanes][capacity]
   std::vector<uint32_t> counts_;      // [lanes]
   std::vector<float> best_;           // [blocks][depth][lanes of a block]
-  std::vector<size_t> threshold_at_;  // of each lane, in best_
+  std::vector<size_t> threshold_at_;  // of each lane of a block, in best_
   std::vector<uint64_t> keys_;        // of one query token
   size_t nprobe_ = 0;
   size_t capacity_ = 0;

@@ -69,3 +69,15 @@ def test_many_centroids_of_one_score(isa: str) -> None:
     codes_CD = np.repeat(random_codes()[: CENTROIDS // 50], 50, axis=0)
     for nprobe in (32, 64):
         assert_probes_are_the_references(codes_CD, make_query(4, DIM), nprobe)
+
+
+def test_one_table_for_queries_of_many_sizes(isa: str) -> None:
+    """What a selector holds of a longer query, or of more probes, says nothing of the next one."""
+    codes_CD, scales_C = random_codes(), np.full(CENTROIDS, 0.01, np.float32)
+    table, expected = (module.CentroidTable(codes_CD, scales_C) for module in (_native, reference))
+    for tokens, nprobe in ((40, 256), (3, 64), (20, 16), (14, 128), (33, 32), (1, 16)):
+        Q_LD = make_query(tokens, DIM, seed=tokens)
+        for ours, theirs in zip(
+            table.probe(Q_LD, nprobe, 1, False), expected.probe(Q_LD, nprobe), strict=True
+        ):
+            assert_array_equal(ours, theirs)
