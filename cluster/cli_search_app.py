@@ -108,7 +108,7 @@ def eval_command(
         str | None, typer.Option("--before", help="With --compare: the model before training.")
     ] = None,
     bi_encoder: Annotated[
-        str, typer.Option("--bi-encoder", help="With --compare: mean-pooled, one vector a passage.")
+        str, typer.Option("--bi-encoder", help="With --compare: one vector a passage.")
     ] = UNTRAINED_MODEL,
     teacher: Annotated[
         str | None,

@@ -43,7 +43,7 @@ class Comparison:
         data, split: a collection in BEIR's layout.
         model: late interaction after training: path, hub name or alias.
         before: the same before it, or None.
-        bi_encoder: the model whose mean-pooled vectors are compared.
+        bi_encoder: the model of one vector a text that is compared.
         teacher: a cross-encoder, or None.
         stemmer: BM25's, or None.
         language: of the texts, for models with an adapter for each.

@@ -88,8 +88,9 @@ def score_command(
         list[str],
         typer.Option(
             "--teacher",
-            help="A cross-encoder with one label, `maxsim:MODEL` for late interaction, or `bm25`; "
-            "of several, the average after normalisation.",
+            help="A cross-encoder with one label, `maxsim:MODEL` for late interaction, "
+            "`cosine:MODEL` for a bi-encoder, or `bm25`; of several, the average after "
+            "normalisation.",
         ),
     ],
     corpus: Corpus = None,

@@ -19,8 +19,8 @@ from colbert_core.api import Index
 from colbert_core.text import Encoder
 from colbert_core.text.aliases import locate
 from colbert_core.text.checkpoint import read_checkpoint
+from colbert_core.train.bi_encoder import BiEncoder
 from colbert_core.train.cross_encoder import CrossEncoder
-from colbert_core.train.mean_pooled import MeanPooled
 from colbert_core.train.mining import Bm25
 from colbert_core.types import F16, F32, I32
 
@@ -78,8 +78,8 @@ def bm25_system(collection: Collection, stemmer: str | None) -> System:
 
 
 def bi_encoder_system(collection: Collection, model: str, language: str | None = None) -> System:
-    """One mean-pooled vector a passage, in float32, all of them scored."""
-    encoder = MeanPooled(model, _read_in(language, model))
+    """One vector a passage, in float32, all of them scored."""
+    encoder = BiEncoder(model, _read_in(language, model))
     vectors_NH = encoder.passages(collection.texts)
 
     def search(query: str) -> list[tuple[str, float]]:

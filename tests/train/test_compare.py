@@ -21,8 +21,8 @@ from cluster.train_comparing import (
 )
 from colbert_core.errors import InvalidInput, ModelError
 from colbert_core.text import Encoder
+from colbert_core.train.bi_encoder import BiEncoder
 from colbert_core.train.cross_encoder import CrossEncoder, start_teacher
-from colbert_core.train.mean_pooled import MeanPooled
 from colbert_core.train.starting import StudentSettings, start_student
 
 DIM = 16
@@ -80,7 +80,7 @@ def test_uncompressed_is_exact_maxsim_and_two_bits_come_near(tmp_path, material)
 
 def test_a_bi_encoder_has_one_vector_a_passage(material):
     folder, collection, _ = material
-    pooled = MeanPooled(folder / "model")
+    pooled = BiEncoder(folder / "model")
     vectors_NH = pooled.passages(collection.texts)
     np.testing.assert_allclose(np.linalg.norm(vectors_NH, axis=1), 1, rtol=1e-5)
     alone = np.concatenate([pooled.passages([text]) for text in collection.texts[:8]])
@@ -164,9 +164,9 @@ def test_models_with_adapters_read_in_the_language_that_is_asked_for(tmp_path, m
     for language in ("en", "de"):
         encoded = encode(collection, str(folder), tmp_path / language, language)
         assert encoded.encoder.identity.language.startswith(language)
-        vectors[language] = MeanPooled(folder, language).queries(queries)
+        vectors[language] = BiEncoder(folder, language).queries(queries)
     assert not np.allclose(vectors["en"], vectors["de"], atol=1e-3)
     assert timed_run(bi_encoder_system(collection, str(folder), "de"), queries)[0]
-    for load in (MeanPooled, lambda model: bi_encoder_system(collection, str(model))):
+    for load in (BiEncoder, lambda model: bi_encoder_system(collection, str(model))):
         with pytest.raises(InvalidInput, match="say which with --language"):
             load(folder)
