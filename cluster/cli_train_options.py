@@ -50,7 +50,7 @@ Checkpoints = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of the order of tuples.")]
-CheckpointEvery = Annotated[int, typer.Option("--checkpoint-every", help="Steps.")]
+CheckpointEvery = Annotated[int, typer.Option("--checkpoint-every", help="Steps; or ten minutes.")]
 MaxFailures = Annotated[
     int, typer.Option("--max-failures", help="How often lost workers are replaced.")
 ]

@@ -24,8 +24,9 @@ Clock = Callable[[], float]
 class Progress(Protocol):
     """Where a job reports to. Stages follow one another; one is open at a time."""
 
-    def start(self, stage: str, total: int | None, noun: str) -> None:
-        """Open a stage of `total` things (None: unknown), called `noun` in the plural."""
+    def start(self, stage: str, total: int | None, noun: str, done: int = 0) -> None:
+        """Open a stage of `total` things (None: unknown), called `noun` in the plural, of which
+        some may be `done` already, by an earlier attempt."""
 
     def advance(self, done: int, tokens: int = 0) -> None:
         """Count things done, and the tokens in them."""
@@ -43,9 +44,11 @@ class Progress(Protocol):
 class Meter:
     """Arithmetic of one stage: rate and time left, from an injected clock."""
 
-    def __init__(self, stage: str, total: int | None, noun: str, clock: Clock) -> None:
+    def __init__(
+        self, stage: str, total: int | None, noun: str, clock: Clock, done: int = 0
+    ) -> None:
         self.stage, self.total, self.noun = stage, total, noun
-        self.done = 0
+        self.done = self._before = done
         self.tokens = 0
         self._clock = clock
         self._began = clock()
@@ -60,8 +63,9 @@ class Meter:
 
     @property
     def rate(self) -> float:
-        """Things per second since the stage began; 0 where nothing is done yet."""
-        return self.done / self.seconds if self.done and self.seconds > 0 else 0.0
+        """Things per second since the stage began; 0 where nothing was done since."""
+        done = self.done - self._before
+        return done / self.seconds if done and self.seconds > 0 else 0.0
 
     @property
     def left_s(self) -> float | None:
@@ -91,7 +95,7 @@ class Meter:
 class SilentProgress:
     """Reports nothing; the default of the library."""
 
-    def start(self, stage: str, total: int | None, noun: str) -> None: ...
+    def start(self, stage: str, total: int | None, noun: str, done: int = 0) -> None: ...
     def advance(self, done: int, tokens: int = 0) -> None: ...
     def note(self, message: str) -> None: ...
     def finish(self) -> None: ...
@@ -107,8 +111,8 @@ class PlainProgress:
         self._meter: Meter | None = None
         self._next_line_at = 0.0
 
-    def start(self, stage: str, total: int | None, noun: str) -> None:
-        self._meter = Meter(stage, total, noun, self._clock)
+    def start(self, stage: str, total: int | None, noun: str, done: int = 0) -> None:
+        self._meter = Meter(stage, total, noun, self._clock, done)
         self._next_line_at = self._clock() + LINE_EVERY_S
 
     def advance(self, done: int, tokens: int = 0) -> None:
@@ -151,9 +155,11 @@ class BarProgress:
         )
         self._bars.start()
 
-    def start(self, stage: str, total: int | None, noun: str) -> None:
-        self._meter = Meter(stage, total, noun, self._clock)
-        self._task = self._bars.add_task(stage, total=total, figures=noun)
+    def start(self, stage: str, total: int | None, noun: str, done: int = 0) -> None:
+        self._meter = Meter(stage, total, noun, self._clock, done)
+        if self._task is not None:  # begun anew
+            self._bars.remove_task(self._task)
+        self._task = self._bars.add_task(stage, total=total, completed=done, figures=noun)
 
     def advance(self, done: int, tokens: int = 0) -> None:
         if self._meter is None or self._task is None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.progress import Progress
-from colbert_core.train.run_log import read_rows
+from colbert_core.train.run_log import identity, read_rows
 
 EVERY_S = 2.0
 
@@ -17,8 +17,8 @@ EVERY_S = 2.0
 def watching(out: Path, progress: Progress, steps: int) -> Iterator[None]:
     """Show the steps in the log of `out`, and what is measured, until the block ends."""
     ended = threading.Event()
-    thread = threading.Thread(target=_watch, args=(out, progress, ended), daemon=True)
-    progress.start("train", steps, "steps")
+    watch = Watch(out, progress, steps)
+    thread = threading.Thread(target=watch.until, args=(ended,), daemon=True)
     thread.start()
     try:
         yield
@@ -28,17 +28,38 @@ def watching(out: Path, progress: Progress, steps: int) -> Iterator[None]:
         progress.finish()
 
 
-def _watch(out: Path, progress: Progress, ended: threading.Event) -> None:
-    shown, noted, place = 0, -1, 0
-    last = False
-    while not last:
-        last = ended.wait(EVERY_S)  # once more after the end, for the last steps
-        rows, place = read_rows(out, place)
+class Watch:
+    """What has been shown of the log, which each attempt begins anew with what it goes on from."""
+
+    def __init__(self, out: Path, progress: Progress, steps: int) -> None:
+        self._out, self._progress, self._steps = out, progress, steps
+        self._earlier = identity(out)  # until this attempt begins its own
+        self._log: int | None = None
+        self._place, self._shown, self._noted = 0, 0, -1
+        progress.start("train", steps, "steps")
+
+    def until(self, ended: threading.Event) -> None:
+        """Look every few seconds, and once more after the end, for the last steps."""
+        last = False
+        while not last:
+            last = ended.wait(EVERY_S)
+            self.look()
+
+    def look(self) -> None:
+        """Show what is new."""
+        log = identity(self._out)
+        if log is None or log == self._earlier:
+            return
+        begins, self._log, self._earlier = log != self._log, log, None
+        rows, self._place = read_rows(self._out, 0 if begins else self._place)
         done = max((row["step"] for row in rows if "loss" in row), default=0)
-        if done > shown:
-            progress.advance(done - shown)
-            shown = done
+        if begins:
+            self._progress.start("train", self._steps, "steps", done)
+            self._shown, self._noted = done, min(self._noted, done)
+        if done > self._shown:
+            self._progress.advance(done - self._shown)
+            self._shown = done
         for row in rows:
-            if "ndcg@10" in row and row["step"] > noted:
-                noted = row["step"]
-                progress.note(f"step {noted}: nDCG@10 {row['ndcg@10']:.4f}")
+            if "ndcg@10" in row and row["step"] > self._noted:
+                self._noted = row["step"]
+                self._progress.note(f"step {self._noted}: nDCG@10 {row['ndcg@10']:.4f}")

@@ -8,6 +8,7 @@ each batch, and that the first one writes.
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from colbert_core.train.trainer import Learner, StudentLearner, Trainer, TrainSe
 from colbert_core.train.tuple_set import TupleSet
 
 STATE = "state.pt"
+UNSAVED_S = 600.0
+"""The most work that a kill may cost: a checkpoint is due then, however few steps were made."""
 Kind = Literal["distill", "teacher"]
 Evaluate = Callable[[Path], Mapping[str, float]]
 
@@ -41,7 +44,8 @@ class LoopSettings:
         settings: of the run.
         chunk: texts that are encoded at a time, or None.
         blend: of the start and what was trained, in what is saved and measured.
-        checkpoint_every: steps between checkpoints; there is one after the last step.
+        checkpoint_every: steps between checkpoints, at most; there is one after the last step, and
+            after `UNSAVED_S` without one.
         evaluate_every: steps between evaluations; also before the first and after the last.
         evaluate: measures a checkpoint's folder, or None.
         threads: processor threads of a worker.
@@ -71,6 +75,7 @@ def train_loop(config: Mapping[str, LoopSettings]) -> None:
     # A run that had ended may be blended anew, and what is saved is measured.
     if log and trainer.done in (0, loop.settings.steps):
         _evaluate(trainer, loop, log)
+    saved_at = time.monotonic()
     while trainer.done < loop.settings.steps:
         row = trainer.step()
         if log:
@@ -78,8 +83,10 @@ def train_loop(config: Mapping[str, LoopSettings]) -> None:
         last = trainer.done == loop.settings.steps
         if log and (last or trainer.done % loop.evaluate_every == 0):
             _evaluate(trainer, loop, log)
-        if last or trainer.done % loop.checkpoint_every == 0:
+        long_ago = group.anywhere(time.monotonic() - saved_at >= UNSAVED_S, device)
+        if last or long_ago or trainer.done % loop.checkpoint_every == 0:
             _report(trainer, row, writes=log is not None)
+            saved_at = time.monotonic()
     if log:
         log.close()
 

@@ -107,6 +107,15 @@ def mean_over_workers(values: Tensor) -> Tensor:
     return values
 
 
+def anywhere(says_so: bool, device: torch.device) -> bool:
+    """Whether any worker says so: the same answer for all of them."""
+    if world_size() == 1:
+        return says_so
+    votes = torch.tensor(int(says_so), device=device)
+    dist.all_reduce(votes, dist.ReduceOp.MAX)
+    return bool(votes)
+
+
 def broadcast(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Give every worker the values of the first."""
     if world_size() > 1:

@@ -53,18 +53,22 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     return read_rows(folder, 0)[0]
 
 
+def identity(folder: Path) -> int | None:
+    """Tells the log from the one of another attempt, which a `RunLog` puts in its place; None where
+    there is none."""
+    path = folder / NAME
+    return path.stat().st_ino if path.is_file() else None
+
+
 def read_rows(folder: Path, place: int) -> tuple[list[dict[str, Any]], int]:
     """The rows of a log from a byte on, and the byte where the next one will begin.
 
-    A line that is being written, or was cut off when its writer was killed, is left out. Where the
-    log has become shorter, because a run went on from a checkpoint, it is read from its beginning.
+    A line that is being written, or was cut off when its writer was killed, is left out.
     """
     path = folder / NAME
     if not path.is_file():
         return [], 0
     with path.open("rb") as file:
-        if file.seek(0, 2) < place:
-            place = 0
         file.seek(place)
         data = file.read()
     whole = data[: data.rfind(b"\n") + 1]

@@ -29,6 +29,15 @@ def test_meter():
     assert meter.line() == ("encode: 25 of 100 passages (2.5 passages/s, 500 tokens/s, 30 s left)")
 
 
+def test_what_an_earlier_attempt_did_is_no_speed():
+    clock = Clock()
+    meter = Meter("train", 300, "steps", clock, 200)
+    assert (meter.rate, meter.line()) == (0.0, "train: 200 of 300 steps")
+    clock.now += 10
+    meter.advance(5, 0)
+    assert meter.line() == "train: 205 of 300 steps (0.5 steps/s, 3 min 10 s left)"
+
+
 def test_meter_without_total_has_no_time_left():
     clock = Clock()
     meter = Meter("read", None, "passages", clock)
@@ -71,7 +80,8 @@ def test_bars_show_stages_notes_and_can_be_closed_at_any_time():
     progress.advance(3)
     progress.finish()
     progress.start("encode", 4, "passages")
-    progress.advance(2, 100)
+    progress.start("encode", 4, "passages", 1)  # anew
+    progress.advance(1, 100)
     progress.note("[a note]")
     progress.close()
     assert "read" in stream.getvalue()

@@ -60,6 +60,8 @@ if __name__ == "__main__":
     dist.init_process_group(
         "gloo", init_method=f"file://{request['rendezvous']}", rank=rank, world_size=world
     )
+    assert group.anywhere(rank == 1, CPU)
+    assert not group.anywhere(False, CPU)
     everything = examples_of(request["tuples"])
     own = len(everything) // world
     student = Student.load(Path(request["checkpoint"]), CPU)
