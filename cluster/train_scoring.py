@@ -90,8 +90,8 @@ def score_tuples(
         parts.mkdir(exist_ok=True)
         units = _units(made, len(teachers), parts)
         todo = [unit for unit in units if not unit.path.exists()]
-        progress.start("score", len(made) * made.n_way * len(teachers), "pairs")
-        progress.advance(sum(_pairs(unit, made) for unit in units if unit.path.exists()))
+        known = sum(_pairs(unit, made) for unit in units if unit.path.exists())
+        progress.start("score", len(made) * made.n_way * len(teachers), "pairs", known)
         if todo:
             with ray_session(purpose="train score") as session:
                 for number, teacher in enumerate(teachers):
