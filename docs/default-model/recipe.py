@@ -16,8 +16,7 @@ The pairs are (question, passage) and (title, abstract), in English; of most of 
 sentence is the query and the rest the passage. Pairs of scifact are left out, since it is measured.
 A tenth of the passages, with all their questions, is held back: on a sample of these the student is
 measured before and after. With `--loss v1` the same student learns from the same tuples without a
-teacher, for comparison; `--also cosine:MODEL` has a bi-encoder teach it too (second_teacher.py
-makes one).
+teacher, for comparison.
 
 Every command goes on where it was stopped when the script is run again.
 """
@@ -65,9 +64,6 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, required=True, help="Folder of *.jsonl.gz.")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--loss", default="kl", help="kl: from the teachers; v1: from labels.")
-    parser.add_argument(
-        "--also", action="append", default=[], help="A teacher beside them, as `score` names it."
-    )
     options = parser.parse_args()
     out: Path = options.out
     if not (out / "held-back").is_dir():
@@ -77,8 +73,7 @@ def main() -> None:
     wide, scored = out / "teacher", out / "scored.jsonl"
     if not scored.exists():
         tartan("distill", *mined(out, 6), *common, *WIDE.split(), "--out", wide)
-        names = [f"maxsim:{wide / 'checkpoint'}", "bm25", *options.also]
-        teachers = [word for name in names for word in ("--teacher", name)]
+        teachers = ["--teacher", f"maxsim:{wide / 'checkpoint'}", "--teacher", "bm25"]
         tartan(
             "score", *mined(out, 3), *texts, *teachers, "--workers", 2, "--bf16", "--out", scored
         )
