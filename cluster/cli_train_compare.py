@@ -28,7 +28,10 @@ from cluster.train_comparing import (
     uncompressed_system,
 )
 from colbert_core.errors import InvalidInput
+from colbert_core.text.aliases import locate
+from colbert_core.text.checkpoint import read_checkpoint
 from colbert_core.text.corpus import read_corpus
+from colbert_core.train.bi_encoder import pooling_of
 from colbert_core.train.cross_encoder import CrossEncoder
 
 BITS = (2, 1)
@@ -78,6 +81,7 @@ def compare_command(what: Comparison, *, plot: Path | None, as_json: bool) -> No
     judged = read_judged(what.data, what.split, what.limit)
     # Loaded before anything is measured, so that a wrong one is refused before the work.
     teacher = None if what.teacher is None else CrossEncoder.load(what.teacher, _device())
+    _check_models(what)
     documents = [document.passage for document in read_corpus(what.data)]
     collection = Collection([one.id for one in documents], [one.text for one in documents])
     progress = progress_for()
@@ -93,6 +97,14 @@ def compare_command(what: Comparison, *, plot: Path | None, as_json: bool) -> No
         print(json.dumps([asdict(row) for row in rows]))
     else:
         _print(rows)
+
+
+def _check_models(what: Comparison) -> None:
+    """Refuse, before anything is measured, what is no checkpoint, or pools as we cannot."""
+    for model in (what.model, what.before):
+        if model is not None:
+            read_checkpoint(locate(model))
+    pooling_of(read_checkpoint(locate(what.bi_encoder)).folder)
 
 
 def _device() -> torch.device:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from text_checkpoints import HIDDEN, WORDS, plain, xmod
 
+from cluster import cli_train_compare
 from cluster.cli_train_compare import Comparison, compare_command
 from cluster.train_comparing import (
     Collection,
@@ -154,6 +155,24 @@ def test_a_teacher_that_is_none_is_refused_before_the_work(material):
         limit=None,
     )
     with pytest.raises(ModelError, match="no classification head"):
+        compare_command(what, plot=None, as_json=True)
+
+
+@pytest.mark.parametrize("wrong", ["model", "before", "bi_encoder"])
+def test_a_model_that_is_none_is_refused_before_the_work(material, monkeypatch, wrong):
+    folder, _, _ = material
+    monkeypatch.setattr(cli_train_compare, "bm25_system", None)  # the first thing that is measured
+    models = dict.fromkeys(("model", "before", "bi_encoder"), str(folder / "model"))
+    what = Comparison(
+        data=folder / "beir",
+        split="dev",
+        **{**models, wrong: "nothing at all"},
+        teacher=None,
+        stemmer=None,
+        language=None,
+        limit=None,
+    )
+    with pytest.raises(ModelError, match="no model 'nothing at all'"):
         compare_command(what, plot=None, as_json=True)
 
 
