@@ -83,7 +83,7 @@ def _search_index(ask: Ask, path: Location, device: str) -> tuple[Sequence[Hit],
     from colbert_core.api import Index
 
     with fetching() as on_fetch:
-        index = Index.open(str(path), device, on_fetch)
+        index = Index.open(str(path), device, on_fetch, in_memory=False)  # for one query
     about = {
         "generation": index.manifest.generation,
         "params": dataclasses.asdict(index.params(**ask.knobs)),

@@ -66,8 +66,9 @@ class Index:
         path: str | os.PathLike[str],
         device: str = "cpu",
         on_fetch: Callable[[int, int], None] | None = None,
+        in_memory: bool | None = None,
     ) -> Index:
-        """Open the live generation of an index; costs the same whatever its size.
+        """Open the live generation of an index.
 
         Args:
             path: its folder, or its URI (file://, s3://, gs://): what lies in a bucket is fetched
@@ -76,15 +77,20 @@ class Index:
                 are copied to. It answers alike, but many queries at a time: `search_many`, or
                 `search` from several threads.
             on_fetch: called with the bytes fetched and wanted, of one folder after another.
+            in_memory: whether to copy what is searched on the CPU into memory now, on large pages:
+                a query then takes a fraction of the time. None does where that takes no more
+                than half of the memory that is available. False maps the files, so that opening
+                costs the same whatever their size: for a single query, or a look.
 
         Raises:
-            InvalidInput: there is no such device here, or the shards do not fit on it.
+            InvalidInput: there is no such device here, or the shards do not fit on it, or in
+                memory.
             IndexMissing: there is no index at `path`.
             IndexCorrupt: a file is missing, truncated or altered.
             StorageError, Unavailable: a bucket refuses, or does not answer.
         """
         place = location(path)
-        return cls(open_generation(place, device=device, on_fetch=on_fetch))
+        return cls(open_generation(place, device=device, in_memory=in_memory, on_fetch=on_fetch))
 
     @classmethod
     def build(
@@ -177,9 +183,8 @@ class Index:
                 or its id is there and not to be replaced). Nothing was added.
             IndexExists: another writer is at work in this index.
         """
-        path = self._generation.path
         add_passages(
-            path,
+            self._generation.path,
             embeddings,
             ids,
             doclens=doclens,
@@ -189,7 +194,7 @@ class Index:
             normalize=normalize,
             on_progress=on_progress,
         )
-        return Index.open(path, self._generation.device)
+        return self._reopened()
 
     def delete(self, ids: Iterable[str], *, missing_ok: bool = False) -> Index:
         """Delete passages by id, publish what is left as a generation, and open it.
@@ -204,9 +209,8 @@ class Index:
             InvalidInput: an id is not in the index. Nothing was deleted.
             IndexExists: another writer is at work in this index.
         """
-        path = self._generation.path
-        delete_passages(path, ids, missing_ok=missing_ok)
-        return Index.open(path, self._generation.device)
+        delete_passages(self._generation.path, ids, missing_ok=missing_ok)
+        return self._reopened()
 
     def compact(self, shards: int | None = None) -> Index:
         """Merge what was added into the shards, drop what was deleted, publish that, and open it.
@@ -221,9 +225,14 @@ class Index:
             InvalidInput: nothing is left of the index, or `shards` is out of its range.
             IndexExists: another writer is at work in this index.
         """
-        path = self._generation.path
-        compact_index(path, shards)
-        return Index.open(path, self._generation.device)
+        compact_index(self._generation.path, shards)
+        return self._reopened()
+
+    def _reopened(self) -> Index:
+        """What is live now, searched where this index is."""
+        mapped = not any(shard.copied_bytes for shard in self._generation.shards)
+        in_memory = False if mapped else None
+        return Index.open(self._generation.path, self._generation.device, in_memory=in_memory)
 
     @property
     def drift(self) -> float | None:

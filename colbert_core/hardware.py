@@ -30,6 +30,28 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def available_memory() -> int | None:
+    """Bytes that could be had now without swapping: of the machine, or of the container (cgroup
+    v2) where that has less. None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    of_machine = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    amounts = [*of_machine, *_left_of_container(Path("/sys/fs/cgroup"))]
+    return min(amounts, default=None)
+
+
+def _left_of_container(group: Path) -> list[int]:
+    """What a limit leaves beside what is used, of which file pages can be taken back."""
+    try:
+        limit, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
+        pages = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return [max(0, int(limit) - int(used) + int(pages["inactive_file"]))]
+    except (OSError, KeyError, ValueError):  # no such group, or no limit: "max"
+        return []
+
+
 @cache
 def has_cuda() -> bool:
     """Whether torch can compute on a GPU; it is imported only where there is a driver for one."""

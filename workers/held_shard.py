@@ -23,6 +23,7 @@ from colbert_core.index import (
     ShardReader,
     discard,
     files_of,
+    keep_in_memory,
     open_generation,
     verify_checksums,
 )
@@ -49,12 +50,12 @@ class HeldShard:
         lease: Lease | Pin | None = None,
         mapped_bytes: int = 0,
     ) -> None:
-        """`mapped_bytes`: of the shard's files, which are mapped into memory."""
+        """`mapped_bytes`: of the shard's files."""
         self.generation = generation
         self.mapped_bytes = mapped_bytes
         self.lease = lease  # kept: what is served is neither collected nor evicted
         self.shard = shard
-        self.kernel = shard.kernel  # made now, so that a damaged shard is found before serving
+        _ = shard.kernel  # made now, so that a damaged shard is found before serving
         _ = shard.live_N
         self.dim = shard.codec.dim
         self.centroids = shard.codec.centroid_count
@@ -88,7 +89,9 @@ class HeldShard:
 
     @classmethod
     def _open(cls, index: str | Path, generation: str, shard_id: str, device: str) -> HeldShard:
-        opened = open_generation(index, shards=[shard_id], generation=generation, device=device)
+        opened = open_generation(
+            index, shards=[shard_id], generation=generation, device=device, in_memory=None
+        )
         if not opened.shards:
             known = ", ".join(shard.id for shard in opened.manifest.shards)
             raise IndexMissing(f"{index}: generation {generation} has no shard {shard_id}; {known}")
@@ -106,6 +109,21 @@ class HeldShard:
             if name.startswith(under)
         )
         return cls(generation, opened.shards[0], opened.lease, mapped)
+
+    @property
+    def copied_bytes(self) -> int:
+        """Of the shard's files, what was copied into memory and is searched there."""
+        return self.shard.copied_bytes
+
+    def settled(self) -> bool:
+        """Whether nothing is left to do for faster searches: what did not fit into memory when the
+        shard was opened is copied where it fits now, as after a rollout.
+
+        Raises:
+            IndexCorrupt: a file cannot be read.
+        """
+        on_cpu = self.shard.table is self.shard.codec.centroid_table
+        return not on_cpu or self.copied_bytes > 0 or keep_in_memory([self.shard], None)
 
     @property
     def identity(self) -> ShardIdentity:
@@ -159,7 +177,7 @@ class HeldShard:
         for pid in query.pids_M.tolist():
             passage = self._stored(pid, query.with_text, query.with_metadata, deadline)
             if query_LD is not None:
-                tokens_L, scores_L = self.kernel.match(query_LD, pid)
+                tokens_L, scores_L = self.shard.kernel.match(query_LD, pid)
                 passage = replace(passage, match_tokens_L=tokens_L, match_scores_L=scores_L)
             stored.append(passage)
         return stored

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from cluster.wire.inner_tls import InnerTls
 from cluster.wire.types import ShardIdentity
+from colbert_core.errors import IndexCorrupt
 from colbert_core.hardware import searches_at_once
 from workers.heap import freeze_heap
 from workers.held_shard import HeldShard
 from workers.process_meter import ProcessMeter, ProcessState
 from workers.shard_server import Interceptor, ShardServer
 
+SETTLE_S = 60.0  # between two looks whether the shard fits into memory by now
+
 
 class Telemetry(Protocol):
     """What tells of a shard server: metrics, logs, traces (cluster/telemetry/process.py)."""
 
-    def start(self, shard: ShardIdentity, mapped_bytes: int) -> Sequence[Interceptor]:
+    def start(
+        self, shard: ShardIdentity, mapped_bytes: int, copied_bytes: Callable[[], int]
+    ) -> Sequence[Interceptor]:
         """Begin in this process; gives what the gRPC server is made with."""
 
 
@@ -57,6 +64,7 @@ class ShardServerActor:
         self._threads = threads or searches_at_once(device)
         self._meter = ProcessMeter()
         self._server: ShardServer | None = None
+        self._stopping = threading.Event()
 
     def address(self) -> str:
         """Where the server answers. Opens the shard and starts the server at the first call, and
@@ -70,7 +78,9 @@ class ShardServerActor:
             held = HeldShard.open(*self._wanted)
             interceptors: Sequence[Interceptor] = ()
             if self._telemetry is not None:
-                interceptors = self._telemetry.start(held.identity, held.mapped_bytes)
+                interceptors = self._telemetry.start(
+                    held.identity, held.mapped_bytes, lambda: held.copied_bytes
+                )
             self._server = ShardServer(
                 held,
                 host=self._host or _node_ip(),
@@ -80,6 +90,7 @@ class ShardServerActor:
                 interceptors=interceptors,
             )
             self._server.start()
+            threading.Thread(target=self._settle, args=(held,), daemon=True).start()
             freeze_heap()
         return self._server.address
 
@@ -89,8 +100,18 @@ class ShardServerActor:
 
     def stop(self, grace_s: float) -> None:
         """Finish what is under way, for up to `grace_s`, and end."""
+        self._stopping.set()
         if self._server is not None:
             self._server.stop(grace_s)
+
+    def _settle(self, held: HeldShard) -> None:
+        """Copy into memory later what did not fit when the shard was opened."""
+        try:
+            while not held.settled():
+                if self._stopping.wait(SETTLE_S):
+                    return
+        except IndexCorrupt as error:
+            logging.getLogger(__name__).warning("searched as it is mapped: %s", error)
 
 
 def _node_ip() -> str:

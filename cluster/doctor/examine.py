@@ -31,6 +31,7 @@ from cluster.security.tls import ServerTls
 from cluster.version import own_version
 from cluster.wire.types import IndexInfo
 from colbert_core.errors import TartanError
+from colbert_core.hardware import available_memory
 from colbert_core.index import open_generation
 from colbert_core.kernels import IMPLEMENTATION
 from colbert_core.storage import Location
@@ -63,7 +64,7 @@ def examine(patient: Patient) -> Iterator[Finding]:
     if patient.tls is not None:
         yield from file_checks(patient.tls, patient.host, datetime.datetime.now(datetime.UTC))
     if patient.index is not None:
-        yield from index_checks(patient.index, _available_memory())
+        yield from index_checks(patient.index, available_memory())
     if patient.target is None:
         yield free_port(patient.host, patient.port)
     else:
@@ -189,9 +190,3 @@ def _installed() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _available_memory() -> int:
-    """Bytes that this machine could give without swapping."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))

@@ -14,7 +14,7 @@ from colbert_core.index import Report, check_index, open_generation
 from colbert_core.storage import Location
 
 
-def index_checks(index: Location, available_bytes: int) -> Iterator[Finding]:
+def index_checks(index: Location, available_bytes: int | None) -> Iterator[Finding]:
     """Open it, check every byte where it lies on a disk, and encode one text with its model."""
     if isinstance(index, Path):
         try:
@@ -23,7 +23,8 @@ def index_checks(index: Location, available_bytes: int) -> Iterator[Finding]:
             yield fail("index", str(error), "give the folder that `tartan index build` made")
             return
         yield whole(report)
-        yield memory(available_bytes, report.size_bytes)
+        if available_bytes is not None:
+            yield memory(available_bytes, report.size_bytes)
     try:
         generation = open_generation(index, shards=())
     except TartanError as error:

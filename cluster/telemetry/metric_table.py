@@ -107,7 +107,8 @@ SHARD_SERVER = (
     _gauge("tartan_server_calls_in_flight", "Calls that wait or run.", "shard"),
     _gauge("tartan_server_passages", "Passages that can be found.", "shard"),
     _gauge("tartan_server_tokens", "Their token vectors.", "shard"),
-    _gauge("tartan_server_mapped_bytes", "Files of the shard, mapped into memory.", "shard"),
+    _gauge("tartan_server_mapped_bytes", "Files of the shard.", "shard"),
+    _gauge("tartan_server_copied_bytes", "Of these, what is copied into memory.", "shard"),
     _gauge(
         "tartan_server_generation_info",
         "1 for the shard and generation that is held.",

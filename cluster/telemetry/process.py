@@ -154,11 +154,13 @@ class ShardTelemetry:
 
     config: TelemetryConfig
 
-    def start(self, shard: ShardIdentity, mapped_bytes: int) -> Sequence[grpc.ServerInterceptor]:  # type: ignore[type-arg]  # generic in stubs only
+    def start(
+        self, shard: ShardIdentity, mapped_bytes: int, copied_bytes: Callable[[], int]
+    ) -> Sequence[grpc.ServerInterceptor]:  # type: ignore[type-arg]  # generic in stubs only
         """Begin to tell; what the gRPC server must be made with."""
         running = _running_at(self.config, shard.shard_id)
         running.tell_ray()
-        counting = ShardMetrics(running.registry, shard, mapped_bytes)
+        counting = ShardMetrics(running.registry, shard, mapped_bytes, copied_bytes)
         return [counting, ShardSpans(shard.shard_id)] if tracing() else [counting]
 
 

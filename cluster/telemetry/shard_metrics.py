@@ -23,8 +23,15 @@ METHODS = ("Search", "Fetch")
 class ShardMetrics(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in stubs only
     """Counts the calls of one shard server; safe to share between threads."""
 
-    def __init__(self, registry: Registry, shard: ShardIdentity, mapped_bytes: int) -> None:
-        """`mapped_bytes`: of the shard's files."""
+    def __init__(
+        self,
+        registry: Registry,
+        shard: ShardIdentity,
+        mapped_bytes: int,
+        copied_bytes: Callable[[], int],
+    ) -> None:
+        """`mapped_bytes`: of the shard's files; `copied_bytes`: of these, at each scrape, what was
+        copied into memory."""
         self._shard = shard.shard_id
         self._calls = Series(registry.counter("tartan_server_calls_total"))
         self._waited = registry.histogram("tartan_server_queue_seconds").labels(self._shard)
@@ -40,6 +47,8 @@ class ShardMetrics(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic
         registry.gauge("tartan_server_passages").labels(self._shard).set(shard.passages)
         registry.gauge("tartan_server_tokens").labels(self._shard).set(shard.tokens)
         registry.gauge("tartan_server_mapped_bytes").labels(self._shard).set(mapped_bytes)
+        copied = registry.gauge("tartan_server_copied_bytes").labels(self._shard)
+        copied.set_function(lambda: float(copied_bytes()))
         held = registry.gauge("tartan_server_generation_info")
         held.labels(self._shard, shard.generation).set(1)
 

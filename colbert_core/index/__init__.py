@@ -2,6 +2,7 @@
 
 from colbert_core.index.cache import Pin, discard
 from colbert_core.index.fetch import fetched_afresh
+from colbert_core.index.in_memory import keep_in_memory
 from colbert_core.index.inspect import component_bytes, describe, predicted_bytes
 from colbert_core.index.lease import Lease
 from colbert_core.index.leftovers import remove_unpublished
@@ -45,6 +46,7 @@ __all__ = [
     "discard",
     "fetched_afresh",
     "files_of",
+    "keep_in_memory",
     "live_generation",
     "make_live",
     "new_generation_id",

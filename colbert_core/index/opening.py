@@ -1,7 +1,7 @@
 """Opening a generation: the codec, and the shards that are asked for.
 
-Opening costs the same whatever the size of the index: files are checked by size and mapped, and
-only what a search touches is read. `verify.py` reads everything.
+Files are checked by size and mapped, so that opening costs the same whatever the size of the index,
+unless what is searched is asked into memory. `verify.py` reads everything.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from colbert_core.errors import InvalidInput
 from colbert_core.index.cache import Pin
 from colbert_core.index.fetch import OnBytes, fetched
 from colbert_core.index.files import check_size, read_matrix
+from colbert_core.index.in_memory import keep_in_memory
 from colbert_core.index.lease import Lease, lease_generation
 from colbert_core.index.manifest import Manifest, ShardEntry, read_current, read_generation
 from colbert_core.index.reader import ShardReader
@@ -63,6 +64,7 @@ def open_generation(
     shards: Sequence[str] | None = None,
     generation: str | None = None,
     device: str = "cpu",
+    in_memory: bool | None = False,
     on_fetch: OnBytes | None = None,
 ) -> Generation:
     """Open a generation of an index.
@@ -75,10 +77,12 @@ def open_generation(
         device: where to search. "cpu" is the native kernels; "cuda", or "cuda:1" for one of
             several GPUs, is those in torch, with the shards copied there now; "torch:cpu" is the
             same without a GPU, for testing.
+        in_memory: copy what is searched on the CPU into memory (`in_memory.py`); None does where
+            it takes no more than half of what is available.
         on_fetch: called with the bytes fetched and wanted, of one folder after another.
 
     Raises:
-        InvalidInput: there is no such device here, or the shards do not fit on it.
+        InvalidInput: there is no such device here, or the shards do not fit on it, or in memory.
         IndexMissing: there is no index here.
         IndexCorrupt: a file is missing, truncated, or does not fit the manifest.
         StorageError, Unavailable: the bucket refuses, or does not answer.
@@ -102,6 +106,8 @@ def open_generation(
     if table is not None:
         for reader in readers:  # copied now: threads that search first would each make a copy
             _ = reader.kernel
+    else:
+        keep_in_memory(readers, in_memory)
     return Generation(index, manifest, codec, readers, device, table, lease)
 
 

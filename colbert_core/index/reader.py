@@ -1,7 +1,7 @@
-"""One shard as mapped arrays behind the search kernel, and its ids, texts and metadata.
+"""One shard as arrays behind the search kernel, and its ids, texts and metadata.
 
-Opening it costs the same whatever its size: files are mapped, and only what a search touches is
-read.
+Files are mapped, and only what is touched is read; what is searched often may be copied into memory
+when it is opened (`in_memory.py`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from colbert_core import kernels
 from colbert_core.codec import Codec, Compressed
 from colbert_core.errors import IndexCorrupt
 from colbert_core.index.files import map_bytes
-from colbert_core.index.manifest import (
-    ShardEntry,
-)
+from colbert_core.index.in_memory import copied
+from colbert_core.index.manifest import ShardEntry
 from colbert_core.index.metadata import MetadataReader
 from colbert_core.index.passages import PassageReader, StoredRow
 from colbert_core.index.tombstones import read_tombstones
@@ -34,11 +33,12 @@ if TYPE_CHECKING:
     from colbert_core.torch_kernels import TorchShard, TorchTable
 
 ARRAYS = ("codes", "residuals", "scales", "offsets", "posting_offsets", "postings")
+SEARCHED = (*ARRAYS, "contexts")
 
 
 @dataclass(frozen=True)
 class ShardArrays:
-    """The mapped arrays of a shard, as `docs/formats.md` describes them; some have no contexts."""
+    """The arrays of a shard, as `docs/formats.md` describes them; some have no contexts."""
 
     codes: AnyArray
     residuals: AnyArray
@@ -50,7 +50,7 @@ class ShardArrays:
 
 
 class ShardReader:
-    """One shard, open for searching; immutable, safe to share between threads.
+    """One shard, open for searching; what it tells never changes, safe to share between threads.
 
     Args:
         table: the centroids on the device that the shard is to be searched on; None for the CPU.
@@ -72,6 +72,7 @@ class ShardReader:
                 f"{self.folder / 'scales.npy'}: it has {len(self.arrays.scales)} tokens; the "
                 f"manifest says {entry.tokens}"
             )
+        self._searched = self.arrays
         self.metadata = MetadataReader(self.folder, entry.passages, entry.fields)
         self.windows = (
             WindowsReader(self.folder, entry.passages, entry.continued) if entry.continued else None
@@ -113,6 +114,27 @@ class ShardReader:
         both_N: U8 = self.live_N & (allowed_N != 0)
         return both_N
 
+    def into_memory(self) -> None:
+        """Copy what is searched on the CPU into memory (`in_memory.py`); later searches use it.
+
+        Raises:
+            IndexCorrupt: a file cannot be read.
+        """
+        self._searched = copied(self.arrays)
+        if "kernel" in self.__dict__:  # searches that are under way keep the one that they have
+            self.__dict__["kernel"] = self._kernel()
+
+    @property
+    def copied_bytes(self) -> int:
+        """Of the arrays that are searched, what was copied into memory: all or nothing."""
+        return 0 if self._searched is self.arrays else self.searched_bytes
+
+    @property
+    def searched_bytes(self) -> int:
+        """Of the arrays that are searched."""
+        arrays = (getattr(self.arrays, name) for name in SEARCHED)
+        return sum(array.nbytes for array in arrays if array is not None)
+
     @cached_property
     def kernel(self) -> kernels.Shard | TorchShard:
         """The kernel's view of this shard; on a GPU, a copy of its arrays.
@@ -120,6 +142,9 @@ class ShardReader:
         Raises:
             IndexCorrupt: the arrays do not fit each other.
         """
+        return self._kernel()
+
+    def _kernel(self) -> kernels.Shard | TorchShard:
         try:
             native = self._native()
             return native if self._table is None else self._on_device(native, self._table)
@@ -129,7 +154,7 @@ class ShardReader:
             ) from error
 
     def _native(self) -> kernels.Shard:
-        arrays, codec = self.arrays, self.codec
+        arrays, codec = self._searched, self.codec
         return kernels.Shard(
             codec.centroid_table,
             self.passages,

@@ -31,7 +31,7 @@ def counted(small_index: Path) -> Iterator[tuple[Registry, ShardServer, HeldShar
     manifest = open_generation(small_index, shards=()).manifest
     held = HeldShard.open(small_index, manifest.generation, manifest.shards[1].id)
     registry = Registry()
-    metrics = ShardMetrics(registry, held.identity, held.mapped_bytes)
+    metrics = ShardMetrics(registry, held.identity, held.mapped_bytes, lambda: held.copied_bytes)
     server = ShardServer(held, threads=2, token="right", interceptors=[metrics])
     server.start()
     yield registry, server, held
@@ -93,6 +93,13 @@ def test_what_is_mapped_is_the_shards_files(counted: Any, small_index: Path) -> 
     _, _, held = counted
     folder = small_index / "shards" / held.identity.shard_id
     assert held.mapped_bytes == sum(file.stat().st_size for file in folder.iterdir()) > 0
+
+
+def test_what_is_copied_into_memory_is_told_at_each_scrape(counted: Any) -> None:
+    registry, _, held = counted
+    labels = {"shard": held.identity.shard_id}
+    told = registry.collectors.get_sample_value("tartan_server_copied_bytes", labels)
+    assert told == held.copied_bytes > 0
 
 
 def health_of(address: str, service: str) -> int:
