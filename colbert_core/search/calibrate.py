@@ -74,8 +74,10 @@ def calibrate(shards: Sequence[ShardReader], codec: Codec, seed: int = 0) -> tup
     ks = [k for k in KS if k == KS[0] or PASSAGES_PER_HIT * k <= passages]
     threads = _threads(shards)
     gaps = _over(queries, lambda query: gaps_of(sample, codec, query, ks), threads)
+    per_query = [of.behind for of in gaps], [of.ranks for of in gaps]
     options = {
-        key: options_of(key, np.stack([of.behind[key] for of in gaps])) for key in gaps[0].behind
+        key: options_of(key, *(np.stack([what[key] for what in of]) for of in per_query))
+        for key in gaps[0].behind
     }
     spreads = {k: float(np.mean([of.variance[k] for of in gaps])) ** 0.5 for k in ks}
     counts = _over(
@@ -135,10 +137,9 @@ def _price(
     option: Option, spread: float, counts_Q2S: AnyArray, costs: _Costs
 ) -> tuple[Preset, float]:
     """What an option takes, and its cost."""
-    compared, scored = (
-        max(option.k, int(np.ceil(MOST_OVER_MEDIAN * np.median(counts_Q2S[:, stage]))))
-        for stage in (0, 1)
-    )
+    usual = [MOST_OVER_MEDIAN * float(np.median(counts_Q2S[:, stage])) for stage in (0, 1)]
+    compared = max(option.k, int(np.ceil(min(usual[0], option.most))))
+    scored = max(option.k, min(compared, int(np.ceil(usual[1]))))
     means = np.minimum(counts_Q2S, [[[compared], [scored]]]).sum(2).mean(0)
     preset = Preset(
         recall=option.recall,

@@ -29,11 +29,14 @@ class Gaps:
     Attributes:
         behind: by (nprobe, k), how far behind their shard's k-th best each of the exact top k falls
             by estimate, over √L, float32 [k]; infinite for a hit that no probe leads to.
+        ranks: by (nprobe, k), how many passages of their shard, of all that it has, are estimated
+            no worse than each of these, float32 [k]; infinite likewise.
         variance: by k, of precise scores minus those by interaction, over L: of the best k of each
             shard, the mean.
     """
 
     behind: Mapping[Key, F32]
+    ranks: Mapping[Key, F32]
     variance: Mapping[int, float]
 
 
@@ -51,21 +54,24 @@ def gaps_of(sample: Sample, codec: Codec, query: PseudoQuery, ks: Sequence[int])
     ]
     hits = _exact_hits(compared, ranks[-1])
     behind: dict[Key, F32] = {}
+    ranks_of: dict[Key, F32] = {}
     for nprobe in NPROBES:
         probes = codec.centroid_table.probe(Q_LD, nprobe)
         scores, bests = np.empty(len(hits), np.float32), []
+        ranked = np.empty(len(hits), np.float32)
         for index in range(len(shards)):
             here = hits[:, 0] == index
             found = _estimates(sample, index, query, probes, hits[here, 1], ranks[-1])
-            scores[here] = found[0]
-            bests.append(found[1])
+            scores[here], ranked[here] = found[:2]
+            bests.append(found[2])
         for k, gaps in zip(ks, _behind(hits, scores, bests, ranks), strict=True):
             behind[nprobe, k] = (gaps / len(Q_LD) ** 0.5).astype(np.float32)
+            ranks_of[nprobe, k] = ranked[: len(gaps)] / np.float32(sample.share_beside(1))
     variance = {
         k: float(np.mean([_variance(of, rank) for of in compared if len(of[0])])) / len(Q_LD)
         for k, rank in zip(ks, ranks, strict=True)
     }
-    return Gaps(behind, variance)
+    return Gaps(behind, ranks_of, variance)
 
 
 def _variance(compared: Compared, rank: int) -> float:
@@ -106,18 +112,23 @@ def _estimates(
     probes: tuple[I32, F32],
     wanted: AnyArray,
     most: int,
-) -> tuple[F32, F32]:
+) -> tuple[F32, F32, F32]:
     """What postings say of some passages of a shard, minus infinity of those that no probe leads
-    to; and the best `most` of the shard."""
-    scores, best = np.full(len(wanted), -np.inf, np.float32), np.zeros(0, np.float32)
+    to; how many passages they put no lower, infinity likewise; and the best `most` scores."""
+    scores, every = np.full(len(wanted), -np.inf, np.float32), [np.zeros(0, np.float32)]
     for first, allowed_W in sample.windows(index, query):
         last = first + len(allowed_W)
         kernel = sample.shards[index].kernel
         pids, estimates = kernel.approximate(query.Q_LD, *probes, allowed_W, first, last)
         here = (wanted >= first) & (wanted < last)
         scores[here] = _look_up(wanted[here], pids, estimates)
-        best = best_of(best, estimates, most)
-    return scores, best
+        every.append(estimates)
+    estimates = np.concatenate(every)
+    reached = scores > -np.inf
+    lowest = scores[reached].min(initial=np.inf)
+    good = np.sort(estimates[estimates >= lowest])
+    ranks = np.where(reached, len(good) - np.searchsorted(good, scores), np.inf)
+    return scores, ranks.astype(np.float32), best_of(estimates, most)
 
 
 def _behind(hits: AnyArray, scores: F32, bests: Sequence[F32], ks: Sequence[int]) -> list[AnyArray]:
@@ -138,9 +149,8 @@ def _look_up(wanted: AnyArray, pids: AnyArray, scores: F32) -> F32:
     return found
 
 
-def best_of(scores: F32, more: F32, most: int) -> F32:
-    """The best `most` of both, in no order."""
-    scores = np.concatenate([scores, more])
+def best_of(scores: F32, most: int) -> F32:
+    """The best `most`, in no order."""
     return np.partition(scores, len(scores) - most)[-most:] if len(scores) > most else scores
 
 

@@ -20,25 +20,28 @@ from colbert_core.types import F32, I32, I64, AnyArray
 
 RECALLS = (0.80, 0.90, 0.95, 0.98, 0.99)
 WIDEST_MARGIN = 10.0  # where probes do not lead to enough hits: leaves nothing out
+MOST_OVER_NEEDED = 2  # caps what is compared, beside what a number for all queries would have to be
 STEEPER = 1.25  # the most that the last step may grow, beside the one before it
 
 
 @dataclass(frozen=True)
 class Option:
-    """One way to reach a recall: a margin, the share of hits that it keeps, what scoring may be
-    expected to miss, and whether the probes lead to as many hits as it takes."""
+    """One way to reach a recall: a margin, the share of hits that it keeps, how many passages of a
+    shard are worth comparing at most, what scoring may be expected to miss, and whether the probes
+    lead to as many hits as it takes."""
 
     recall: float
     nprobe: int
     k: int
     margin: float
+    most: float
     missed: float
     kept: float
     enough: bool
 
 
-def options_of(key: Key, gaps_Qk: F32) -> list[Option]:
-    """For each recall, the margin that keeps what it takes."""
+def options_of(key: Key, gaps_Qk: F32, ranks_Qk: F32) -> list[Option]:
+    """For each recall, the margin that keeps what it takes, and the most that are compared."""
     nprobe, k = key
     needed = [_margin(gaps_Qk, kept_for(recall)) for recall in RECALLS]
     return [
@@ -47,6 +50,7 @@ def options_of(key: Key, gaps_Qk: F32) -> list[Option]:
             nprobe,
             k,
             margin,
+            MOST_OVER_NEEDED * _holding(ranks_Qk, kept_for(recall)),
             missed_for(recall),
             float(np.mean(gaps_Qk <= margin)),
             wanted < WIDEST_MARGIN,
@@ -71,8 +75,12 @@ def _capped(needed: Sequence[float]) -> float:
 
 def _margin(gaps_Qk: F32, share: float) -> float:
     """The margin that keeps a share of the hits."""
-    kept = int(np.ceil(share * gaps_Qk.size))
-    return min(WIDEST_MARGIN, max(0.0, float(np.sort(gaps_Qk, axis=None)[kept - 1])))
+    return min(WIDEST_MARGIN, max(0.0, _holding(gaps_Qk, share)))
+
+
+def _holding(values_Qk: F32, share: float) -> float:
+    """The least that a share of the hits does not exceed."""
+    return float(np.sort(values_Qk, axis=None)[int(np.ceil(share * values_Qk.size)) - 1])
 
 
 def counts_of(
@@ -141,7 +149,7 @@ def _candidates(
     for first in range(0, shard.passages, WINDOW):
         last = min(first + WINDOW, shard.passages)
         pids, estimates = shard.kernel.approximate(Q_LD, *probes, None, first, last)
-        best = best_of(best, estimates, most)
+        best = best_of(np.concatenate([best, estimates]), most)
         # Of fewer than k, the least may be better than the k-th of more.
         ends = last == shard.passages or len(best) >= most
         floor = min(_floors(best, options, float(len(Q_LD) ** 0.5)).values()) if ends else -np.inf

@@ -15,7 +15,13 @@ from colbert_core.errors import IndexCorrupt
 from colbert_core.index import Manifest, Preset, describe, verify
 from colbert_core.index.manifest import manifest_path
 from colbert_core.index.presets import COMMON_SPREAD, kept_for, missed_for
-from colbert_core.search import COMMON_PRESETS, calibrate_margins, derive_params, pseudo_queries
+from colbert_core.search import (
+    COMMON_PRESETS,
+    calibrate_gaps,
+    calibrate_margins,
+    derive_params,
+    pseudo_queries,
+)
 from colbert_core.search import calibrate as calibration
 from colbert_core.search.calibrate import calibrate
 from colbert_core.search.calibrate_margins import RECALLS, options_of
@@ -71,9 +77,10 @@ def test_more_recall_or_hits_never_mean_less_work() -> None:
 def test_a_few_odd_queries_do_not_decide_the_highest_recall() -> None:
     """All gaps of two pseudo-queries of 256 are far from all others': more than may be missed."""
     gaps_Qk = np.random.default_rng(0).exponential(0.04, (256, 9)).astype(np.float32)
-    plain = options_of((16, 10), gaps_Qk)[-1]
+    ranks_Qk = np.ones_like(gaps_Qk)
+    plain = options_of((16, 10), gaps_Qk, ranks_Qk)[-1]
     gaps_Qk[:2] = 5.0
-    odd = options_of((16, 10), gaps_Qk)[-1]
+    odd = options_of((16, 10), gaps_Qk, ranks_Qk)[-1]
     assert plain.recall == odd.recall == 0.99
     assert plain.enough
     assert odd.enough
@@ -84,7 +91,43 @@ def test_a_few_odd_queries_do_not_decide_the_highest_recall() -> None:
 def test_probes_that_lead_to_too_few_are_not_enough() -> None:
     gaps_Qk = np.full((64, 9), np.inf, np.float32)
     gaps_Qk[:40] = 0.1
-    assert not any(option.enough for option in options_of((4, 10), gaps_Qk))
+    assert not any(option.enough for option in options_of((4, 10), gaps_Qk, gaps_Qk))
+
+
+def test_no_more_are_compared_than_twice_what_one_number_for_all_would_be() -> None:
+    """Of 1,000 hits of rank 1 … 1,000, the first 921 are .92 and a little more."""
+    ranks_Qk = np.random.default_rng(1).permutation(1000).reshape(100, 10).astype(np.float32) + 1
+    options = options_of((16, 10), np.zeros_like(ranks_Qk), ranks_Qk)
+    assert [option.most for option in options] == [1840, 1920, 1960, 1984, 1992]
+    ranks_Qk[ranks_Qk > 950] = np.inf  # no probe leads there
+    assert options_of((16, 10), np.zeros_like(ranks_Qk), ranks_Qk)[-1].most == np.inf
+
+
+def test_ranks_count_what_postings_put_no_lower(index: Index) -> None:
+    shards, codec = index.generation.shards, index.generation.codec
+    rng = np.random.default_rng(2)
+    sample = pseudo_queries.draw_sample(shards, 1 << 30, rng)
+    (query,) = pseudo_queries.pseudo_queries(sample, 1, rng)
+    gaps = calibrate_gaps.gaps_of(sample, codec, query, [10])
+    probes = codec.centroid_table.probe(query.Q_LD, 16)
+    best, at_best = [], []
+    for at, shard in enumerate(shards):
+        pids, estimates = shard.kernel.approximate(query.Q_LD, *probes, None, 0, shard.passages)
+        mine = pids == query.pid if at == query.shard else np.zeros(len(pids), bool)
+        estimates = estimates[~mine]
+        exact, scores, _, _ = shard.kernel.exhaustive(query.Q_LD, 11)
+        found = dict(zip(pids[~mine].tolist(), estimates, strict=True))
+        for pid, score in zip(exact.tolist(), scores.tolist(), strict=True):
+            if at == query.shard and pid == query.pid:
+                continue
+            best.append(score)
+            estimate = found.get(pid, -np.inf)
+            at_best.append(
+                np.inf if np.isinf(estimate) else float(np.count_nonzero(estimates >= estimate))
+            )
+    ten = np.argsort(-np.array(best), kind="stable")[:10]
+    share = sample.share_beside(1)  # all passages but the one that the query was made of
+    np.testing.assert_allclose(gaps.ranks[16, 10], np.array(at_best)[ten] / share, rtol=1e-6)
 
 
 def test_beyond_the_presets() -> None:
