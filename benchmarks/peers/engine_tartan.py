@@ -78,7 +78,8 @@ class Tartan(Engine):
         return np.ascontiguousarray(query_LD, dtype=np.float32)
 
     def search(self, query: np.ndarray, k: int, setting: dict[str, Any]) -> list[str]:
-        """Settings: `recall`, `exact`, or `nprobe` and `candidates_per_hit`; none: the default."""
+        """Settings: `recall`, `exact`, or `nprobe`, `candidates_per_hit` and perhaps `scored` or
+        `scored_per_hit`; none: the default."""
         return self.index.search(query, k=k, **_knobs(setting, k)).ids
 
     def search_many(
@@ -90,8 +91,9 @@ class Tartan(Engine):
 
 def _knobs(setting: dict[str, Any], k: int) -> dict[str, Any]:
     knobs = dict(setting)
-    if "candidates_per_hit" in knobs:
-        knobs["candidates"] = round(k * knobs.pop("candidates_per_hit"))
+    for name in ("candidates", "scored"):
+        if f"{name}_per_hit" in knobs:
+            knobs[name] = round(k * knobs.pop(f"{name}_per_hit"))
     return knobs
 
 

@@ -90,10 +90,13 @@ def _full_scores(probes: int, count: int) -> Setting:
     return Setting(f"{probes} probe{'s' * (probes > 1)}, {count:,} full", knobs, head=True)
 
 
-def _raw(nprobe: int, per_hit: float) -> Setting:
+def _raw(nprobe: int, per_hit: float, scored_per_hit: float | None = None) -> Setting:
+    label = f"{nprobe} probes, {per_hit:g} candidates a hit"
+    knobs = {"nprobe": nprobe, "candidates_per_hit": per_hit}
+    if scored_per_hit is None:
+        return Setting(label, knobs)
     return Setting(
-        f"{nprobe} probes, {per_hit:g} candidates a hit",
-        {"nprobe": nprobe, "candidates_per_hit": per_hit},
+        f"{label}, {scored_per_hit:g} scored", knobs | {"scored_per_hit": scored_per_hit}
     )
 
 
@@ -121,6 +124,8 @@ TARTAN = (
     _coarse(64, 4),
     _raw(16, 6.4),
     _raw(32, 6.4),
+    _raw(12, 12, 2),
+    _raw(16, 12, 3),
     TARTAN_EXACT,
 )
 COLBERT = (

@@ -108,16 +108,18 @@ def _read(mapped: AnyArray, out: memoryview) -> None:
 
 @contextmanager
 def _turn() -> Iterator[bool]:
-    """Be the one process of this user on this machine that copies; whether it came to that."""
-    path = Path(tempfile.gettempdir()) / f"tartan-memory-{os.getuid()}.lock"
+    """Be the one process of this user on this machine that copies; whether it came to that. Where
+    there is nothing to take turns by, it is."""
     deadline = time.monotonic() + _WAIT_S
     try:
+        path = Path(tempfile.gettempdir()) / f"tartan-memory-{os.getuid()}.lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError:
-        yield False
+        yield True
         return
     try:
-        while not (mine := _locked(descriptor)) and time.monotonic() < deadline:
+        mine = os.fstat(descriptor).st_uid != os.getuid()  # another's file says nothing
+        while not (mine or (mine := _locked(descriptor))) and time.monotonic() < deadline:
             time.sleep(_PAUSE_S)
         yield mine
     finally:
@@ -127,6 +129,8 @@ def _turn() -> Iterator[bool]:
 def _locked(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return True  # no locks here
     return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -77,6 +79,16 @@ def test_nothing_is_copied_unasked_while_another_process_is_at_it(path, monkeypa
         assert not keep_in_memory(shards, None)
         assert keep_in_memory(shards, True)
     assert keep_in_memory(shards, None)
+
+
+def test_without_a_place_for_turns_a_process_takes_its_own(path, tmp_path, monkeypatch):
+    monkeypatch.setattr(in_memory.tempfile, "gettempdir", lambda: str(tmp_path / "none"))
+    assert keep_in_memory(open_generation(path).shards, None)
+    (tmp_path / "none").mkdir()
+    somewhere = tmp_path / "somewhere"
+    (tmp_path / "none" / f"tartan-memory-{os.getuid()}.lock").symlink_to(somewhere)
+    assert keep_in_memory(open_generation(path).shards, None)
+    assert not somewhere.exists()
 
 
 def test_a_search_under_way_keeps_its_arrays(path):
