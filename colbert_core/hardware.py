@@ -31,24 +31,34 @@ def threads() -> int:
 
 
 def available_memory() -> int | None:
-    """Bytes that could be had now without swapping: of the machine, or of the container (cgroup
-    v2) where that has less. None where the system does not say."""
+    """Bytes that could be had now without swapping: of the machine, or of the container or service
+    (control groups, version 2) where that has less. None where the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return None
     of_machine = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    amounts = [*of_machine, *_left_of_container(Path("/sys/fs/cgroup"))]
-    return min(amounts, default=None)
+    return min([*of_machine, *_left_of_groups(Path("/sys/fs/cgroup"))], default=None)
 
 
-def _left_of_container(group: Path) -> list[int]:
-    """What a limit leaves beside what is used, of which file pages can be taken back."""
+def _left_of_groups(root: Path, membership: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """What the limits of this process's control group and those above it leave beside what is used,
+    of which file pages can be taken back."""
+    try:
+        own = next(line for line in membership.read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):
+        return []
+    group = root / own.removeprefix("0::/")
+    above = [group, *(parent for parent in group.parents if parent.is_relative_to(root))]
+    return [left for one in above for left in _left_of_group(one)]
+
+
+def _left_of_group(group: Path) -> list[int]:
     try:
         limit, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
         pages = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         return [max(0, int(limit) - int(used) + int(pages["inactive_file"]))]
-    except (OSError, KeyError, ValueError):  # no such group, or no limit: "max"
+    except (OSError, KeyError, ValueError):  # no such file, or no limit: "max"
         return []
 
 

@@ -115,9 +115,9 @@ class HeldShard:
         """Of the shard's files, what was copied into memory and is searched there."""
         return self.shard.copied_bytes
 
-    def settled(self) -> bool:
-        """Whether nothing is left to do for faster searches: what did not fit into memory when the
-        shard was opened is copied where it fits now, as after a rollout.
+    def settle(self) -> bool:
+        """Copy into memory what did not fit when the shard was opened, where it does now, as after
+        a rollout; whether nothing is left to do.
 
         Raises:
             IndexCorrupt: a file cannot be read.

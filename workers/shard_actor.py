@@ -107,7 +107,7 @@ class ShardServerActor:
     def _settle(self, held: HeldShard) -> None:
         """Copy into memory later what did not fit when the shard was opened."""
         try:
-            while not held.settled():
+            while not held.settle():
                 if self._stopping.wait(SETTLE_S):
                     return
         except IndexCorrupt as error:

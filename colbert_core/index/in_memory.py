@@ -13,7 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +34,7 @@ _PAUSE_S = 0.05
 
 
 def keep_in_memory(shards: Sequence[ShardReader], wanted: bool | None) -> bool:
-    """Copy what is searched of shards into memory, of all or of none; whether it was.
+    """Copy what is searched of shards into memory; whether all of it was.
 
     Args:
         wanted: True copies; None where it takes no more than half of the memory that is available
@@ -51,13 +51,18 @@ def keep_in_memory(shards: Sequence[ShardReader], wanted: bool | None) -> bool:
         available = hardware.available_memory()
         if wanted is None and (not mine or available is None or size > SHARE * available):
             return False
-        if available is not None and size > available:
+        try:
+            if available is not None and size > available:
+                raise MemoryError(f"{available:,} bytes are available")
+            for shard in shards:
+                shard.into_memory()
+        except MemoryError as error:
+            if wanted is None:
+                return False
             raise InvalidInput(
-                f"in_memory is True: what is searched takes {size:,} bytes and {available:,} are "
-                "available; leave in_memory out, and files are searched as they are mapped"
-            )
-        for shard in shards:
-            shard.into_memory()
+                f"in_memory is True: what is searched takes {size:,} bytes, and {error}; leave "
+                "in_memory out, and files are searched as they are mapped"
+            ) from error
     return True
 
 
@@ -65,15 +70,14 @@ def copied(part: ShardArrays) -> ShardArrays:
     """The same arrays, read into memory side by side.
 
     Raises:
+        MemoryError: the system gives no more.
         IndexCorrupt: a file cannot be read, or ends early.
     """
     arrays, starts, size = _arrays(part), {}, 0
     for name, array in arrays.items():
         starts[name] = size
         size += -(-array.nbytes // LINE) * LINE
-    memory = mmap.mmap(-1, max(size, LINE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):  # a wish; a system without them leaves memory as it is
-        memory.madvise(mmap.MADV_HUGEPAGE)
+    memory = _large_pages(max(size, LINE))
     copies: dict[str, AnyArray] = {}
     for name, array in arrays.items():
         whole = slice(starts[name], starts[name] + array.nbytes)
@@ -83,6 +87,18 @@ def copied(part: ShardArrays) -> ShardArrays:
         copies[name] = copy.reshape(array.shape)
     contexts = copies.pop("contexts", None)
     return type(part)(**copies, contexts=contexts)
+
+
+def _large_pages(size: int) -> mmap.mmap:
+    """Memory of this process alone. Large pages are a wish: a system without them gives others."""
+    try:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"the system gives no more: {error}") from error
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 def _arrays(part: ShardArrays) -> dict[str, AnyArray]:

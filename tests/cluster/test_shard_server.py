@@ -22,8 +22,10 @@ from cluster.controller.placement import gpu_share
 from cluster.wire import shard as convert
 from cluster.wire.tartan.shard.v1 import shard_pb2, shard_pb2_grpc
 from cluster.wire.types import Along, FetchQuery, ShardQuery
+from colbert_core import hardware
 from colbert_core.errors import IndexCorrupt, IndexMissing, Unavailable
 from colbert_core.index import open_generation
+from workers import shard_actor
 from workers.held_shard import HeldShard
 from workers.shard_actor import ShardServerActor
 from workers.shard_server import ShardServer
@@ -55,6 +57,48 @@ def request(held: HeldShard, **changes: Any) -> shard_pb2.SearchRequest:
         "scored": 10,
     }
     return convert.query_to_proto(ShardQuery(**(values | changes)), held.identity.shard_id)
+
+
+def test_what_did_not_fit_in_memory_is_copied_when_it_does(
+    small_index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    available = 0
+    monkeypatch.setattr(hardware, "available_memory", lambda: available)
+    monkeypatch.setattr(shard_actor, "SETTLE_S", 0.01)
+    manifest = open_generation(small_index, shards=()).manifest
+    told: list[Any] = []
+
+    class Listener:
+        def start(self, shard: Any, mapped_bytes: int, copied_bytes: Any) -> tuple[()]:
+            told.extend([mapped_bytes, copied_bytes])
+            return ()
+
+    actor = ShardServerActor(
+        str(small_index),
+        manifest.generation,
+        manifest.shards[1].id,
+        "127.0.0.1",
+        telemetry=Listener(),
+    )
+    try:
+        address = actor.address()
+        held = HeldShard.open(small_index, manifest.generation, manifest.shards[1].id)
+        asked = request(held)
+        with grpc.insecure_channel(address) as channel:
+            stub = shard_pb2_grpc.ShardServiceStub(channel)
+            mapped = stub.Search(asked, timeout=20)
+            assert told[1]() == held.copied_bytes == 0
+            available = 1 << 40
+            deadline = time.monotonic() + 20
+            while not told[1]() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert 0 < told[1]() < told[0]
+            copied = stub.Search(asked, timeout=20)
+        assert (copied.pids, copied.scores) == (mapped.pids, mapped.scores)
+        assert held.settle()
+        assert held.copied_bytes == told[1]()
+    finally:
+        actor.stop(0.0)
 
 
 def refused(call: Any, message: Any, code: grpc.StatusCode, part: str, **options: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -66,7 +67,9 @@ def test_unasked_only_where_half_of_what_is_available_is_enough(path, monkeypatc
 
 def test_what_does_not_fit_is_refused_with_the_remedy(path, monkeypatch):
     monkeypatch.setattr(hardware, "available_memory", lambda: 999)
-    with pytest.raises(InvalidInput, match=r"takes [\d,]+ bytes and 999 are available; leave"):
+    with pytest.raises(
+        InvalidInput, match=r"takes [\d,]+ bytes, and 999 bytes are available; leave"
+    ):
         Index.open(path, in_memory=True)
     assert kept_in_memory(Index.open(path, in_memory=False)) == [False, False]
 
@@ -117,10 +120,32 @@ def test_a_file_that_has_become_shorter_is_corrupt(tmp_path):
         copied(shard.arrays)
 
 
-def test_a_container_has_what_its_limit_leaves(tmp_path, monkeypatch):
-    for name, text in (("max", "1000"), ("current", "700"), ("stat", "anon 500\ninactive_file 90")):
-        (tmp_path / f"memory.{name}").write_text(text + "\n")
-    assert hardware._left_of_container(tmp_path) == [390]
-    (tmp_path / "memory.max").write_text("max\n")
-    assert hardware._left_of_container(tmp_path) == []
-    assert hardware._left_of_container(tmp_path / "none") == []
+def test_where_the_system_gives_no_more_the_files_stay_mapped(path, monkeypatch):
+    def no_more(*_args, **_kwargs):
+        raise OSError(12, "Cannot allocate memory")
+
+    system = SimpleNamespace(mmap=no_more, MAP_PRIVATE=2, MAP_ANONYMOUS=32)
+    monkeypatch.setattr(in_memory, "mmap", system)
+    assert kept_in_memory(Index.open(path)) == [False, False]
+    with pytest.raises(InvalidInput, match=r"in_memory is True: .* Cannot allocate memory; leave"):
+        Index.open(path, in_memory=True)
+
+
+def test_a_process_has_what_the_limits_of_its_groups_leave(tmp_path):
+    def limit(group, most, used, pages):
+        group.mkdir(parents=True, exist_ok=True)
+        stat = f"anon 500\ninactive_file {pages}"
+        for name, text in (("max", most), ("current", used), ("stat", stat)):
+            (group / f"memory.{name}").write_text(f"{text}\n")
+
+    membership, root = tmp_path / "membership", tmp_path / "root"
+    limit(root / "a.slice" / "b.service", 1000, 700, 90)
+    limit(root / "a.slice", "max", 9999, 1)
+    limit(root, 600, 590, 0)
+    membership.write_text("1:name=systemd:/elsewhere\n0::/a.slice/b.service\n")
+    assert hardware._left_of_groups(root, membership) == [390, 10]
+    membership.write_text("0::/\n")  # as seen from within a container
+    assert hardware._left_of_groups(root, membership) == [10]
+    membership.write_text("1:name=systemd:/elsewhere\n")
+    assert hardware._left_of_groups(root, membership) == []
+    assert hardware._left_of_groups(root, tmp_path / "none") == []
