@@ -47,31 +47,31 @@ def gaps_of(sample: Sample, codec: Codec, query: PseudoQuery, ks: Sequence[int])
     of many passages lie closer together.
     """
     Q_LD, shards = query.Q_LD, sample.shards
-    ranks = [max(1, round(k * sample.share_beside(1))) for k in ks]
+    shrunk = [max(1, round(k * sample.share_beside(1))) for k in ks]
     compared = [
-        _sifted(sample, index, query, SIFTED_PER_HIT * ranks[-1] + SIFTED_BESIDE)
+        _sifted(sample, index, query, SIFTED_PER_HIT * shrunk[-1] + SIFTED_BESIDE)
         for index in range(len(shards))
     ]
-    hits = _exact_hits(compared, ranks[-1])
+    hits = _exact_hits(compared, shrunk[-1])
     behind: dict[Key, F32] = {}
-    ranks_of: dict[Key, F32] = {}
+    ranks: dict[Key, F32] = {}
     for nprobe in NPROBES:
         probes = codec.centroid_table.probe(Q_LD, nprobe)
         scores, bests = np.empty(len(hits), np.float32), []
         ranked = np.empty(len(hits), np.float32)
         for index in range(len(shards)):
             here = hits[:, 0] == index
-            found = _estimates(sample, index, query, probes, hits[here, 1], ranks[-1])
+            found = _estimates(sample, index, query, probes, hits[here, 1], shrunk[-1])
             scores[here], ranked[here] = found[:2]
             bests.append(found[2])
-        for k, gaps in zip(ks, _behind(hits, scores, bests, ranks), strict=True):
+        for k, gaps in zip(ks, _behind(hits, scores, bests, shrunk), strict=True):
             behind[nprobe, k] = (gaps / len(Q_LD) ** 0.5).astype(np.float32)
-            ranks_of[nprobe, k] = ranked[: len(gaps)] / np.float32(sample.share_beside(1))
+            ranks[nprobe, k] = ranked[: len(gaps)] / np.float32(sample.share_beside(1))
     variance = {
         k: float(np.mean([_variance(of, rank) for of in compared if len(of[0])])) / len(Q_LD)
-        for k, rank in zip(ks, ranks, strict=True)
+        for k, rank in zip(ks, shrunk, strict=True)
     }
-    return Gaps(behind, ranks_of, variance)
+    return Gaps(behind, ranks, variance)
 
 
 def _variance(compared: Compared, rank: int) -> float:
