@@ -106,13 +106,13 @@ class Stages:
     def of(self, Q_LD: np.ndarray) -> list[Work]:
         """What each stage of one query takes, and the least that it has to do."""
         args, shard, table = self.args, self.shard, self.codec.centroid_table
-        rotated = self.codec.rotate_query(Q_LD)
+        rotated = self.codec.rotate(Q_LD)
         probes = table.probe(rotated, args.nprobe, keep_rows=True)  # which interaction then finds
         coarse = (rotated, *probes, args.candidates, args.candidates, None, 0.0, np.inf, 0)
         candidates = np.sort(shard.search(*coarse)[0])
         scores = shard.interaction(rotated, candidates)
         scored = np.sort(candidates[np.argsort(-scores, kind="stable")[: args.scored]])
-        rotate_ms = least_ms(lambda: self.codec.rotate_query(Q_LD))
+        rotate_ms = least_ms(lambda: self.codec.rotate(Q_LD))
         probe_ms = least_ms(lambda: table.probe(rotated, args.nprobe, keep_rows=True))
         postings_ms = least_ms(lambda: shard.search(*coarse))
         interaction_ms = least_ms(lambda: shard.interaction(rotated, candidates))

@@ -160,7 +160,7 @@ class SearchPipeline:
             clock.left_s("the centroids were probed")  # it may have waited for a thread
             if call.query_LD is None:  # given ones were checked before anything was done
                 query_LD = check_vectors(query_LD, self.codec.dim, self.limits)
-            query_LD = self.codec.rotate_query(query_LD)
+            query_LD = self.codec.rotate(query_LD)
             probes = None
             if not params.exact:
                 check_probes(len(query_LD), params.nprobe, self.codec.centroid_count)

@@ -2,8 +2,6 @@
 
 from colbert_core.types import F32, I8, I32, I64, U8
 
-def rotate_query(Q_LD: F32, rotation_DD: F32) -> F32: ...
-
 class CentroidTable:
     def __init__(self, codes_CD: I8, scales_C: F32) -> None: ...
     @property
@@ -93,6 +91,7 @@ class NearestCentroid:
         self, tokens_TD: I8, order_T: I32, starts_G1: I64, runs_GM: I32, threads: int = 1
     ) -> I32: ...
 
+def rotate(vectors_TD: F32, rotation_DD: F32, threads: int = 1) -> F32: ...
 def to_int8(vectors_TD: F32, threads: int = 1) -> tuple[I8, F32]: ...
 def add_rows(
     values_SD: I8, weights_S: I32, codes_S: I32, sums_CD: I64, threads: int = 1

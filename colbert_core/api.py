@@ -411,7 +411,7 @@ class Index:
     def _explain(
         self, query: Query, Q_LD: F32, shard_index: int, pid: int, row: StoredRow
     ) -> tuple[TokenMatch, ...]:
-        rotated_LD = self._generation.codec.rotate_query(Q_LD)
+        rotated_LD = self._generation.codec.rotate(Q_LD)
         matches = explain(self._generation.shards[shard_index], rotated_LD, pid)
         if not isinstance(query, str):
             return matches

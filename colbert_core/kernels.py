@@ -22,7 +22,7 @@ __all__ = [
     "isas",
     "quantise_colbertv2",
     "quantise_tartan",
-    "rotate_query",
+    "rotate",
     "to_int8",
     "use_isa",
 ]
@@ -59,7 +59,7 @@ if TYPE_CHECKING or _REASON is None:
         isas,
         quantise_colbertv2,
         quantise_tartan,
-        rotate_query,
+        rotate,
         to_int8,
         use_isa,
     )
@@ -76,7 +76,7 @@ else:
         best_bits,
         quantise_colbertv2,
         quantise_tartan,
-        rotate_query,
+        rotate,
         to_int8,
     )
 

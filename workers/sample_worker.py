@@ -26,7 +26,7 @@ from ray.exceptions import GetTimeoutError, ObjectLostError
 from colbert_core.codec.assign import Assigner
 from colbert_core.codec.rows import Rows
 from colbert_core.codec.sample import next_codes, no_sums
-from colbert_core.codec.training import rotated
+from colbert_core.codec.training import sample_rows
 from colbert_core.errors import JobFailed
 from colbert_core.text.projection import on_grid, second_moment
 from colbert_core.types import F16, F32, F64, I32, I64
@@ -90,7 +90,7 @@ class SampleWorker:
         counts = []
         for unit in units:
             vectors_SD = project(self._kept(unit), space.projection)
-            rows = rotated(vectors_SD, space.rotation_DD)
+            rows = sample_rows(vectors_SD, space.rotation_DD)
             files.write_rows(unit, rows)
             counts.append(len(rows))
         release_freed_memory()

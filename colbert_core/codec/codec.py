@@ -10,7 +10,7 @@ that selects two scales. In the codec's rotated space it decodes as
 
 Two codecs share this form, this file and the search kernels: `tartan` (tartan.py), our default,
 and `colbertv2` (colbertv2.py), the paper's, which has no contexts (contexts.py) and whose decoded
-vectors are then L2-normalised. A query is rotated once (`rotate_query`) before anything is compared
+vectors are then L2-normalised. A query is rotated once (`rotate`) before anything is compared
 with it.
 """
 
@@ -29,7 +29,7 @@ from colbert_core.codec.assign import Assigner
 from colbert_core.codec.compressed import Compressed
 from colbert_core.codec.contexts import check_doclens, encode_contexts, mean_residuals
 from colbert_core.codec.packing import PLANES, packed_bytes
-from colbert_core.codec.rows import Rows
+from colbert_core.codec.rows import Rows, rotated
 from colbert_core.codec.tables import Tables
 from colbert_core.errors import IndexCorrupt, InvalidInput
 from colbert_core.npy import read_npy
@@ -95,15 +95,10 @@ class Codec:
     def _assigner(self) -> Assigner:
         return Assigner(self.centroids_CD)
 
-    def rotate_query(self, Q_LD: F32) -> F32:
-        """Float32 [L, D] in the model's space → contiguous float32 [L, D] as kernels take it."""
-        Q_LD = np.ascontiguousarray(Q_LD, np.float32)
-        return Q_LD if self.rotation_DD is None else kernels.rotate_query(Q_LD, self.rotation_DD)
-
     def rotate(self, vectors_TD: F32) -> F32:
-        """As `rotate_query`, of many vectors: to the last bit it depends on BLAS's threads."""
-        rotated_TD = vectors_TD if self.rotation_DD is None else vectors_TD @ self.rotation_DD
-        return np.ascontiguousarray(rotated_TD, np.float32)
+        """Float32 [T, D] in the model's space, of passages or a query → contiguous float32 [T, D]
+        in the codec's, as kernels take it."""
+        return rotated(vectors_TD, self.rotation_DD)
 
     @property
     def context_bytes(self) -> int:
@@ -155,7 +150,9 @@ class Codec:
             decoded_TD += self._contexts_of_tokens(tokens.contexts_NX, doclens_N)
         if self.normalize:
             decoded_TD /= np.linalg.norm(decoded_TD, axis=1, keepdims=True).astype(np.float32)
-        return decoded_TD if self.rotation_DD is None else decoded_TD @ self.rotation_DD.T
+        if self.rotation_DD is None:
+            return decoded_TD
+        return rotated(decoded_TD, np.ascontiguousarray(self.rotation_DD.T))
 
     def _contexts_of_tokens(self, contexts_NX: U8, doclens_N: I32) -> F32:
         """The context of each token's passage, float32 [T, D]."""

@@ -22,6 +22,14 @@ is off by more than two millionths; 2^32 vectors fit into an int64."""
 _MAX_WEIGHT = 1 << 24  # of the kernel; the scale of a unit vector is half of that
 
 
+def rotated(vectors_TD: F32, rotation_DD: F32 | None) -> F32:
+    """Float32 [T, D] in the codec's space, C-contiguous; None is the codec that does not rotate."""
+    vectors_TD = np.ascontiguousarray(vectors_TD, np.float32)
+    if rotation_DD is None:
+        return vectors_TD
+    return kernels.rotate(vectors_TD, rotation_DD, hardware.threads())
+
+
 @dataclass(frozen=True)
 class Rows:
     """Int8 vectors within ±127 [T, D], and the float32 [T] that each is multiplied by."""

@@ -12,7 +12,7 @@ import numpy as np
 from colbert_core.codec.assign import Assigner
 from colbert_core.codec.codec import CODECS, Codec, check_settings, rotation_of
 from colbert_core.codec.kmeans import default_centroids, spherical_kmeans
-from colbert_core.codec.rows import Rows
+from colbert_core.codec.rows import Rows, rotated
 from colbert_core.codec.sample import MemorySample, Sample
 from colbert_core.errors import InvalidInput
 from colbert_core.types import F32
@@ -96,9 +96,9 @@ def train_codec_on(
     return Codec(name, bits, rotation_DD, exact_CD, tables)
 
 
-def rotated(vectors_SD: F32, rotation_DD: F32 | None) -> Rows:
+def sample_rows(vectors_SD: F32, rotation_DD: F32 | None) -> Rows:
     """Float32 [S, D] unit vectors as rows of a sample, in the codec's space."""
-    return Rows.of(vectors_SD if rotation_DD is None else vectors_SD @ rotation_DD)
+    return Rows.of(rotated(vectors_SD, rotation_DD))
 
 
 def _read_sample(parts: Iterable[F32], name: str, bits: int, seed: int) -> tuple[Rows, F32 | None]:
@@ -109,7 +109,7 @@ def _read_sample(parts: Iterable[F32], name: str, bits: int, seed: int) -> tuple
         if not read:
             check_settings(name=name, bits=bits, dim=part_SD.shape[1])
             rotation_DD = rotation_of(name, part_SD.shape[1], seed)
-        read.append(rotated(part_SD, rotation_DD))
+        read.append(sample_rows(part_SD, rotation_DD))
     if not any(map(len, read)):
         raise InvalidInput("there are no token vectors to train centroids on; give at least one")
     return Rows.gather(read), rotation_DD

@@ -30,11 +30,6 @@ std::span<const float> view_query(const Array& Q_LD, size_t dim) {
   return query;
 }
 
-size_t positive(const char* name, int64_t value) {
-  require(value >= 1, std::string(name) + " " + std::to_string(value) + " must be at least 1");
-  return static_cast<size_t>(value);
-}
-
 constexpr float kMostSpread = 1e6f;
 
 void require_margin(float margin) { require(margin >= 0, "margin must be a number of at least 0"); }
@@ -65,24 +60,6 @@ HitArrays to_arrays(const tartan::Hits& hits) {
   std::copy(hits.pids.begin(), hits.pids.end(), pids.data());
   std::copy(hits.scores.begin(), hits.scores.end(), scores.data());
   return {pids, scores, hits.touched, hits.scored};
-}
-
-// ---------------------------------------------------------------- functions
-
-Matrix<float> rotate_query(const Array& Q_LD, const Array& rotation_DD) {
-  const auto rotation = view<float>("rotation_DD", rotation_DD, 2, "float32");
-  const size_t dim = rotation_DD.shape(0);
-  require(rotation_DD.shape(1) == dim, "rotation_DD must be square");
-  require(dim >= 8 && dim <= 1024 && dim % 8 == 0,
-          "dimension " + std::to_string(dim) + " must be a multiple of 8 from 8 to 1024");
-  const auto values = view_query(Q_LD, dim);
-  auto rotated = new_matrix<float>(Q_LD.shape(0), dim);
-  {
-    const nb::gil_scoped_release released;
-    tartan::active_leaf().rotate(values.data(), Q_LD.shape(0), rotation.data(), dim,
-                                 rotated.data());
-  }
-  return rotated;
 }
 
 // ---------------------------------------------------------------- classes
@@ -304,8 +281,6 @@ NB_MODULE(_native, module) {
       .def_prop_ro("passages", [](const PyShard& self) { return self.core().passages(); })
       .def_prop_ro("tokens", [](const PyShard& self) { return self.core().tokens(); })
       .def_prop_ro("dim", [](const PyShard& self) { return self.core().dim(); });
-
-  module.def("rotate_query", &rotate_query, "Q_LD"_a.noconvert(), "rotation_DD"_a.noconvert());
 
   bind_build(module);
   bind_strings(module);

@@ -83,6 +83,20 @@ Rows to_int8_rows(const Array& vectors_TD, int64_t threads) {
   return {values, scales};
 }
 
+Matrix<float> rotate_vectors(const Array& vectors_TD, const Array& rotation_DD, int64_t threads) {
+  const auto vectors = view<float>("vectors_TD", vectors_TD, 2, "float32");
+  const auto rotation = view<float>("rotation_DD", rotation_DD, 2, "float32");
+  const size_t workers = thread_count(threads);
+  const size_t dim = dimension(rotation_DD);
+  require(rotation_DD.shape(0) == dim, "rotation_DD must be square");
+  require(vectors_TD.shape(1) == dim, "vectors_TD has dimension " +
+                                          std::to_string(vectors_TD.shape(1)) +
+                                          ", the rotation has " + std::to_string(dim));
+  auto rotated = new_matrix<float>(vectors_TD.shape(0), dim);
+  without_gil([&] { rotate(vectors, rotation, dim, workers, rotated.data()); });
+  return rotated;
+}
+
 using Sums = nb::ndarray<int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 void add_to_sums(const Array& values_SD, const Array& weights_S, const Array& codes_S,
@@ -192,6 +206,8 @@ void bind_build(nb::module_& module) {
       .def_prop_ro("dim", [](const PyNearest& self) { return self.core().dim(); });
   module.attr("RUN") = kRun;
   module.def("to_int8", &to_int8_rows, "vectors_TD"_a.noconvert(), "threads"_a = 1);
+  module.def("rotate", &rotate_vectors, "vectors_TD"_a.noconvert(), "rotation_DD"_a.noconvert(),
+             "threads"_a = 1);
   module.def("add_rows", &add_to_sums, "values_SD"_a.noconvert(), "weights_S"_a.noconvert(),
              "codes_S"_a.noconvert(), "sums_CD"_a.noconvert(), "threads"_a = 1);
   module.def("best_bits", &bits_along_trellis, "values_TD"_a.noconvert(), "bits"_a,

@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "build_threads.hpp"
+#include "cpu.hpp"
+#include "leaf.hpp"
 
 namespace tartan {
 
@@ -51,6 +53,15 @@ void quantise(const QuantiseTokens& tokens, size_t centroids, const Tables& tabl
 }
 
 }  // namespace
+
+void rotate(std::span<const float> vectors_TD, std::span<const float> rotation_DD, size_t dim,
+            size_t threads, float* rotated) {
+  const Leaf& leaf = active_leaf();
+  for_rows(vectors_TD.size() / dim, threads, [&](size_t first, size_t count) {
+    leaf.rotate(vectors_TD.data() + first * dim, count, rotation_DD.data(), dim,
+                rotated + first * dim);
+  });
+}
 
 void to_int8(std::span<const float> vectors_TD, size_t dim, size_t threads, int8_t* values,
              float* scales) {

@@ -1,4 +1,5 @@
-// Float vectors to bytes: int8 rows for k-means and assignment, residuals for the codecs.
+// Float vectors into the codec's space and to bytes: int8 rows for k-means and assignment,
+// residuals for the codecs.
 #pragma once
 
 #include <span>
@@ -6,6 +7,11 @@
 #include "build_leaf.hpp"
 
 namespace tartan {
+
+// Float vectors [count][D] times the rotation [D][D], each sum by ascending row of it: the same
+// bits for a vector whichever others it comes with.
+void rotate(std::span<const float> vectors_TD, std::span<const float> rotation_DD, size_t dim,
+            size_t threads, float* rotated);
 
 // Float vectors [count][D] as int8 within ±127, and what each row is multiplied by.
 void to_int8(std::span<const float> vectors_TD, size_t dim, size_t threads, int8_t* values,

@@ -1,7 +1,8 @@
 // AVX2. 16 lanes are two registers. There is no VNNI: bytes are multiplied by vpmaddubsw, which
 // adds two products with int16 saturation. It cannot saturate here: the stored vector's magnitude
 // (at most 128) is the unsigned side, its sign is moved to the query (within ±127, never −128), and
-// 2 · 128 · 127 = 32512 < 32767.
+// 2 · 128 · 127 = 32512 < 32767. That takes four instructions for 32 products; so do int16 ones
+// (vpmaddwd), which take both planes of the query at once.
 #include <immintrin.h>
 
 #include "leaf_kernels.hpp"
@@ -27,6 +28,7 @@ struct Avx2 {
     __m256i quarter[4];
   };
   static constexpr int kBias = 0;
+  static constexpr bool kPairs = true;
   static constexpr size_t kBytes = 32;
   template <int G>
   static constexpr int kTile = 4 / G;
@@ -52,6 +54,26 @@ struct Avx2 {
   static __m256i add_products(__m256i acc, __m256i q, Row row) {
     const __m256i pairs = _mm256_maddubs_epi16(row.magnitude, _mm256_sign_epi8(q, row.value));
     return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+
+  static Quads load_pairs(const int16_t* p) {
+    return load_quads(reinterpret_cast<const uint8_t*>(p));
+  }
+  static __m256i splat_pair(const int16_t* p) {
+    int32_t pair;
+    __builtin_memcpy(&pair, p, 4);
+    return _mm256_set1_epi32(pair);
+  }
+  static I dot_pairs(I acc, Quads q, __m256i row) {
+    return {_mm256_add_epi32(acc.a, _mm256_madd_epi16(q.a, row)),
+            _mm256_add_epi32(acc.b, _mm256_madd_epi16(q.b, row))};
+  }
+  // `count` is a multiple of 8.
+  static void widen_bytes(const uint8_t* bytes, int count, int16_t* wide) {
+    for (int at = 0; at < count; at += 8) {
+      const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes + at));
+      _mm_store_si128(reinterpret_cast<__m128i*>(wide + at), _mm_cvtepi8_epi16(eight));
+    }
   }
 
   static F splat(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }

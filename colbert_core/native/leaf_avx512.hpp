@@ -38,6 +38,7 @@ struct Avx512 {
   using Table = __m256i;
   using Windows = __m512i;
   static constexpr int kBias = 128;
+  static constexpr bool kPairs = false;
   static constexpr size_t kBytes = 32;
   template <int G>
   static constexpr int kTile = 8;

@@ -2,7 +2,9 @@
 // V::I and V::F are 16 lanes of int32 and float. V::dot adds the products of four neighbouring
 // dimensions: V::Quads is the query's side, V::Row the stored vector's, broadcast to all lanes.
 // V::kBias is added to stored levels where V::dot wants them unsigned. V::kTile<G> is how many
-// stored vectors are worked on at once against G groups, as many as there are registers for.
+// stored vectors are worked on at once against G groups, as many as there are registers for. Where
+// V::kPairs is true, both planes of the query are multiplied in one go as int16, two dimensions at
+// a time (V::widen_bytes, V::dot_pairs): the same integers.
 #pragma once
 
 #include "leaf.hpp"
@@ -54,10 +56,45 @@ TARTAN_INLINE void plane_dots(const uint8_t* const (&rows)[R], const int32_t (&r
   }
 }
 
-// dots[r][g] = Σ_d row[r][d] · (high + low / 254)[d][g], or of the high plane alone.
+// dots[r][g] = Σ_d row[r][d] · (128 high + low)[d][g] / 128. No int32 overflows (query_pack.hpp),
+// and only the conversion to float rounds, as where the planes' sums, which floats hold, are added.
+template <class V, int G, int R>
+TARTAN_INLINE void pair_dots(const uint8_t* const (&rows)[R], const QueryBlock& query,
+                             typename V::F (&dots)[R][G]) {
+  alignas(64) int16_t wide[R][kMaxDim];
+  typename V::I acc[R][G];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    V::widen_bytes(rows[r], query.quads * 4, wide[r]);
+#pragma GCC unroll 2
+    for (int g = 0; g < G; ++g) acc[r][g] = V::splat_i(0);
+  }
+  for (int pair = 0; pair < query.quads * 2; ++pair) {
+    typename V::Quads q[G];
+#pragma GCC unroll 2
+    for (int g = 0; g < G; ++g) q[g] = V::load_pairs(query.both + (pair * G + g) * kGroup * 2);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const auto row = V::splat_pair(wide[r] + pair * 2);
+#pragma GCC unroll 2
+      for (int g = 0; g < G; ++g) acc[r][g] = V::dot_pairs(acc[r][g], q[g], row);
+    }
+  }
+  const typename V::F part = V::splat(kLowPart);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int g = 0; g < G; ++g) dots[r][g] = V::mul(V::to_float(acc[r][g]), part);
+  }
+}
+
+// dots[r][g] = Σ_d row[r][d] · (high + low / 128)[d][g], or of the high plane alone.
 template <class V, int G, int R, bool kLevels, Planes kPlanes>
 TARTAN_INLINE void query_dots(const uint8_t* const (&rows)[R], const int32_t (&row_sums)[R],
                               const QueryBlock& query, typename V::F (&dots)[R][G]) {
+  if constexpr (kPlanes == Planes::kBoth && V::kPairs) {
+    return pair_dots<V, G, R>(rows, query, dots);
+  }
   plane_dots<V, G, R, kLevels>(rows, row_sums, query.high, query.quads, dots);
   if constexpr (kPlanes == Planes::kBoth) {
     typename V::F low[R][G];

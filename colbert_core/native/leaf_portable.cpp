@@ -38,6 +38,7 @@ struct Portable {
     uint8_t entry[kTrellisLevels];
   };
   static constexpr int kBias = 0;
+  static constexpr bool kPairs = false;
   static constexpr size_t kBytes = 16;
   template <int G>
   static constexpr int kTile = 2;

@@ -1,6 +1,7 @@
-// A query into the codec's space. A matrix product of its own, because a BLAS would divide one this
-// small among threads, which spin for milliseconds afterwards where shard servers want the cores,
-// and whose number would decide the last bit of every score.
+// Vectors into the codec's space. A matrix product of its own, because of a BLAS its threads, the
+// processor and the number of rows would decide the last bit, and with it now and then a byte of an
+// index; and because it would divide a product as small as a query's among threads, which spin for
+// milliseconds afterwards where shard servers want the cores.
 #pragma once
 
 #include "leaf_dots.hpp"

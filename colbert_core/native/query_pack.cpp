@@ -61,6 +61,7 @@ void QueryPack::pack(std::span<const float> Q_LD, size_t dim, float most) {
   low_.clear(lanes, padded);
   high_.u8.grow(lanes * padded);
   low_.u8.grow(lanes * padded);
+  std::memset(both_.grow(lanes * padded), 0, lanes * padded * sizeof(int16_t));
   std::memset(f32_.grow(lanes * dim), 0, lanes * dim * sizeof(float));
   std::memset(scales_.grow(lanes), 0, lanes * sizeof(float));
   std::memset(squares_.grow(lanes), 0, lanes * sizeof(int32_t));
@@ -72,6 +73,7 @@ void QueryPack::pack(std::span<const float> Q_LD, size_t dim, float most) {
     block.quads = static_cast<int>(dim / 4);
     block.high = high_.view(first, padded);
     block.low = low_.view(first, padded);
+    block.both = both_.data() + first * padded;
     block.scales = scales_.data() + first;
     block.squares = squares_.data() + first;
     block.f32 = f32_.data() + first * dim;
@@ -104,7 +106,7 @@ void QueryPack::pack_token(const float* token, size_t dim, float most, const Que
   for (size_t d = 0; d < dim; ++d) {
     const float value = token[d] / divisor * keep;
     const float whole = to_int8_range(round_small(value));
-    const float rest = to_int8_range(round_small((value - whole) * kLowSteps));
+    const float rest = to_int8_range(round_small((value - whole) * static_cast<float>(kLowSteps)));
     high[d] = static_cast<int8_t>(whole);
     low[d] = static_cast<int8_t>(rest);
     high_sum += high[d];
@@ -116,7 +118,11 @@ void QueryPack::pack_token(const float* token, size_t dim, float most, const Que
     std::memcpy(high_.i8.data() + at, high + 4 * quad, 4);
     std::memcpy(low_.i8.data() + at, low + 4 * quad, 4);
   }
-  for (size_t d = 0; d < dim; ++d) f32[d * lanes + lane] = token[d];
+  int16_t* const both = both_.data() + first_byte + static_cast<size_t>(lane) * 2;
+  for (size_t d = 0; d < dim; ++d) {
+    both[d / 2 * lanes * 2 + d % 2] = static_cast<int16_t>(high[d] * kLowSteps + low[d]);
+    f32[d * lanes + lane] = token[d];
+  }
   high_.sums.data()[block.first + lane] = high_sum;
   low_.sums.data()[block.first + lane] = low_sum;
   squares_.data()[block.first + lane] = squares;

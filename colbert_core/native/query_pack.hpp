@@ -6,8 +6,10 @@
 // tile of the matrix unit. Empty lanes are zero, and so are dimensions up to the next multiple
 // of 64.
 //
-// A query has two int8 planes: q ≈ (high + low / 254) · scale. The high one alone is for scanning;
-// both together, 16 bits, are as good as float32 (see `quantise_query` in reference/arithmetic.py).
+// A query has two int8 planes: q ≈ (high + low / 128) · scale. The high one alone is for scanning;
+// both together, 15 bits, are as good as float32 (see `quantise_query` in reference/arithmetic.py).
+// As 128 · high + low they are one plane of int16, whose products with bytes add up within an
+// int32: 1024 · 128 · (128 · 127 + 64) < 2^31.
 #pragma once
 
 #include <span>
@@ -20,7 +22,7 @@ namespace tartan {
 constexpr int kGroup = 16;  // lanes of one vector
 constexpr int kBlock = 32;  // lanes of a full block
 
-constexpr float kLowSteps = 254.0f;  // steps of the low plane in one of the high one
+constexpr int kLowSteps = 128;  // steps of the low plane in one of the high one
 constexpr float kLowPart = 1.0f / kLowSteps;
 
 // One int8 plane of a block.
@@ -38,6 +40,7 @@ struct QueryBlock {
   int groups = 0;  // vectors of 16 lanes: 1 or 2
   int quads = 0;   // D / 4
   QueryPlane high, low;
+  const int16_t* both = nullptr;     // [tile_dim/2][lanes][2] 128 · high + low
   const float* scales = nullptr;     // [lanes]
   const int32_t* squares = nullptr;  // [lanes] sum of the squares of the high plane
   const float* f32 = nullptr;        // [D][lanes]
@@ -78,6 +81,7 @@ class QueryPack {
 
   std::vector<QueryBlock> blocks_;
   Plane high_, low_;
+  AlignedBuffer<int16_t> both_;
   AlignedBuffer<float> scales_;
   AlignedBuffer<int32_t> squares_;
   AlignedBuffer<float> f32_;

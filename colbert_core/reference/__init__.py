@@ -7,15 +7,15 @@ Integers are exact, so their order does not matter. Floats are float32, every pr
 before it is added (no fused multiply-add), and every sum has a stated order; where an order is
 stated, native and reference agree on every bit.
 
-Everything here happens in the codec's rotated space; a query arrives rotated.
+Everything but `rotate` happens in the codec's rotated space; a query arrives rotated.
 
     arithmetic.py  quantising, unpacking, dot products and sums: the definitions
-    table.py       a query's rotation, the global centroids and the best of them per query token
+    table.py       the global centroids and the best of them per query token
     arrays.py      one shard: its arrays, checked and read
     choosing.py    which passages go on: estimates, margins, ties
     stopping.py    when enough of them is scored
     shard.py       one shard: candidates, centroid interaction, precise scoring
-    nearest.py     building: int8 rows, their nearest centroids, and their sums
+    nearest.py     rotation; building: int8 rows, their nearest centroids, and their sums
     strings.py     ids, many at once
     contexts.py    what the tokens of a passage share
     residuals.py   building: what a codec stores of a token
@@ -25,11 +25,18 @@ Everything here happens in the codec's rotated space; a query arrives rotated.
 
 from __future__ import annotations
 
-from colbert_core.reference.nearest import MAX_WEIGHT, RUN, NearestCentroid, add_rows, to_int8
+from colbert_core.reference.nearest import (
+    MAX_WEIGHT,
+    RUN,
+    NearestCentroid,
+    add_rows,
+    rotate,
+    to_int8,
+)
 from colbert_core.reference.residuals import quantise_colbertv2, quantise_tartan
 from colbert_core.reference.shard import Shard
 from colbert_core.reference.strings import StringColumn
-from colbert_core.reference.table import CentroidTable, rotate_query
+from colbert_core.reference.table import CentroidTable
 from colbert_core.reference.trellis import best_bits
 
 __all__ = [
@@ -43,6 +50,6 @@ __all__ = [
     "best_bits",
     "quantise_colbertv2",
     "quantise_tartan",
-    "rotate_query",
+    "rotate",
     "to_int8",
 ]

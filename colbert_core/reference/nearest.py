@@ -1,4 +1,4 @@
-"""Assigning tokens to centroids, and the sums that k-means takes of them: the definitions.
+"""Rotating tokens, assigning them to centroids, and the sums that k-means takes: the definitions.
 
 Shapes: T (or S, of a sample) tokens, C centroids, D dimensions, G groups, M runs of each group.
 """
@@ -112,6 +112,37 @@ def _products(tokens_TD: I8, codes_CD: F32) -> F32:
     """Exact: |product| ≤ 128·127·1024 < 2^24."""
     products_TC: F32 = tokens_TD.astype(np.float32) @ codes_CD.T
     return products_TC
+
+
+def rotate(vectors_TD: F32, rotation_DD: F32, threads: int = 1) -> F32:  # noqa: ARG001
+    """Vectors in the codec's space: the product of the two, each sum by ascending dimension.
+
+    A vector gets the same bits whichever others it comes with: what was built in parts, again after
+    a crash or on another machine has the same bytes.
+
+    Args:
+        vectors_TD: float32 [T, D].
+        rotation_DD: float32 [D, D].
+
+    Returns:
+        float32 [T, D].
+
+    Raises:
+        ValueError: an array has the wrong dtype or shape; the message names it.
+    """
+    check_array("vectors_TD", vectors_TD, 2, "float32")
+    check_array("rotation_DD", rotation_DD, 2, "float32")
+    dim = rotation_DD.shape[1]
+    require(1 <= dim <= 1024, f"dimension {dim} must lie between 1 and 1024")
+    require(len(rotation_DD) == dim, "rotation_DD must be square")
+    require(
+        vectors_TD.shape[1] == dim,
+        f"vectors_TD has dimension {vectors_TD.shape[1]}, the rotation has {dim}",
+    )
+    rotated_TD = np.zeros_like(vectors_TD)
+    for d in range(dim):
+        rotated_TD += vectors_TD[:, d, None] * rotation_DD[d]
+    return rotated_TD
 
 
 def to_int8(vectors_TD: F32, threads: int = 1) -> tuple[I8, F32]:  # noqa: ARG001

@@ -9,35 +9,10 @@ from colbert_core.reference.checks import (
     MAX_MAGNITUDE,
     check_array,
     check_query,
-    check_query_shape,
     require,
     require_dim,
 )
 from colbert_core.types import F32, I8, I32
-
-
-def rotate_query(Q_LD: F32, rotation_DD: F32) -> F32:
-    """A query in the codec's space: the product of the two, each sum by ascending dimension.
-
-    Args:
-        Q_LD: float32 [L, D], L from 1 to 1024.
-        rotation_DD: float32 [D, D].
-
-    Returns:
-        float32 [L, D].
-
-    Raises:
-        ValueError: an array has the wrong dtype or shape; the message names it.
-    """
-    check_array("rotation_DD", rotation_DD, 2, "float32")
-    dim, columns = rotation_DD.shape
-    require(columns == dim, "rotation_DD must be square")
-    require_dim(dim)
-    check_query_shape(Q_LD, dim)
-    rotated_LD = np.zeros_like(Q_LD)
-    for d in range(dim):
-        rotated_LD += Q_LD[:, d, None] * rotation_DD[d]
-    return rotated_LD
 
 
 class CentroidTable:

@@ -123,7 +123,7 @@ class Searcher:
         """
         deadline_s = time.monotonic() + timeout_s if timeout_s else 0.0
         codec = self.generation.codec
-        rotated_LD = codec.rotate_query(Q_LD)
+        rotated_LD = codec.rotate(Q_LD)
         probes = (
             None
             if self._all_exact(params, allowed)

@@ -285,7 +285,7 @@ class CodecTarget:
         put(folder / name, damage(whole[name], rng))
         try:
             codec = Codec.load(folder)
-            codec.centroid_table.probe(codec.rotate_query(np.ones((2, codec.dim), np.float32)), 2)
+            codec.centroid_table.probe(codec.rotate(np.ones((2, codec.dim), np.float32)), 2)
         except TartanError:
             return False
         finally:

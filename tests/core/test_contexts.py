@@ -86,7 +86,7 @@ def test_scores_are_those_of_the_decoded_vectors(bits: int, shards: int, tmp_pat
     hits = index.search(Q_LD, k=120, exact=True)
     np.testing.assert_allclose(hits.scores, [wanted[one] for one in hits.ids], atol=2e-4)
     shard = index.generation.shards[0]
-    _, best_L = shard.kernel.match(shard.codec.rotate_query(Q_LD), 3)  # what explanations show
+    _, best_L = shard.kernel.match(shard.codec.rotate(Q_LD), 3)  # what explanations show
     assert abs(float(best_L.sum()) - wanted[shard.id(3)]) < 2e-4
 
 

@@ -409,7 +409,7 @@ def test_adi_reduced_and_replaced(ray_cluster, adi, tmp_path):
     )
     encoder = Encoder.for_index(generation.model, generation.projection)
     passage = generation.shards[1].stored(3)
-    Q_LD = generation.codec.rotate_query(encoder.encode_queries([passage.metadata["title"]])[0])
+    Q_LD = generation.codec.rotate(encoder.encode_queries([passage.metadata["title"]])[0])
     pids, _, _, _ = generation.shards[1].kernel.exhaustive(Q_LD, 1)
     assert pids.tolist() == [3]
 

@@ -255,7 +255,7 @@ def test_serving_from_a_bucket_says_no_secret(remote_index, local_index, tmp_pat
             line = first_line(process)
             assert line.startswith(f"tartan: serving {remote_index} (3 shards"), log.read_text()
             wanted = Index.open(local_index)
-            query = wanted.generation.codec.rotate_query(wanted_query())
+            query = wanted.generation.codec.rotate(wanted_query())
             with Client(line.split()[-1]) as client:
                 assert list(client.search(query, k=7).hits) == wanted.search(query, k=7)
         finally:
