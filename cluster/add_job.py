@@ -161,7 +161,14 @@ def _run(
     with ExitStack() as stack:
         with job.stage("start", None, "models"):
             session = stack.enter_context(ray_session(purpose="index add"))
-            plan = plan_workers(workers, None, None, cpus=session.cpus, gpus=session.gpus)
+            plan = plan_workers(
+                workers,
+                None,
+                None,
+                text_bytes=corpus.text_bytes,
+                cpus=session.cpus,
+                gpus=session.gpus,
+            )
             pool = stack.enter_context(job.pool(plan))
             identity = pool.first_model().identity
             _check_model(live, ModelIdentity.from_dict(identity))

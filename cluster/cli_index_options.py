@@ -99,7 +99,7 @@ MaxWorkers = Annotated[
     typer.Option(
         "--max-workers",
         help="Follow the cluster up to so many; by default one per GPU, else per CPU, as nodes "
-        "join and leave.",
+        "join and leave, and for each 64 KiB of text.",
     ),
 ]
 Device = Annotated[

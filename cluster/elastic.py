@@ -56,8 +56,7 @@ def wanted_workers(plan: WorkerPlan, fitting: int) -> int:
     Args:
         fitting: what fits on the cluster now (`room`).
     """
-    most = fitting if plan.most is None else min(fitting, plan.most)
-    return max(most, plan.least)
+    return max(min(fitting, plan.most), plan.least)
 
 
 def usual_seconds(seconds: Sequence[float]) -> float:

@@ -192,7 +192,13 @@ def _run(
         with job.stage("start", None, "models"):
             session = stack.enter_context(ray_session(purpose="index build"))
             stages.check_staging(job, session)
-            plan = plan_workers(*workers, cpus=session.cpus, gpus=session.gpus, device=device)
+            plan = plan_workers(
+                *workers,
+                text_bytes=corpus.text_bytes,
+                cpus=session.cpus,
+                gpus=session.gpus,
+                device=device,
+            )
             pool = stack.enter_context(job.pool(plan))
             identity = stages.start(job, plan, pool)
             job.progress.advance(1)

@@ -20,6 +20,7 @@ from colbert_core.types import I32
 from workers.units import Unit, UnitSlice
 
 UNITS_WANTED = 64  # of a small corpus: enough to share out, to show progress, and to lose little
+WORKER_BYTES = 64 * 2**10  # of text: what a CPU encodes in about the time that a model takes to load
 MIN_UNIT_BYTES = 4 * 2**10
 MAX_UNIT_BYTES = 256 * 2**10  # about 65,000 tokens; their vectors fit in memory at any dimension
 MAX_UNIT_PASSAGES = 2048
@@ -48,10 +49,10 @@ class ShardPlan:
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
-    """How many workers, and what each of them gets. `most` None: as many as fit on the cluster."""
+    """How many workers, and what each of them gets."""
 
     least: int
-    most: int | None
+    most: int
     cpus: float
     gpus: float
     threads: int
@@ -184,17 +185,20 @@ def plan_workers(
     least: int | None,
     most: int | None,
     *,
+    text_bytes: int,
     cpus: int,
     gpus: int,
     device: str | None = None,
 ) -> WorkerPlan:
-    """Workers for a cluster: one per GPU, else one per CPU with one thread.
+    """Workers for a cluster: one per GPU, else one per CPU with one thread, and no more than there
+    is work for.
 
     One thread per worker is the fastest use of CPUs for encoding, and keeps sums in one order.
 
     Args:
         workers: exactly so many; on CPUs, at most one for each. They share GPUs evenly.
         least, most: bounds within which their number follows the cluster.
+        text_bytes: of the corpus; none but the first worker starts for less than `WORKER_BYTES`.
         cpus, gpus: what the cluster has now; with a GPU, workers want one.
         device: "cuda" wants GPUs where there are none yet, and "cpu" none where there are.
 
@@ -205,7 +209,9 @@ def plan_workers(
     if device is not None:
         gpus = max(1, gpus) if device == "cuda" else 0
     if workers is None:
-        return WorkerPlan(least or 1, most, 1.0, 1.0 if gpus else 0.0, 1)
+        least, useful = least or 1, -(-text_bytes // WORKER_BYTES)
+        most = max(least, useful if most is None else min(most, useful))
+        return WorkerPlan(least, most, 1.0, 1.0 if gpus else 0.0, 1)
     if gpus:
         return WorkerPlan(workers, workers, 1.0, 1.0 / -(-workers // gpus), 1)
     count = min(workers, max(1, cpus))

@@ -61,7 +61,7 @@ TARTAN_INLINE void plane_dots(const uint8_t* const (&rows)[R], const int32_t (&r
 template <class V, int G, int R>
 TARTAN_INLINE void pair_dots(const uint8_t* const (&rows)[R], const QueryBlock& query,
                              typename V::F (&dots)[R][G]) {
-  alignas(64) int16_t wide[R][kMaxDim];
+  alignas(64) int16_t wide[R][kPairDims];
   typename V::I acc[R][G];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
@@ -88,12 +88,12 @@ TARTAN_INLINE void pair_dots(const uint8_t* const (&rows)[R], const QueryBlock& 
   }
 }
 
-// dots[r][g] = Σ_d row[r][d] · (high + low / 128)[d][g], or of the high plane alone.
+// dots[r][g] = Σ_d row[r][d] · (high + low / 256)[d][g], or of the high plane alone.
 template <class V, int G, int R, bool kLevels, Planes kPlanes>
 TARTAN_INLINE void query_dots(const uint8_t* const (&rows)[R], const int32_t (&row_sums)[R],
                               const QueryBlock& query, typename V::F (&dots)[R][G]) {
   if constexpr (kPlanes == Planes::kBoth && V::kPairs) {
-    return pair_dots<V, G, R>(rows, query, dots);
+    if (query.quads * 4 <= kPairDims) return pair_dots<V, G, R>(rows, query, dots);
   }
   plane_dots<V, G, R, kLevels>(rows, row_sums, query.high, query.quads, dots);
   if constexpr (kPlanes == Planes::kBoth) {

@@ -6,10 +6,10 @@
 // tile of the matrix unit. Empty lanes are zero, and so are dimensions up to the next multiple
 // of 64.
 //
-// A query has two int8 planes: q ≈ (high + low / 128) · scale. The high one alone is for scanning;
-// both together, 15 bits, are as good as float32 (see `quantise_query` in reference/arithmetic.py).
-// As 128 · high + low they are one plane of int16, whose products with bytes add up within an
-// int32: 1024 · 128 · (128 · 127 + 64) < 2^31.
+// A query has two int8 planes: q ≈ (high + low / 256) · scale. The high one alone is for scanning;
+// both together, 16 bits, are as good as float32 (see `quantise_query` in reference/arithmetic.py).
+// As 256 · high + low they are one plane of int16, whose products with bytes add up within an int32
+// for 512 dimensions: 512 · 128 · (256 · 127 + 127) < 2^31.
 #pragma once
 
 #include <span>
@@ -22,8 +22,9 @@ namespace tartan {
 constexpr int kGroup = 16;  // lanes of one vector
 constexpr int kBlock = 32;  // lanes of a full block
 
-constexpr int kLowSteps = 128;  // steps of the low plane in one of the high one
+constexpr int kLowSteps = 256;  // steps of the low plane in one of the high one
 constexpr float kLowPart = 1.0f / kLowSteps;
+constexpr int kPairDims = 512;  // that `QueryBlock::both` may be multiplied over
 
 // One int8 plane of a block.
 struct QueryPlane {
@@ -40,7 +41,7 @@ struct QueryBlock {
   int groups = 0;  // vectors of 16 lanes: 1 or 2
   int quads = 0;   // D / 4
   QueryPlane high, low;
-  const int16_t* both = nullptr;     // [tile_dim/2][lanes][2] 128 · high + low
+  const int16_t* both = nullptr;     // [tile_dim/2][lanes][2] 256 · high + low
   const float* scales = nullptr;     // [lanes]
   const int32_t* squares = nullptr;  // [lanes] sum of the squares of the high plane
   const float* f32 = nullptr;        // [D][lanes]

@@ -11,19 +11,19 @@ from colbert_core.types import F32, I8, U8
 SMALLEST_NORMAL = np.float32(np.finfo(np.float32).tiny)
 
 
-LOW_STEPS = np.float32(128)
-"""Steps of a query's low plane in one of its high plane: the low one is then within ±64, and both
-together, 128 · high + low, are int16 whose products with int8 rows add up within an int32."""
+LOW_STEPS = np.float32(256)
+"""Steps of a query's low plane in one of its high plane. A power of two: the sums of both are floats
+without rounding, so that kernels may as well multiply the int16 256 · high + low."""
 
 
 LARGEST_ROW = np.float32(32000)  # of an int16, with room for rounding
 
 
 class QuantisedQuery(NamedTuple):
-    """A query as two int8 planes, q ≈ (high + low / 128) · scale: 15 bits in all.
+    """A query as two int8 planes, q ≈ (high + low / 256) · scale: 16 bits in all.
 
     Attributes:
-        high_LD, low_LD: int8 [L, D] in ±127 and ±64.
+        high_LD, low_LD: int8 [L, D] in ±127.
         scales_L: float32 [L].
     """
 

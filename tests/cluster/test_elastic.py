@@ -8,22 +8,22 @@ from cluster.elastic import COPY_S, STRAGGLER_S, Running, room, straggles, to_co
 from cluster.plan import WorkerPlan, plan_workers
 from colbert_core.errors import InvalidInput
 
-CPU = WorkerPlan(1, None, 1.0, 0.0, 1)
+CPU = WorkerPlan(1, 99, 1.0, 0.0, 1)
 
 
 def test_room_is_counted_node_by_node():
     assert room(CPU, [{"CPU": 4.0}, {"CPU": 2.0, "GPU": 1.0}, {"memory": 9.0}]) == 6
-    halves = WorkerPlan(1, None, 1.0, 0.5, 1)
+    halves = WorkerPlan(1, 99, 1.0, 0.5, 1)
     assert room(halves, [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 4.0}, {"CPU": 64.0}]) == 5
-    thirds = WorkerPlan(1, None, 1.0, 1 / 3, 1)
+    thirds = WorkerPlan(1, 99, 1.0, 1 / 3, 1)
     assert room(thirds, [{"CPU": 8.0, "GPU": 1.0}]) == 3
 
 
 @pytest.mark.parametrize(
     ("least", "most", "fitting", "wanted"),
     [
-        (1, None, 6, 6),
-        (1, None, 0, 1),  # an autoscaler hears of it
+        (1, 99, 6, 6),
+        (1, 99, 0, 1),  # an autoscaler hears of it
         (1, 4, 6, 4),
         (3, 4, 2, 3),
         (2, 2, 8, 2),
@@ -42,9 +42,11 @@ def test_bounds_that_cannot_be():
         ((2, 1, None), r"either --workers or"),
     ]:
         with pytest.raises(InvalidInput, match=message):
-            plan_workers(*arguments, cpus=4, gpus=0)
-    assert plan_workers(None, 2, 5, cpus=4, gpus=0) == WorkerPlan(2, 5, 1.0, 0.0, 1)
-    assert plan_workers(None, None, 5, cpus=4, gpus=1).gpus == 1.0
+            plan_workers(*arguments, text_bytes=10**9, cpus=4, gpus=0)
+    plan = plan_workers(None, 2, 5, text_bytes=10**9, cpus=4, gpus=0)
+    assert plan == WorkerPlan(2, 5, 1.0, 0.0, 1)
+    assert plan_workers(None, 2, 5, text_bytes=1, cpus=4, gpus=0).most == 2
+    assert plan_workers(None, None, 5, text_bytes=10**9, cpus=4, gpus=1).gpus == 1.0
 
 
 def at(key, seconds, rank=0, copies=1):

@@ -11,6 +11,7 @@ from cluster.plan import (
     MAX_UNIT_BYTES,
     MIN_UNIT_BYTES,
     SHARD_BYTES,
+    WORKER_BYTES,
     choose_sample,
     cut_shards,
     estimate_tokens,
@@ -117,17 +118,21 @@ def test_shard_count():
 
 
 def test_workers_follow_the_cluster():
-    def planned(workers, **cluster):
-        plan = plan_workers(workers, None, None, **cluster)
+    def planned(workers, text_bytes=50 * WORKER_BYTES, **cluster):
+        plan = plan_workers(workers, None, None, text_bytes=text_bytes, **cluster)
         return plan.least, plan.most, plan.gpus
 
-    assert planned(None, cpus=4, gpus=0) == (1, None, 0.0)
+    assert planned(None, cpus=4, gpus=0) == (1, 50, 0.0)
     assert planned(9, cpus=4, gpus=0) == (4, 4, 0.0)
     assert planned(1, cpus=4, gpus=0) == (1, 1, 0.0)
     assert planned(3, cpus=0, gpus=0) == (1, 1, 0.0)
-    assert planned(None, cpus=16, gpus=2) == (1, None, 1.0)
+    assert planned(None, cpus=16, gpus=2) == (1, 50, 1.0)
     assert planned(4, cpus=16, gpus=2) == (4, 4, 0.5)
-    assert planned(None, cpus=2, gpus=0, device="cuda") == (1, None, 1.0)  # a pool at zero
-    assert planned(None, cpus=16, gpus=2, device="cpu") == (1, None, 0.0)
+    assert planned(None, cpus=2, gpus=0, device="cuda") == (1, 50, 1.0)  # a pool at zero
+    assert planned(None, cpus=16, gpus=2, device="cpu") == (1, 50, 0.0)
+    assert planned(None, 1, cpus=4, gpus=0) == (1, 1, 0.0)  # no model loads for nothing
+    assert planned(None, WORKER_BYTES + 1, cpus=4, gpus=0) == (1, 2, 0.0)
+    assert planned(3, 1, cpus=4, gpus=0) == (3, 3, 0.0)
     # The order of sums, and so the bytes of the index, must not depend on the number of workers.
-    assert len({plan_workers(n, None, None, cpus=8, gpus=0).threads for n in range(1, 9)}) == 1
+    one = {"text_bytes": 1, "cpus": 8, "gpus": 0}
+    assert len({plan_workers(n, None, None, **one).threads for n in range(1, 9)}) == 1

@@ -258,7 +258,7 @@ def test_workers_join_with_the_cluster(pool_on):
             ray.cpus = 5.0
         return args[0]
 
-    pool, notes, ray = pool_on(outcome, workers=1, most=None)
+    pool, notes, ray = pool_on(outcome, workers=1, most=99)
     ray.cpus = 2.0
     assert run(pool, 400) == [(i, i) for i in range(400)]
     assert (sizes[0], sizes[-1]) == (2, 5)
@@ -276,7 +276,7 @@ def test_a_node_that_leaves_takes_its_workers_along(pool_on):
             ray.cpus = 2.0
         return ActorDiedError() if args[0] >= 20 and actor in (3, 4) else args[0]
 
-    pool, notes, ray = pool_on(outcome, workers=1, most=None)
+    pool, notes, ray = pool_on(outcome, workers=1, most=99)
     ray.cpus = 4.0
     done = []
     with pool:

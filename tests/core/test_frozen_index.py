@@ -34,7 +34,8 @@ def test_a_frozen_index_is_read_as_it_was_written(case: Path) -> None:
     ):
         for hits in (index.search(query, k=len(ids), exact=True), index.search(query, k=len(ids))):
             assert list(hits.ids) == ids.tolist()
-            np.testing.assert_allclose(hits.scores, scores, rtol=0, atol=1e-5)
+            # queries have 16 bits, of which two versions may take others: 2e-5 a token
+            np.testing.assert_allclose(hits.scores, scores, rtol=0, atol=1e-4)
         number = int(ids[0].removeprefix("id-"))
         assert hits[0].text == f"text {number} · ü"
         assert hits[0].metadata == ({"n": number, "even": number % 2 == 0} if number % 3 else {})

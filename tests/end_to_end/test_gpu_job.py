@@ -89,7 +89,7 @@ ray.init(address="local", num_cpus=6, num_gpus=2, include_dashboard=False, log_t
          object_store_memory=100 << 20, _temp_dir=tempfile.mkdtemp(prefix="t-", dir="/tmp"))
 seen = {}
 for count in (2, 4):
-    plan = plan_workers(count, None, None, cpus=6, gpus=2)
+    plan = plan_workers(count, None, None, text_bytes=1, cpus=6, gpus=2)
     slots = worker_slots.Slots(plan, WorkerSettings("", "", None, "cuda", 1), print)
     slots.resize()
     seen[count] = ray.get([slot.loading for slot in slots], timeout=100)

@@ -14,7 +14,7 @@ from colbert_core.index import verify
 
 FILLER = "the committee met in the morning and spoke at length of nothing in particular "
 NEEDLE = "penguins of the antarctic breed on sea ice in winter"
-SETTINGS = {"doc_maxlen": 32, "workers": 2, "seed": 1}
+SETTINGS = {"doc_maxlen": 32, "workers": 1, "seed": 1}
 
 
 @pytest.fixture(scope="module")

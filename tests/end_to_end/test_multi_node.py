@@ -41,6 +41,7 @@ def build(nodes: Nodes, folder: Path) -> Path:
     records = [{"_id": str(i), "text": f"passage number {i}"} for i in range(60)]
     (folder / "corpus.jsonl").write_bytes(b"\n".join(orjson.dumps(record) for record in records))
     arguments = [str(folder / "corpus.jsonl"), "--out", str(folder / "index"), "--shards", "2"]
+    arguments += ["--min-workers", str(len(ADDRESSES))]
     process = tartan("index", "build", *arguments, "--json", env=nodes.environment)
     report, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0
