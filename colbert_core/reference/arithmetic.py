@@ -12,8 +12,8 @@ SMALLEST_NORMAL = np.float32(np.finfo(np.float32).tiny)
 
 
 LOW_STEPS = np.float32(256)
-"""Steps of a query's low plane in one of its high plane. A power of two: the sums of both are floats
-without rounding, so that kernels may as well multiply the int16 256 · high + low."""
+"""Steps of a query's low plane in one of its high plane. A power of two: the sums of both planes
+are floats without rounding, so that kernels may as well multiply the int16 256 · high + low."""
 
 
 LARGEST_ROW = np.float32(32000)  # of an int16, with room for rounding

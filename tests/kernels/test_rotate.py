@@ -11,7 +11,7 @@ from colbert_core.codec import tartan
 
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("dim", [8, 24, 128, 192, 1024])
-@pytest.mark.parametrize("tokens", [0, 1, 2, 3, 4, 5, 7, 32, 33, 700])
+@pytest.mark.parametrize("tokens", [0, 1, 2, 3, 4, 5, 7, 32, 33])
 def test_rotated_vectors_are_the_references(tokens: int, dim: int) -> None:
     rng = np.random.default_rng(tokens * dim)
     rotation_DD = tartan.rotation(dim, seed=dim)
@@ -33,6 +33,7 @@ def test_a_vector_is_rotated_alike_whichever_others_it_comes_with() -> None:
     rotation_DD = tartan.rotation(128, seed=0)
     vectors_TD = rng.standard_normal((600, 128)).astype(np.float32)
     whole_TD = _native.rotate(vectors_TD, rotation_DD, threads=3)
+    assert whole_TD.tobytes() == reference.rotate(vectors_TD, rotation_DD).tobytes()
     for start, end in ((0, 1), (1, 4), (3, 300), (299, 600)):
         part_TD = _native.rotate(vectors_TD[start:end], rotation_DD)
         assert part_TD.tobytes() == whole_TD[start:end].tobytes()
