@@ -48,7 +48,7 @@ from colbert_core.text.aliases import DEFAULT_MODEL
 from colbert_core.text.corpus import Corpus, corpus_files
 from workers.encoder import CodecRef, SharedCodec
 
-STEPS = 2
+STEPS = 3
 """Counts the programs whose unfinished jobs cannot be gone on with: raise it with every change of
 what lies in the staging folder, or of what bytes come out of the same input."""
 

@@ -20,9 +20,7 @@ from colbert_core.types import I32
 from workers.units import Unit, UnitSlice
 
 UNITS_WANTED = 64  # of a small corpus: enough to share out, to show progress, and to lose little
-WORKER_BYTES = (
-    64 * 2**10
-)  # of text: what a CPU encodes in about the time that a model takes to load
+WORKER_BYTES = 64 * 2**10  # of text: a CPU encodes it in about the time that a model takes to load
 MIN_UNIT_BYTES = 4 * 2**10
 MAX_UNIT_BYTES = 256 * 2**10  # about 65,000 tokens; their vectors fit in memory at any dimension
 MAX_UNIT_PASSAGES = 2048

@@ -56,8 +56,8 @@ TARTAN_INLINE void plane_dots(const uint8_t* const (&rows)[R], const int32_t (&r
   }
 }
 
-// dots[r][g] = Σ_d row[r][d] · (128 high + low)[d][g] / 128. No int32 overflows (query_pack.hpp),
-// and only the conversion to float rounds, as where the planes' sums, which floats hold, are added.
+// dots[r][g] = Σ_d row[r][d] · (256 high + low)[d][g] / 256, of at most kPairDims dimensions. Only
+// the conversion to float rounds, as does only the addition of the planes' sums: the same bits.
 template <class V, int G, int R>
 TARTAN_INLINE void pair_dots(const uint8_t* const (&rows)[R], const QueryBlock& query,
                              typename V::F (&dots)[R][G]) {

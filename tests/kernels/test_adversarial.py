@@ -57,7 +57,7 @@ def test_tiny_and_huge_queries(isa: str, scale: float) -> None:
     assert_equal_on_everything(make_world(), Q_LD)
 
 
-@pytest.mark.parametrize("dim", [8, 128, 1024])
+@pytest.mark.parametrize("dim", [8, 128, 512, 520, 1024])
 @pytest.mark.parametrize("centroid", [-128, 127])
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_extreme_bytes_do_not_saturate(isa: str, dim: int, centroid: int, sign: int) -> None:
