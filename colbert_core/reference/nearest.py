@@ -117,8 +117,8 @@ def _products(tokens_TD: I8, codes_CD: F32) -> F32:
 def rotate(vectors_TD: F32, rotation_DD: F32, threads: int = 1) -> F32:  # noqa: ARG001
     """Vectors in the codec's space: the product of the two, each sum by ascending dimension.
 
-    A vector gets the same bits whichever others it comes with: what was built in parts, again after
-    a crash or on another machine has the same bytes.
+    A vector gets the same bits whichever others it comes with: what was built in parts, or again
+    after a crash, has the same bytes.
 
     Args:
         vectors_TD: float32 [T, D].

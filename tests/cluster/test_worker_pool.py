@@ -94,14 +94,14 @@ class PretendedActor:
 def pool_on(monkeypatch):
     """A pool over pretended outcomes: (pool, notes, ray)."""
 
-    def make(outcome, workers=2, most=0):
+    def make(outcome, workers=2, most=None):
         ray, notes = PretendedRay(outcome), []
         monkeypatch.setattr(worker_pool, "ray", ray)
         monkeypatch.setattr(worker_run, "ray", ray)
         monkeypatch.setattr(worker_slots, "ray", ray)
         monkeypatch.setattr(worker_pool.time, "monotonic", lambda: ray.now)
         settings = WorkerSettings("", "", None, "cpu", 1)
-        plan = WorkerPlan(workers, most if most != 0 else workers, 1.0, 0.0, 1)
+        plan = WorkerPlan(workers, most or workers, 1.0, 0.0, 1)
         return WorkerPool(plan, settings, notes.append), notes, ray
 
     return make

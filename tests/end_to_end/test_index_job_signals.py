@@ -14,11 +14,9 @@ from index_bytes import contents
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 PROGRAM = """
-import signal, sys
+import sys
 from cluster.index_job import build_index
 from cluster.progress import PlainProgress
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" had it ignored
 
 class Told(PlainProgress):
     def advance(self, done, tokens=0):

@@ -22,10 +22,8 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 TIMEOUT_S = 60.0
 PROGRAM = """
-import signal
 from cluster.cli import main
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" had it ignored
 main()
 """
 
