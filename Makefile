@@ -10,7 +10,7 @@ PIP := $(BIN)/pip --disable-pip-version-check
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: venv demo test test-long check format stubs buf audit asan bench clean
+.PHONY: venv demo test test-long check format stubs buf audit asan neon bench clean
 
 venv: $(STAMP)
 
@@ -59,6 +59,10 @@ audit: venv
 
 asan: venv
 	./tests/kernels/run_asan.sh
+
+# The path for arm64, built and tested on a machine of another kind: see the script.
+neon: venv
+	./tests/kernels/run_neon.sh
 
 bench: venv
 	$(BIN)/python benchmarks/bench.py --data $(DATA) --engines tartan exhaustive --theme tartan

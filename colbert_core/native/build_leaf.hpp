@@ -106,5 +106,6 @@ const BuildLeaf& build_leaf_portable();
 const BuildLeaf& build_leaf_avx2();
 const BuildLeaf& build_leaf_avx512();
 const BuildLeaf& build_leaf_amx();
+const BuildLeaf& build_leaf_neon();
 
 }  // namespace tartan

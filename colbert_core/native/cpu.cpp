@@ -3,9 +3,25 @@
 #include <atomic>
 #include <cstdlib>
 
+#if defined(TARTAN_NEON) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace tartan {
 
 namespace {
+
+#ifdef TARTAN_NEON
+// Whether the processor has sdot. All that run macOS on arm64 have.
+bool has_dot_products() {
+#ifdef __linux__
+  return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+  return true;
+#endif
+}
+#endif
 
 std::vector<const Leaf*> runnable() {
   std::vector<const Leaf*> leaves;
@@ -25,6 +41,9 @@ std::vector<const Leaf*> runnable() {
     leaves.push_back(&leaf_avx512());
   }
   if (avx2) leaves.push_back(&leaf_avx2());
+#endif
+#ifdef TARTAN_NEON
+  if (has_dot_products()) leaves.push_back(&leaf_neon());
 #endif
   leaves.push_back(&leaf_portable());
   return leaves;

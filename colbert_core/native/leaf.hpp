@@ -133,6 +133,7 @@ const Leaf& leaf_portable();
 const Leaf& leaf_avx2();
 const Leaf& leaf_avx512();
 const Leaf& leaf_amx();
+const Leaf& leaf_neon();
 // Whether this process may use the matrix unit; asks the kernel for it.
 bool amx_allowed();
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -9,12 +11,17 @@ from colbert_core import _native, reference
 from colbert_core.codec import tartan
 
 
+@cache  # making one of 1,024 dimensions takes a second
+def rotation(dim: int) -> np.ndarray:
+    return tartan.rotation(dim, seed=dim)
+
+
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("dim", [8, 24, 128, 192, 1024])
 @pytest.mark.parametrize("tokens", [0, 1, 2, 3, 4, 5, 7, 32, 33])
 def test_rotated_vectors_are_the_references(tokens: int, dim: int) -> None:
     rng = np.random.default_rng(tokens * dim)
-    rotation_DD = tartan.rotation(dim, seed=dim)
+    rotation_DD = rotation(dim)
     vectors_TD = rng.standard_normal((tokens, dim)).astype(np.float32)
     for factor in (np.float32(1), np.float32(1e-38), np.float32(1e5), np.float32(-0.0)):
         rotated_TD = _native.rotate(vectors_TD * factor, rotation_DD, threads=2)
@@ -30,7 +37,7 @@ def test_rotated_vectors_are_the_references(tokens: int, dim: int) -> None:
 @pytest.mark.usefixtures("isa")
 def test_a_vector_is_rotated_alike_whichever_others_it_comes_with() -> None:
     rng = np.random.default_rng(5)
-    rotation_DD = tartan.rotation(128, seed=0)
+    rotation_DD = rotation(128)
     vectors_TD = rng.standard_normal((600, 128)).astype(np.float32)
     whole_TD = _native.rotate(vectors_TD, rotation_DD, threads=3)
     assert whole_TD.tobytes() == reference.rotate(vectors_TD, rotation_DD).tobytes()
