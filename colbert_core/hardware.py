@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def threads() -> int:
 
 def available_memory() -> int | None:
     """Bytes that could be had now without swapping: of the machine, or of the container or service
-    (control groups, version 2) where that has less. None where the system does not say."""
+    (control groups, of either version) where that has less. None where the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
@@ -45,21 +46,33 @@ def _left_of_groups(root: Path, membership: Path = Path("/proc/self/cgroup")) ->
     """What the limits of this process's control group and those above it leave beside what is used,
     of which file pages can be taken back."""
     try:
-        own = next(line for line in membership.read_text().splitlines() if line.startswith("0::"))
-    except (OSError, StopIteration):
+        lines = membership.read_text().splitlines()
+    except OSError:
         return []
-    group = root / own.removeprefix("0::/")
-    above = [group, *(parent for parent in group.parents if parent.is_relative_to(root))]
-    return [left for one in above for left in _left_of_group(one)]
+    left = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            left += _left_of(root, path, "max", "current", "inactive_file")
+        elif "memory" in controllers.split(","):  # version 1: a hierarchy of its own
+            names = "limit_in_bytes", "usage_in_bytes", "total_inactive_file"
+            left += _left_of(root / "memory", path, *names)
+    return left
 
 
-def _left_of_group(group: Path) -> list[int]:
-    try:
-        limit, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
-        pages = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return [max(0, int(limit) - int(used) + int(pages["inactive_file"]))]
-    except (OSError, KeyError, ValueError):  # no such file, or no limit: "max"
-        return []
+def _left_of(root: Path, path: str, limit: str, usage: str, pages: str) -> list[int]:
+    """The same of one hierarchy, by the names of its files and of the pages in memory.stat.
+
+    From within a container `path` may lead to nowhere: what limits it is then at the root.
+    """
+    own = root / path.removeprefix("/")
+    left = []
+    for group in (own, *(parent for parent in own.parents if parent.is_relative_to(root))):
+        with suppress(OSError, KeyError, ValueError):  # no such file, or no limit: "max"
+            most, used = ((group / f"memory.{name}").read_text() for name in (limit, usage))
+            stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            left.append(max(0, int(most) - int(used) + int(stat[pages])))
+    return left
 
 
 @cache

@@ -149,3 +149,23 @@ def test_a_process_has_what_the_limits_of_its_groups_leave(tmp_path):
     membership.write_text("1:name=systemd:/elsewhere\n")
     assert hardware._left_of_groups(root, membership) == []
     assert hardware._left_of_groups(root, tmp_path / "none") == []
+
+
+def test_limits_of_control_groups_of_version_1_count_too(tmp_path):
+    """In a hierarchy of their own; a container's is at its root, under a name of the host's."""
+
+    def limit(group, most, used):
+        group.mkdir(parents=True, exist_ok=True)
+        stat = "inactive_file 3\ntotal_inactive_file 40"
+        for name, text in (("limit_in_bytes", most), ("usage_in_bytes", used), ("stat", stat)):
+            (group / f"memory.{name}").write_text(f"{text}\n")
+
+    membership, root = tmp_path / "membership", tmp_path / "root"
+    limit(root / "memory" / "kubepods", 1000, 700)
+    limit(root / "memory", 9223372036854771712, 800)  # which is how no limit reads
+    membership.write_text("5:cpu:/kubepods\n4:hugetlb,memory:/kubepods\n0::/\n")
+    assert hardware._left_of_groups(root, membership) == [340, 9223372036854771712 - 760]
+    membership.write_text("4:memory:/of/the/host\n")
+    assert hardware._left_of_groups(root, membership) == [9223372036854771712 - 760]
+    limit(root / "memory", 500, 300)
+    assert hardware._left_of_groups(root, membership) == [240]
