@@ -11,7 +11,6 @@ RESOURCE_EXHAUSTED at once. The deadline of a call is the kernel's deadline.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
@@ -27,6 +26,7 @@ from cluster.wire.requests import parsing
 from cluster.wire.tartan.shard.v1 import shard_pb2, shard_pb2_grpc
 from cluster.wire.token import TokenGuard
 from colbert_core.errors import DeadlineExceeded, Unavailable
+from colbert_core.hardware import processors
 from workers.held_shard import HeldShard
 
 SERVICE = "tartan.shard.v1.ShardService"
@@ -120,7 +120,7 @@ class ShardServer:
         Raises:
             Unavailable: the address cannot be listened on.
         """
-        self._pool = ThreadPoolExecutor(threads or os.cpu_count(), thread_name_prefix="shard")
+        self._pool = ThreadPoolExecutor(threads or processors(), thread_name_prefix="shard")
         self._server = grpc.server(
             self._pool,
             options=[*server_options(max_message_bytes), *WAITING_OPTIONS],

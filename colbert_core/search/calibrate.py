@@ -21,7 +21,6 @@ Shapes: Q queries, S shards.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ import numpy as np
 
 from colbert_core import kernels
 from colbert_core.codec import Codec
+from colbert_core.hardware import processors
 from colbert_core.index import Preset, ShardReader
 from colbert_core.index.presets import PASSAGES_PER_HIT
 from colbert_core.search.calibrate_gaps import NPROBES, gaps_of
@@ -102,7 +102,7 @@ def _threads(shards: Sequence[ShardReader]) -> int:
     """As many as there are processors, and memory for the candidates of each, if all passages of a
     shard were some."""
     passages = max(shard.passages for shard in shards)
-    return max(1, min(os.cpu_count() or 1, THREADS_BYTES // (CANDIDATE_BYTES * passages)))
+    return max(1, min(processors(), THREADS_BYTES // (CANDIDATE_BYTES * passages)))
 
 
 def _over(

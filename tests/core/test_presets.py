@@ -219,7 +219,7 @@ def test_the_same_shards_and_seed_give_the_same_presets(index: Index) -> None:
 
 
 def test_processors_do_not_matter(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setattr("colbert_core.search.calibrate.processors", lambda: 1)
     assert calibrate(index.generation.shards, index.generation.codec) == index.manifest.presets
 
 
