@@ -1,7 +1,7 @@
 """The kernels: native where the extension is there, the numpy reference otherwise. Chosen once.
 
 `IMPLEMENTATION` says which and why. `TARTAN_KERNELS=reference` forces the reference, `native` makes
-a missing extension an error; `TARTAN_ISA=avx512vnni|avx2|portable` forces one native path.
+a missing extension an error; `TARTAN_ISA=amx|avx512vnni|avx2|neon|portable` forces one native path.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from cluster.security.tls import ServerTls
 from cluster.version import own_version
 from cluster.wire.types import IndexInfo
 from colbert_core.errors import TartanError
-from colbert_core.hardware import available_memory
+from colbert_core.hardware import available_memory, processors
 from colbert_core.index import open_generation
 from colbert_core.kernels import IMPLEMENTATION
 from colbert_core.storage import Location
@@ -76,6 +76,7 @@ def machine_checks(index: Location | None) -> Iterator[Finding]:
     yield machine.python_version(sys.version_info[:3])
     yield from machine.packages(requires("tartan-search") or (), _installed())
     yield machine.kernels(IMPLEMENTATION)
+    yield machine.processors(processors(), os.cpu_count() or 1)
     places = {"temporary files": Path(tempfile.gettempdir())}
     if isinstance(index, Path) and index.exists():
         places["disk of the index"] = index

@@ -12,7 +12,7 @@ from cluster.doctor.findings import Finding, fail, ok, warn
 GIB = 2**30
 PACKAGES = ("torch", "transformers", "ray", "grpcio", "protobuf", "numpy", "pyarrow")
 MIN_PYTHON = (3, 11)
-FAST_PATHS = ("amx", "avx512", "avx2")
+FAST_PATHS = ("amx", "avx512", "avx2", "neon")
 FREE_WARN, FREE_FAIL = 0.10, 0.02
 OPEN_FILES_WARN, OPEN_FILES_FAIL = 4096, 512
 SHM_BYTES = GIB  # Ray's object store here is half of it
@@ -63,6 +63,12 @@ def kernels(implementation: str) -> Finding:
         "searches are correct and slow: build the native extension (`pip install .`), and unset "
         "TARTAN_KERNELS and TARTAN_ISA",
     )
+
+
+def processors(usable: int, present: int) -> Finding:
+    """How many searches run at once, and whether something allows fewer than there could be."""
+    held = ", by affinity or a quota of this container or service" if usable < present else ""
+    return ok("processors", f"{usable} of {present}{held}")
 
 
 def disk(name: str, where: str, free_bytes: int, total_bytes: int) -> Finding:

@@ -48,7 +48,9 @@ def test_the_worst_verdict_counts() -> None:
         (machine.python_version((3, 11, 7)), OK),
         (machine.python_version((3, 10, 14)), FAIL),
         (machine.kernels("native (avx512vnni)"), OK),
+        (machine.kernels("native (neon)"), OK),
         (machine.kernels("native (portable)"), WARN),
+        (machine.processors(64, 64), OK),
         (machine.kernels("reference: TARTAN_KERNELS=reference"), WARN),
         (machine.disk("disk", "/data", 50 * GIB, 100 * GIB), OK),
         (machine.disk("disk", "/data", 9 * GIB, 100 * GIB), WARN),
@@ -86,6 +88,11 @@ def test_verdicts(finding: Finding, verdict: Verdict) -> None:
 
 def test_a_shard_that_is_away_is_named() -> None:
     assert "away: s1" in service.health({"": "NOT_SERVING", "x/s0": "SERVING", "x/s1": "?"}).found
+
+
+def test_fewer_processors_than_there_are_have_a_reason() -> None:
+    assert machine.processors(64, 64).found == "64 of 64"
+    assert "2 of 64, by affinity or a quota" in machine.processors(2, 64).found
 
 
 def test_packages_are_held_to_what_the_software_was_made_for() -> None:
