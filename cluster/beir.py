@@ -58,6 +58,25 @@ def read_judged(folder: Path, split: str, limit: int | None = None) -> Judged:
     return Judged(tuple(ids[:limit]), tuple(texts[:limit]), qrels)
 
 
+def read_queries(path: Path) -> list[str]:
+    """The texts of queries: `text` of each line of a file that ends in .jsonl, else the lines.
+
+    Raises:
+        CorpusError: the file cannot be read, or a line is no query.
+    """
+    lines = _lines(path, "give a file of queries")
+    if path.suffix != ".jsonl":
+        return [line.strip() for line in lines]
+    texts = []
+    for number, line in enumerate(lines, 1):
+        try:
+            text = orjson.loads(line)["text"]
+            texts.append(text.strip())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CorpusError(f"{path}:{number}: a query needs `text`: {error}") from error
+    return [text for text in texts if text]
+
+
 def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     """Judgements as query id → passage id → relevance, from a TSV of these three.
 
@@ -79,10 +98,8 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     return qrels
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path, remedy: str = "--data takes a folder in BEIR's layout") -> list[str]:
     try:
         return [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(
-            f"{path}: it cannot be read ({error}); --data takes a folder in BEIR's layout"
-        ) from error
+        raise CorpusError(f"{path}: it cannot be read ({error}); {remedy}") from error

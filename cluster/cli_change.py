@@ -126,6 +126,7 @@ def compact(
     """
     from colbert_core.change import compact_index
     from colbert_core.index import read_current
+    from colbert_core.index.presets import CALIBRATED_ON
 
     before = read_current(index)
     manifest = compact_index(index, shards)
@@ -140,6 +141,11 @@ def compact(
         f"{_count(before.deleted, 'deleted passage')} dropped, {len(before.shards)} shards are "
         f"{len(manifest.shards)}: {index}, generation {manifest.generation}"
     )
+    if CALIBRATED_ON in before.extras:
+        print(
+            "what recall takes is measured without queries again: "
+            f"`tartan index calibrate {index} --queries FILE`"
+        )
 
 
 def rollback(

@@ -71,5 +71,5 @@ def inspect(index: Location, *, as_json: bool) -> None:
         measured = Table(*presets[0], box=None)
         for row in presets:
             measured.add_row(*(f"{value:,}" for value in row.values()))
-        console.print("\nwhat recall takes on this index, as measured when it was built:")
+        console.print("\nwhat recall takes on this index, as measured on it:")
         console.print(measured)

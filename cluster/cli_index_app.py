@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from cluster import cli_change
+from cluster.cli_calibrate import calibrate
 from cluster.cli_index_options import (
     Bits,
     BuiltIndex,
@@ -239,3 +240,4 @@ def index_export(
 
 
 cli_change.register(index_app)
+index_app.command("calibrate")(calibrate)

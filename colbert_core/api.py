@@ -35,6 +35,7 @@ from colbert_core.index import (
     open_generation,
     push,
 )
+from colbert_core.recalibrate import calibrate_index
 from colbert_core.search import (
     Searcher,
     check_query,
@@ -226,6 +227,32 @@ class Index:
             IndexExists: another writer is at work in this index.
         """
         compact_index(self._generation.path, shards)
+        return self._reopened()
+
+    def calibrate(
+        self,
+        queries: Sequence[Query],
+        language: str | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Index:
+        """Measure with real queries what each recall takes, publish that, and open it.
+
+        The presets that a build measures come of queries made from passages. Nothing but them
+        changes. `add` and `delete` keep them; `compact` measures anew without queries.
+
+        Args:
+            queries: 50 at least, and better some hundreds, of the kind that will be asked; of more
+                than 512 a sample is taken.
+            language: of the queries, as of `search`.
+            on_progress: called with (stage, done, total).
+
+        Raises:
+            InvalidInput: there are too few queries, or too few passages.
+            QueryError: a query cannot be searched.
+            IndexExists: another writer is at work in this index.
+        """
+        encode = partial(self.encode_query, language=language)
+        calibrate_index(self._generation.path, queries, encode, on_progress)
         return self._reopened()
 
     def _reopened(self) -> Index:

@@ -42,6 +42,7 @@ from colbert_core.index import (
 )
 from colbert_core.index.leftovers import remove
 from colbert_core.index.manifest import CURRENT
+from colbert_core.index.presets import CALIBRATED_ON
 from colbert_core.passage_columns import Columns, check_columns, check_ids
 from colbert_core.pooling import pool_passages, pooled_doclens
 from colbert_core.search.calibrate import calibrate
@@ -186,7 +187,10 @@ def compact_index(path: Path, shards: int | None = None) -> Manifest:
         if entries is None:
             return live
         presets = calibrate(_readers(change, entries), codec, int(live.extras.get("seed", 0)))
-        return publish_change(path, live, change.generation, entries, presets=presets)
+        extras = {name: value for name, value in live.extras.items() if name != CALIBRATED_ON}
+        return publish_change(
+            path, live, change.generation, entries, presets=presets, extras=extras
+        )
 
 
 def _folded(change: Change, entries: list[ShardEntry]) -> list[ShardEntry]:

@@ -27,6 +27,7 @@ from dataclasses import asdict
 from typing import Any
 
 from colbert_core.index.manifest import Manifest, ShardEntry
+from colbert_core.index.presets import CALIBRATED_ON
 from colbert_core.packed_ints import SLACK, packed_bytes, width_of
 from colbert_core.reference.contexts import context_bytes
 
@@ -125,5 +126,6 @@ def describe(manifest: Manifest) -> dict[str, Any]:
         "ratio_to_fp16": round(2 * int(manifest.codec["dim"]) / per_token, 3),
         "bytes": sizes,
         "fields": manifest.metadata_fields,
+        **({CALIBRATED_ON: real} if (real := manifest.extras.get(CALIBRATED_ON)) else {}),
         "presets": [asdict(preset) for preset in manifest.presets],
     }

@@ -17,6 +17,9 @@ PASSAGES_PER_HIT = 8
 """Fewer than so many passages for each hit, and the top k is no small part of them, as presets take
 it to be."""
 
+CALIBRATED_ON = "calibrated_on"
+"""In a manifest's extras: how many real queries its presets were measured with, if with any."""
+
 COMMON_SPREAD = 0.09  # as measured on five collections; before presets had one
 
 

@@ -3,7 +3,7 @@
 There are no queries when an index is built, so they are made from its passages. Their exact top k
 come from exhaustive search, and the estimates by which postings choose candidates say how far
 behind the k-th best each of them falls. Such a gap over √(query tokens) is an error of the
-centroids (over √Σ‖q‖², in a search, of tokens that are not of unit length): unlike the number of
+centroids (over √Σ‖q‖² of tokens that are not of unit length): unlike the number of
 candidates, it hardly depends on the query, on k, on how many passages there are, or on how the
 queries were made. So the margin that keeps a share of the pseudo-queries' hits keeps that share of
 real ones. Of the candidates that it leaves, how many are scored precisely each query decides by
@@ -35,7 +35,7 @@ from colbert_core.index import Preset, ShardReader
 from colbert_core.index.presets import PASSAGES_PER_HIT
 from colbert_core.search.calibrate_gaps import NPROBES, gaps_of
 from colbert_core.search.calibrate_margins import RECALLS, Option, counts_of, options_of
-from colbert_core.search.pseudo_queries import PseudoQuery, draw_sample, pseudo_queries
+from colbert_core.search.pseudo_queries import TrialQuery, draw_sample, pseudo_queries
 from colbert_core.types import AnyArray
 
 Measured = TypeVar("Measured")
@@ -55,7 +55,13 @@ PROBE_COST, LIST_COST, POSTING_COST, INTERACTION_COST = 10.0, 1.0, 0.15, 0.2
 MORE_PROBES_PAY = 1.25  # pseudo-queries flatter many probes: fewer are taken at up to this cost
 
 
-def calibrate(shards: Sequence[ShardReader], codec: Codec, seed: int = 0) -> tuple[Preset, ...]:
+def calibrate(
+    shards: Sequence[ShardReader],
+    codec: Codec,
+    seed: int = 0,
+    real: Sequence[TrialQuery] | None = None,
+    on_query: Callable[[int, int], None] = lambda _done, _total: None,
+) -> tuple[Preset, ...]:
     """The presets of an index, by k and recall; none for an index that is small.
 
     The same shards and seed give the same presets, on any number of processors.
@@ -64,16 +70,18 @@ def calibrate(shards: Sequence[ShardReader], codec: Codec, seed: int = 0) -> tup
         shards: all of the index, in the order of the corpus.
         codec: of these shards.
         seed: of the queries, and of the sample of a large index.
+        real: queries to measure with, instead of such as are made from passages.
+        on_query: called with (done, total) as queries are measured with, in this thread.
     """
     passages = sum(shard.passages for shard in shards)
     if passages < FEWEST_PASSAGES or kernels.isa() == "reference":
         return ()  # the reference is for comparing with: too slow to search exhaustively
     rng = np.random.default_rng(seed)
     sample = draw_sample(shards, SAMPLE_TOKENS, rng)
-    queries = pseudo_queries(sample, QUERIES, rng)
+    queries = real or pseudo_queries(sample, QUERIES, rng)
     ks = [k for k in KS if k == KS[0] or PASSAGES_PER_HIT * k <= passages]
     threads = _threads(shards)
-    gaps = _over(queries, lambda query: gaps_of(sample, codec, query, ks), threads)
+    gaps = _over(queries, lambda query: gaps_of(sample, codec, query, ks), threads, on_query)
     per_query = [of.behind for of in gaps], [of.ranks for of in gaps]
     options = {
         key: options_of(key, *(np.stack([what[key] for what in of]) for of in per_query))
@@ -82,7 +90,7 @@ def calibrate(shards: Sequence[ShardReader], codec: Codec, seed: int = 0) -> tup
     spreads = {k: float(np.mean([of.variance[k] for of in gaps])) ** 0.5 for k in ks}
     counts = _over(
         queries[::COUNTED_EVERY],
-        lambda query: counts_of(shards, codec, query.Q_LD, options, spreads),
+        lambda query: counts_of(shards, codec, query, options, spreads),
         threads,
     )
     costs = _Costs.of(shards, codec, queries)
@@ -106,11 +114,18 @@ def _threads(shards: Sequence[ShardReader]) -> int:
 
 
 def _over(
-    queries: Sequence[PseudoQuery], measure: Callable[[PseudoQuery], Measured], threads: int
+    queries: Sequence[TrialQuery],
+    measure: Callable[[TrialQuery], Measured],
+    threads: int,
+    on_query: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> list[Measured]:
     """What is measured of every query."""
+    measured = []
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(measure, queries))
+        for one in pool.map(measure, queries):
+            measured.append(one)
+            on_query(len(measured), len(queries))
+    return measured
 
 
 @dataclass(frozen=True)
@@ -124,7 +139,7 @@ class _Costs:
 
     @classmethod
     def of(
-        cls, shards: Sequence[ShardReader], codec: Codec, queries: Sequence[PseudoQuery]
+        cls, shards: Sequence[ShardReader], codec: Codec, queries: Sequence[TrialQuery]
     ) -> _Costs:
         postings = sum(shard.entry.postings for shard in shards) / codec.centroid_count
         lists = LIST_COST * len(shards) + POSTING_COST * postings

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from colbert_core.codec import Codec
-from colbert_core.search.pseudo_queries import PseudoQuery, Sample
+from colbert_core.search.pseudo_queries import Sample, TrialQuery
 from colbert_core.types import F32, I32, AnyArray
 
 NPROBES = (8, 16, 32, 64)  # with fewer, pseudo-queries say little of real ones
@@ -28,11 +28,11 @@ class Gaps:
 
     Attributes:
         behind: by (nprobe, k), how far behind their shard's k-th best each of the exact top k falls
-            by estimate, over √L, float32 [k]; infinite for a hit that no probe leads to.
+            by estimate, over √Σ‖q‖², float32 [k]; infinite for a hit that no probe leads to.
         ranks: by (nprobe, k), how many passages of their shard, of all that it has, are estimated
             no worse than each of these, float32 [k]; infinite likewise.
-        variance: by k, of precise scores minus those by interaction, over L: of the best k of each
-            shard, the mean.
+        variance: by k, of precise scores minus those by interaction, over Σ‖q‖²: of the best k of
+            each shard, the mean.
     """
 
     behind: Mapping[Key, F32]
@@ -40,14 +40,14 @@ class Gaps:
     variance: Mapping[int, float]
 
 
-def gaps_of(sample: Sample, codec: Codec, query: PseudoQuery, ks: Sequence[int]) -> Gaps:
+def gaps_of(sample: Sample, codec: Codec, query: TrialQuery, ks: Sequence[int]) -> Gaps:
     """What one query tells of a sample of the passages.
 
-    The passage that the query was made from does not count, and k shrinks with the sample: the best
+    The passage that a query was made from does not count, and k shrinks with the sample: the best
     of many passages lie closer together.
     """
     Q_LD, shards = query.Q_LD, sample.shards
-    shrunk = [max(1, round(k * sample.share_beside(1))) for k in ks]
+    shrunk = [max(1, round(k * sample.share_for(query))) for k in ks]
     compared = [
         _sifted(sample, index, query, SIFTED_PER_HIT * shrunk[-1] + SIFTED_BESIDE)
         for index in range(len(shards))
@@ -65,10 +65,10 @@ def gaps_of(sample: Sample, codec: Codec, query: PseudoQuery, ks: Sequence[int])
             scores[here], ranked[here] = found[:2]
             bests.append(found[2])
         for k, gaps in zip(ks, _behind(hits, scores, bests, shrunk), strict=True):
-            behind[nprobe, k] = (gaps / len(Q_LD) ** 0.5).astype(np.float32)
-            ranks[nprobe, k] = ranked[: len(gaps)] / np.float32(sample.share_beside(1))
+            behind[nprobe, k] = (gaps / query.length).astype(np.float32)
+            ranks[nprobe, k] = ranked[: len(gaps)] / np.float32(sample.share_for(query))
     variance = {
-        k: float(np.mean([_variance(of, rank) for of in compared if len(of[0])])) / len(Q_LD)
+        k: float(np.mean([_variance(of, rank) for of in compared if len(of[0])])) / query.length**2
         for k, rank in zip(ks, shrunk, strict=True)
     }
     return Gaps(behind, ranks, variance)
@@ -80,7 +80,7 @@ def _variance(compared: Compared, rank: int) -> float:
     return float(np.var((precise - coarse)[:rank].astype(np.float64)))
 
 
-def _sifted(sample: Sample, index: int, query: PseudoQuery, most: int) -> Compared:
+def _sifted(sample: Sample, index: int, query: TrialQuery, most: int) -> Compared:
     """The best `most` of a shard by interaction; of equal ones the first."""
     kernel = sample.shards[index].kernel
     pids, scores = np.zeros(0, np.int64), np.zeros(0, np.float32)
@@ -108,7 +108,7 @@ def _exact_hits(compared: Sequence[Compared], count: int) -> AnyArray:
 def _estimates(
     sample: Sample,
     index: int,
-    query: PseudoQuery,
+    query: TrialQuery,
     probes: tuple[I32, F32],
     wanted: AnyArray,
     most: int,

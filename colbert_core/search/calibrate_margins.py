@@ -15,7 +15,7 @@ from colbert_core.index import ShardReader
 from colbert_core.index.presets import kept_for, missed_for
 from colbert_core.reference.stopping import ExpectedMisses, score_enough
 from colbert_core.search.calibrate_gaps import NPROBES, Key, best_of, kth_best
-from colbert_core.search.pseudo_queries import WINDOW
+from colbert_core.search.pseudo_queries import WINDOW, TrialQuery
 from colbert_core.types import F32, I32, I64, AnyArray
 
 RECALLS = (0.80, 0.90, 0.95, 0.98, 0.99)
@@ -86,7 +86,7 @@ def _holding(values_Qk: F32, share: float) -> float:
 def counts_of(
     shards: Sequence[ShardReader],
     codec: Codec,
-    Q_LD: F32,
+    query: TrialQuery,
     options: Mapping[Key, Sequence[Option]],
     spreads: Mapping[int, float],
 ) -> dict[Key, AnyArray]:
@@ -95,7 +95,7 @@ def counts_of(
     Args:
         spreads: by k, as in `Preset`.
     """
-    root = float(len(Q_LD) ** 0.5)
+    Q_LD, length = query.Q_LD, query.length
     counts: dict[Key, AnyArray] = {
         key: np.zeros((2, len(of), len(shards)), np.int64) for key, of in options.items()
     }
@@ -104,10 +104,10 @@ def counts_of(
         for nprobe in NPROBES:
             probes = codec.centroid_table.probe(Q_LD, nprobe)
             mine = {key: of for key, of in options.items() if key[0] == nprobe}
-            best, pids, estimates, scores = _candidates(shard, Q_LD, probes, mine)
-            for (key, at), floor in _floors(best, mine, root).items():
+            best, pids, estimates, scores = _candidates(shard, query, probes, mine)
+            for (key, at), floor in _floors(best, mine, length).items():
                 compared = np.flatnonzero(estimates >= floor)
-                spread = spreads[key[1]] * root
+                spread = spreads[key[1]] * length
                 misses = ExpectedMisses(key[1], np.float32(options[key][at].missed), spread)
                 scored = scorer.count(pids[compared], scores[compared], misses)
                 counts[key][:, at, index] = len(compared), scored
@@ -137,22 +137,23 @@ class _Scorer:
 
 def _candidates(
     shard: ShardReader,
-    Q_LD: F32,
+    query: TrialQuery,
     probes: tuple[I32, F32],
     options: Mapping[Key, Sequence[Option]],
 ) -> tuple[F32, I64, F32, F32]:
     """The best estimates of a shard; and passages, their estimates and scores by interaction: all
     that an option compares, and some that looked as if, while windows were to come."""
-    most = max(k for _, k in options)
+    Q_LD, most = query.Q_LD, max(k for _, k in options)
     best = np.zeros(0, np.float32)
     kept = [(np.zeros(0, np.int64), best, best)]
     for first in range(0, shard.passages, WINDOW):
         last = min(first + WINDOW, shard.passages)
-        pids, estimates = shard.kernel.approximate(Q_LD, *probes, None, first, last)
+        live_W = None if shard.live_N is None else shard.live_N[first:last]
+        pids, estimates = shard.kernel.approximate(Q_LD, *probes, live_W, first, last)
         best = best_of(np.concatenate([best, estimates]), most)
         # Of fewer than k, the least may be better than the k-th of more.
         ends = last == shard.passages or len(best) >= most
-        floor = min(_floors(best, options, float(len(Q_LD) ** 0.5)).values()) if ends else -np.inf
+        floor = min(_floors(best, options, query.length).values()) if ends else -np.inf
         looked_at = estimates >= floor
         pids, estimates = pids[looked_at], estimates[looked_at]
         kept.append((pids, estimates, shard.kernel.interaction(Q_LD, pids)))
@@ -161,11 +162,11 @@ def _candidates(
 
 
 def _floors(
-    best: F32, options: Mapping[Key, Sequence[Option]], root: float
+    best: F32, options: Mapping[Key, Sequence[Option]], length: float
 ) -> dict[tuple[Key, int], np.float32]:
     """The estimate below which each option, by key and place, leaves a passage out."""
     return {
-        (key, at): kth_best(best, key[1]) - option.margin * root
+        (key, at): kth_best(best, key[1]) - option.margin * length
         for key, of in options.items()
         for at, option in enumerate(of)
     }

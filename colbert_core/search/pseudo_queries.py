@@ -35,46 +35,59 @@ class Sample:
         """How many there are."""
         return sum(int(allowed_N.sum()) for allowed_N in self.allowed)
 
-    def share_beside(self, passages: int) -> float:
-        """Of all passages of the index, but for so many of the sample."""
-        return (self.drawn - passages) / sum(shard.passages for shard in self.shards)
+    def share_for(self, query: TrialQuery) -> float:
+        """Of all passages of the index, those that a query may find."""
+        found = self.drawn - (query.made_from is not None)
+        return found / sum(shard.entry.live_passages for shard in self.shards)
 
-    def windows(self, index: int, query: PseudoQuery) -> Iterator[tuple[int, U8]]:
+    def windows(self, index: int, query: TrialQuery) -> Iterator[tuple[int, U8]]:
         """The first passage of each window of a shard, and what of the window a query may find: all
         of the sample but the passage that it was made from."""
+        shard, pid = query.made_from or (-1, -1)
         for first in range(0, self.shards[index].passages, WINDOW):
             allowed_W = self.allowed[index][first : first + WINDOW]
-            if index == query.shard and first <= query.pid < first + len(allowed_W):
+            if index == shard and first <= pid < first + len(allowed_W):
                 allowed_W = allowed_W.copy()
-                allowed_W[query.pid - first] = 0
+                allowed_W[pid - first] = 0
             yield first, allowed_W
 
 
 @dataclass(frozen=True)
-class PseudoQuery:
-    """A rotated query, float32 [L, D], and the passage that it was made from."""
+class TrialQuery:
+    """A query to measure with.
+
+    Attributes:
+        Q_LD: float32 [L, D], rotated.
+        made_from: (shard, passage); None of a real query.
+    """
 
     Q_LD: F32
-    shard: int
-    pid: int
+    made_from: tuple[int, int] | None = None
+
+    @cached_property
+    def length(self) -> float:
+        """√Σ‖q‖² over its tokens, √L of unit vectors: what margins are counted in."""
+        return float(np.linalg.norm(self.Q_LD.astype(np.float64)))
 
 
 def draw_sample(shards: Sequence[ShardReader], tokens: int, rng: np.random.Generator) -> Sample:
-    """Passages of about `tokens` tokens in all, or every passage of an index that has fewer."""
+    """Passages of about `tokens` tokens in all, or every one of an index that has fewer."""
     share = tokens / sum(shard.tokens for shard in shards)
-    return Sample(shards, [_drawn(shard.passages, share, rng) for shard in shards])
+    return Sample(shards, [_drawn(shard, share, rng) for shard in shards])
 
 
-def _drawn(passages: int, share: float, rng: np.random.Generator) -> U8:
-    """Uint8 [N], 1 with the probability `share`."""
-    allowed_N = np.empty(passages, np.uint8)
-    for first in range(0, passages, WINDOW):
+def _drawn(shard: ShardReader, share: float, rng: np.random.Generator) -> U8:
+    """Uint8 [N], 1 with the probability `share`, and 0 of what was deleted."""
+    allowed_N = np.empty(shard.passages, np.uint8)
+    for first in range(0, shard.passages, WINDOW):
         window = allowed_N[first : first + WINDOW]
         window[:] = rng.random(len(window)) < share
+        if shard.live_N is not None:
+            window[shard.live_N[first : first + WINDOW] == 0] = 0
     return allowed_N
 
 
-def pseudo_queries(sample: Sample, count: int, rng: np.random.Generator) -> list[PseudoQuery]:
+def pseudo_queries(sample: Sample, count: int, rng: np.random.Generator) -> list[TrialQuery]:
     """Queries, the short ones first, each from a passage of the sample."""
     pids = [np.flatnonzero(allowed_N) for allowed_N in sample.allowed]
     ends = np.cumsum([len(of_shard) for of_shard in pids])
@@ -84,7 +97,7 @@ def pseudo_queries(sample: Sample, count: int, rng: np.random.Generator) -> list
         index = int(np.searchsorted(ends, number, "right"))
         pid = int(pids[index][number - ends[index]])
         Q_LD = _pseudo_query(sample.shards[index], pid, length, rng)
-        queries.append(PseudoQuery(Q_LD, index, pid))
+        queries.append(TrialQuery(Q_LD, (index, pid)))
     return queries
 
 

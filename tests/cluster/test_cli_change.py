@@ -115,3 +115,37 @@ def test_help_teaches(tartan: Any, command: str) -> None:
     assert "--json" in shown.out
     if command != "generations":
         assert "Example" in shown.out
+
+
+def test_calibrate_says_what_recall_took_and_takes(
+    tartan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+
+    def unit(rows: int) -> np.ndarray:
+        x = rng.standard_normal((rows, 16)).astype(np.float32)
+        return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+    path = tmp_path / "ix"
+    Index.build(path, [unit(1) for _ in range(512)])
+    (tmp_path / "asked.txt").write_text("\n".join(f"words {n}" for n in range(60)))
+    (tmp_path / "asked.jsonl").write_text('{"text": "words"}\n{"query": "none"}\n')
+    refused = tartan("calibrate", path, "--queries", tmp_path / "asked.txt")
+    assert (refused.code, "knows no model" in refused.err) == (2, True)
+    refused = tartan("calibrate", path, "--queries", tmp_path / "asked.jsonl")
+    assert (refused.code, "asked.jsonl:2: a query needs `text`" in refused.err) == (3, True)
+    refused = tartan("calibrate", path, "--queries", tmp_path / "nowhere")
+    assert (refused.code, "give a file of queries" in refused.err) == (3, True)
+
+    monkeypatch.setattr(Index, "encode_query", lambda *_args, **_about: unit(2))
+    done = tartan("calibrate", path, "--queries", tmp_path / "asked.txt", "--json")
+    assert done.code == 0, done.err
+    assert done.json()["queries"] == 60
+    assert done.json()["generation"] == Index.open(path).manifest.generation
+    assert len(done.json()["presets"]) == 5
+    done = tartan("calibrate", path, "--queries", tmp_path / "asked.txt")
+    assert "measured with 60 queries, generation g000003-" in done.out
+    Index.open(path).delete(["7"])
+    assert f"`tartan index calibrate {path} --queries FILE`" in tartan("compact", path).out
+    assert "recall@10" in done.out
+    assert " → " in done.out

@@ -108,17 +108,19 @@ def test_ranks_count_what_postings_put_no_lower(index: Index) -> None:
     rng = np.random.default_rng(2)
     sample = pseudo_queries.draw_sample(shards, 1 << 30, rng)
     (query,) = pseudo_queries.pseudo_queries(sample, 1, rng)
+    assert query.made_from is not None
+    shard_made_from, pid_made_from = query.made_from
     gaps = calibrate_gaps.gaps_of(sample, codec, query, [10])
     probes = codec.centroid_table.probe(query.Q_LD, 16)
     best, at_best = [], []
     for at, shard in enumerate(shards):
         pids, estimates = shard.kernel.approximate(query.Q_LD, *probes, None, 0, shard.passages)
-        mine = pids == query.pid if at == query.shard else np.zeros(len(pids), bool)
+        mine = (pids == pid_made_from) & (at == shard_made_from)
         estimates = estimates[~mine]
         exact, scores, _, _ = shard.kernel.exhaustive(query.Q_LD, 11)
         found = dict(zip(pids[~mine].tolist(), estimates, strict=True))
         for pid, score in zip(exact.tolist(), scores.tolist(), strict=True):
-            if at == query.shard and pid == query.pid:
+            if (at, pid) == query.made_from:
                 continue
             best.append(score)
             estimate = found.get(pid, -np.inf)
@@ -126,7 +128,7 @@ def test_ranks_count_what_postings_put_no_lower(index: Index) -> None:
                 np.inf if np.isinf(estimate) else float(np.count_nonzero(estimates >= estimate))
             )
     ten = np.argsort(-np.array(best), kind="stable")[:10]
-    share = sample.share_beside(1)  # all passages but the one that the query was made of
+    share = sample.share_for(query)  # all passages but the one that the query was made of
     np.testing.assert_allclose(gaps.ranks[16, 10], np.array(at_best)[ten] / share, rtol=1e-6)
 
 
