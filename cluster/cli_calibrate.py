@@ -12,6 +12,7 @@ import typer
 from cluster.cli_options import IndexPath, Json
 
 if TYPE_CHECKING:
+    from cluster.progress import Progress
     from colbert_core.build import OnProgress
     from colbert_core.index import Preset
 
@@ -40,11 +41,16 @@ def calibrate(
     Example: `tartan index calibrate notes.tartan --queries asked.txt`
     """
     from cluster.beir import read_queries
+    from cluster.progress import progress_for
     from colbert_core import Index
     from colbert_core.index.presets import CALIBRATED_ON
 
-    opened = Index.open(str(index), in_memory=False)
-    calibrated = opened.calibrate(read_queries(queries), on_progress=_reporting())
+    asked, opened = read_queries(queries), Index.open(str(index), in_memory=False)
+    progress = progress_for()
+    try:
+        calibrated = opened.calibrate(asked, on_progress=_reporting(progress))
+    finally:
+        progress.close()
     before, after = opened.manifest.presets, calibrated.manifest.presets
     measured_with = calibrated.manifest.extras[CALIBRATED_ON]
     about = {"generation": calibrated.manifest.generation, "queries": measured_with}
@@ -55,11 +61,8 @@ def calibrate(
     _print_presets(before, after)
 
 
-def _reporting() -> OnProgress:
+def _reporting(progress: Progress) -> OnProgress:
     """Stages of queries, as jobs show theirs."""
-    from cluster.progress import progress_for
-
-    progress = progress_for()
 
     def report(stage: str, done: int, total: int) -> None:
         if done == 1:

@@ -17,7 +17,7 @@ import numpy as np
 
 from colbert_core import kernels
 from colbert_core.change import changing
-from colbert_core.errors import InvalidInput
+from colbert_core.errors import InvalidInput, QueryError
 from colbert_core.index import Manifest, publish_change
 from colbert_core.index.presets import CALIBRATED_ON
 from colbert_core.search import Searcher
@@ -67,7 +67,10 @@ def calibrate_index(
                 "nothing is measured, and all of them are soon compared"
             )
         seed = int(manifest.extras.get("seed", 0))
-        matrices = [encode(query) for query in _some(queries, MOST_QUERIES, seed)]
+        matrices = [
+            _encoded(number, query, encode)
+            for number, query in _some(list(enumerate(queries, 1)), MOST_QUERIES, seed)
+        ]
         trials = [TrialQuery(live.codec.rotate(query_LD)) for query_LD in matrices]
         presets = calibrate(
             live.shards, live.codec, seed, trials, on_query=partial(report, "measure")
@@ -83,6 +86,17 @@ def calibrate_index(
             presets=presets,
             extras={**manifest.extras, CALIBRATED_ON: len(trials)},
         )
+
+
+def _encoded(number: int, query: Query, encode: Callable[[Query], F32]) -> F32:
+    """A query as a matrix; what is wrong with it names it."""
+    try:
+        query_LD = encode(query)
+    except QueryError as error:
+        raise QueryError(f"query {number} of those to measure with: {error}") from error
+    if not query_LD.any():
+        raise QueryError(f"query {number} of those to measure with is all zeros: leave it out")
+    return query_LD
 
 
 def _some(items: Sequence[Item], most: int, seed: int) -> list[Item]:

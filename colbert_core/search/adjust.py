@@ -16,6 +16,7 @@ import numpy as np
 
 from colbert_core.hardware import processors
 from colbert_core.index.presets import Preset
+from colbert_core.search.merge import Merged
 from colbert_core.search.params import derive_params
 from colbert_core.search.searcher import Searcher
 from colbert_core.types import F32, AnyArray
@@ -54,17 +55,25 @@ def _found(
     presets: Sequence[Preset], ks: Sequence[int], searcher: Searcher, query: F32
 ) -> list[list[float]]:
     """Of the exact top k, the share that a search finds, by k and recall."""
-    exact = searcher.search(query, derive_params(ks[-1], exact=True)).located()
+    exact = _documents(searcher, searcher.search(query, derive_params(ks[-1], exact=True)))
     found = []
     for k in ks:
-        wanted = {(shard, pid) for shard, pid, _ in exact[:k]}
-        shares = []
+        wanted, shares = set(exact[:k]), []
         for recall in (one.recall for one in presets if one.k == k):
             params = derive_params(k, presets=presets, recall=recall)
-            hits = searcher.search(query, params).located()
-            shares.append(sum((shard, pid) in wanted for shard, pid, _ in hits) / len(wanted))
+            hits = _documents(searcher, searcher.search(query, params))
+            shares.append(len(wanted.intersection(hits)) / len(wanted))
         found.append(shares)
     return found
+
+
+def _documents(searcher: Searcher, found: Merged) -> list[tuple[int, int]]:
+    """Shard and number of what was found; of a document in windows the same, whichever is found."""
+    windows = [shard.windows for shard in searcher.generation.shards]
+    return [
+        (shard, pid if (of := windows[shard]) is None else int(of.documents_N[pid]))
+        for shard, pid, _ in found.located()
+    ]
 
 
 def _moved(presets: Sequence[Preset], shares_QR: AnyArray) -> list[Preset]:

@@ -110,8 +110,13 @@ def test_of_many_queries_a_sample_is_measured_with(
     ("queries", "error", "named"),
     [
         (ASKED[:49], InvalidInput, "49 queries say too little.*give 50 at least"),
-        ([*ASKED[:60], np.ones((3, 8), np.float32)], QueryError, "8 dimensions and the index"),
-        ([*ASKED[:60], "words"], QueryError, "knows no model"),
+        (
+            [*ASKED[:60], np.ones((3, 8), np.float32)],
+            QueryError,
+            "query 61 of those to measure with: .* 8 dimensions and the index",
+        ),
+        ([*ASKED[:60], "words"], QueryError, "query 61 .*knows no model"),
+        ([*ASKED[:60], np.zeros((3, DIM), np.float32)], QueryError, "query 61 .*is all zeros"),
     ],
 )
 def test_what_cannot_be_measured_with_is_refused_and_nothing_published(

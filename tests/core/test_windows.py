@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from colbert_core import Index
+from colbert_core import Index, recalibrate
 from colbert_core.errors import IndexCorrupt, InvalidInput
 from colbert_core.index import (
     ShardWriter,
@@ -19,6 +19,7 @@ from colbert_core.index import (
     verify,
     write_codec,
 )
+from colbert_core.search import calibrate as calibration
 from colbert_core.search import selective
 from colbert_core.types import F32
 
@@ -145,6 +146,20 @@ def test_a_hit_is_the_document_and_says_which_window(split: Split) -> None:
         part = passage - sum(split.counts[:number])
         window = (10 * part, 10 * part + 12) if split.counts[number] > 1 else None
         assert hit.window == window
+
+
+def test_documents_count_when_it_is_calibrated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (recalibrate, calibration):
+        monkeypatch.setattr(module, "FEWEST_PASSAGES", 100)
+    split = Split(tmp_path, 3)
+    asked = [split.vectors[number][:6] for number in range(0, PASSAGES, 7)]
+    calibrated = split.index.calibrate(asked)
+    exact = [set(calibrated.search(query, exact=True).ids) for query in asked]
+    found = [set(calibrated.search(query).ids) for query in asked]
+    share = np.mean([len(a & b) / len(a) for a, b in zip(exact, found, strict=True)])
+    assert share == pytest.approx(0.99, abs=0.02)
 
 
 def test_it_verifies_and_says_what_it_holds(split: Split) -> None:
