@@ -73,7 +73,7 @@ def calibrate(
         real: queries to measure with, instead of such as are made from passages.
         on_query: called with (done, total) as queries are measured with, in this thread.
     """
-    passages = sum(shard.passages for shard in shards)
+    passages = sum(shard.entry.live_passages for shard in shards)
     if passages < FEWEST_PASSAGES or kernels.isa() == "reference":
         return ()  # the reference is for comparing with: too slow to search exhaustively
     rng = np.random.default_rng(seed)

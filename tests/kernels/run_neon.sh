@@ -18,7 +18,7 @@ done
 
 # Python itself: Debian's packages for arm64, unpacked, by lists of their own.
 if [ ! -x "$root/usr/bin/python3.11" ]; then
-  mkdir -p "$build"/apt/{lists/partial,cache/archives/partial,packages} "$root"
+  mkdir -p "$build"/apt/{lists/partial,cache/archives/partial,packages}
   : >"$build/apt/status"
   cat >"$build/apt/conf" <<EOF
 APT::Architecture "arm64";
@@ -33,7 +33,8 @@ EOF
   (cd "$build/apt/packages" && apt-get download -qq python3.11-minimal libpython3.11-minimal \
     libpython3.11-stdlib libpython3.11-dev libc6 libgcc-s1 libstdc++6 libexpat1 libffi8 libssl3 \
     libbz2-1.0 liblzma5 libsqlite3-0 libuuid1 libcrypt1 zlib1g)
-  for package in "$build"/apt/packages/*.deb; do dpkg -x "$package" "$root"; done
+  for package in "$build"/apt/packages/*.deb; do dpkg -x "$package" "$root.part"; done
+  mv "$root.part" "$root"
 fi
 
 # What the tests import.
@@ -57,7 +58,7 @@ PATH="$bin:$PATH" cmake --build "$build/native" --target _native
 export TARTAN_NATIVE PYTHONPATH=$site PYTHONDONTWRITEBYTECODE=1
 TARTAN_NATIVE=$(find "$build/native" -maxdepth 1 -name '_native*.so')
 # Left out: torch's kernels, which are other code, and what starts Python anew, which no emulator would
-# run. A test takes some thirty times as long.
+# run.
 exec qemu-aarch64 -L "$root" "$root/usr/bin/python3.11" -m pytest tests/kernels -k neon \
   --ignore tests/kernels/test_torch_build.py --ignore tests/kernels/test_torch_kernels.py \
   --ignore tests/kernels/test_choice.py -p no:cacheprovider --timeout 3000 "$@"

@@ -11,7 +11,7 @@ from colbert_core import _native, reference
 from colbert_core.codec import tartan
 
 
-@cache  # making one of 1,024 dimensions takes a second
+@cache  # making one of 1,024 dimensions takes seconds
 def rotation(dim: int) -> np.ndarray:
     return tartan.rotation(dim, seed=dim)
 
