@@ -25,11 +25,15 @@ void offer(const CentroidRows& centroids, const uint32_t* runs, size_t count, co
       for (size_t r = 0; r < V::kRows; ++r) {
         dots[r] = V::splat(-V::kBias * centroids.sums[first + r]);
       }
-      for (size_t d = 0; d < centroids.dim; d += 4) {
-        const typename V::Quads quads = V::load_quads(tokens + quad_at(0, d));
+      for (size_t plane = 0; plane < centroids.dim; plane += kDepth) {
+        const int8_t* at = tokens + quad_at(0, plane);
+        const size_t end = plane + kDepth < centroids.dim ? plane + kDepth : centroids.dim;
+        for (size_t d = plane; d < end; d += 4, at += kHalf * 4) {
+          const typename V::Quads quads = V::load_quads(at);
 #pragma GCC unroll 16
-        for (size_t r = 0; r < V::kRows; ++r) {
-          dots[r] = V::dot(dots[r], quads, rows + r * centroids.stride + d);
+          for (size_t r = 0; r < V::kRows; ++r) {
+            dots[r] = V::dot(dots[r], quads, rows + r * centroids.stride + d);
+          }
         }
       }
       typename V::I most = dots[0];

@@ -1,4 +1,5 @@
-// AVX2. 16 lanes are two registers. There is no VNNI: bytes are multiplied by vpmaddubsw, which
+// AVX2. A register has eight lanes, and is a vector: a query of five tokens takes a quarter of the
+// multiplications that one of 32 does. There is no VNNI: bytes are multiplied by vpmaddubsw, which
 // adds two products with int16 saturation. It cannot saturate here: the stored vector's magnitude
 // (at most 128) is the unsigned side, its sign is moved to the query (within ±127, never −128), and
 // 2 · 128 · 127 = 32512 < 32767. That takes four instructions for 32 products; so do int16 ones
@@ -10,109 +11,18 @@
 namespace tartan {
 namespace {
 
-struct Avx2 {
-  struct I {
-    __m256i a, b;
-  };
-  struct F {
-    __m256 a, b;
-  };
-  struct Row {
-    __m256i value, magnitude;
-  };
-  using F16 = F;
-  using Quads = I;
+// Accumulators have a type of their own: through __m256i, gcc 12 copies every one of them in every
+// step.
+typedef int32_t Int8 __attribute__((vector_size(32)));
+
+// Bytes, and what residuals are looked up in.
+struct Avx2Bytes {
   using Bytes = __m256i;
   using Table = __m256i;
   struct Windows {
     __m256i quarter[4];
   };
-  static constexpr int kBias = 0;
-  static constexpr bool kPairs = true;
   static constexpr size_t kBytes = 32;
-  template <int G>
-  static constexpr int kTile = 4 / G;
-
-  static I splat_i(int32_t value) { return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)}; }
-  static I bias_correction(const int32_t*) { return splat_i(0); }
-
-  template <bool kLevels>
-  static const uint8_t* query_side(const QueryPlane& plane) {
-    return reinterpret_cast<const uint8_t*>(plane.i8);
-  }
-  static Quads load_quads(const uint8_t* p) { return {load_bytes(p), load_bytes(p + 32)}; }
-  static Row load_row(const uint8_t* p) {
-    int32_t quad;
-    __builtin_memcpy(&quad, p, 4);
-    const __m256i value = _mm256_set1_epi32(quad);
-    return {value, _mm256_abs_epi8(value)};
-  }
-  template <bool kLevels>
-  static I dot(I acc, Quads q, Row row) {
-    return {add_products(acc.a, q.a, row), add_products(acc.b, q.b, row)};
-  }
-  static __m256i add_products(__m256i acc, __m256i q, Row row) {
-    const __m256i pairs = _mm256_maddubs_epi16(row.magnitude, _mm256_sign_epi8(q, row.value));
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-  }
-
-  static Quads load_pairs(const int16_t* p) {
-    return load_quads(reinterpret_cast<const uint8_t*>(p));
-  }
-  static __m256i splat_pair(const int16_t* p) {
-    int32_t pair;
-    __builtin_memcpy(&pair, p, 4);
-    return _mm256_set1_epi32(pair);
-  }
-  static I dot_pairs(I acc, Quads q, __m256i row) {
-    return {_mm256_add_epi32(acc.a, _mm256_madd_epi16(q.a, row)),
-            _mm256_add_epi32(acc.b, _mm256_madd_epi16(q.b, row))};
-  }
-  // `count` is a multiple of 8.
-  static void widen_bytes(const uint8_t* bytes, int count, int16_t* wide) {
-    for (int at = 0; at < count; at += 8) {
-      const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes + at));
-      _mm_store_si128(reinterpret_cast<__m128i*>(wide + at), _mm_cvtepi8_epi16(eight));
-    }
-  }
-
-  static F splat(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
-  static F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
-  static void store(float* p, F value) {
-    _mm256_storeu_ps(p, value.a);
-    _mm256_storeu_ps(p + 8, value.b);
-  }
-  static void store_i16(int16_t* p, F value) {
-    const __m256i packed =
-        _mm256_packs_epi32(_mm256_cvtps_epi32(value.a), _mm256_cvtps_epi32(value.b));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0xd8));
-  }
-  static F to_float(I value) { return {_mm256_cvtepi32_ps(value.a), _mm256_cvtepi32_ps(value.b)}; }
-  static F widen(const int8_t* p) {
-    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-    return to_float({_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))});
-  }
-  static F add(F a, F b) { return {_mm256_add_ps(a.a, b.a), _mm256_add_ps(a.b, b.b)}; }
-  static F mul(F a, F b) { return {_mm256_mul_ps(a.a, b.a), _mm256_mul_ps(a.b, b.b)}; }
-  static F max(F a, F b) { return {_mm256_max_ps(a.a, b.a), _mm256_max_ps(a.b, b.b)}; }
-  static F min(F a, F b) { return {_mm256_min_ps(a.a, b.a), _mm256_min_ps(a.b, b.b)}; }
-  static uint32_t greater(F a, F b) {
-    const int low = _mm256_movemask_ps(_mm256_cmp_ps(a.a, b.a, _CMP_GT_OQ));
-    const int high = _mm256_movemask_ps(_mm256_cmp_ps(a.b, b.b, _CMP_GT_OQ));
-    return static_cast<uint32_t>(low | high << 8);
-  }
-
-  static F16 load_f16(const float* p) { return load(p); }
-  static F lookup_f(F16 table, const uint8_t* indices) {
-    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(indices));
-    return {lookup_eight(table, _mm256_cvtepu8_epi32(bytes)),
-            lookup_eight(table, _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)))};
-  }
-  static __m256 lookup_eight(F16 table, __m256i index) {
-    const __m256 upper_half = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));
-    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(table.a, index),
-                            _mm256_permutevar8x32_ps(table.b, index), upper_half);
-  }
 
   static Bytes load_bytes(const uint8_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -194,7 +104,116 @@ struct Avx2 {
   }
 };
 
-constexpr Leaf kLeaf = make_leaf<Avx2>("avx2");
+// Eight lanes, to multiply with.
+struct Avx2 : Avx2Bytes {
+  using I = Int8;
+  using F = __m256;
+  using Quads = __m256i;
+  struct Row {
+    __m256i value, magnitude;
+  };
+  static constexpr int kLanes = 8;
+  static constexpr int kBias = 0;
+  static constexpr bool kPairs = true;
+  template <int G>
+  static constexpr int kTile = G == 1   ? 8
+                               : G == 2 ? 4
+                                        : 2;
+
+  static I splat_i(int32_t value) { return I(_mm256_set1_epi32(value)); }
+  static I bias_correction(const int32_t*) { return splat_i(0); }
+
+  template <bool kLevels>
+  static const uint8_t* query_side(const QueryPlane& plane) {
+    return reinterpret_cast<const uint8_t*>(plane.i8);
+  }
+  static Quads load_quads(const uint8_t* p) { return load_bytes(p); }
+  static Row load_row(const uint8_t* p) {
+    int32_t quad;
+    __builtin_memcpy(&quad, p, 4);
+    const __m256i value = _mm256_set1_epi32(quad);
+    return {value, _mm256_abs_epi8(value)};
+  }
+  template <bool kLevels>
+  static I dot(I acc, Quads q, Row row) {
+    const __m256i pairs = _mm256_maddubs_epi16(row.magnitude, _mm256_sign_epi8(q, row.value));
+    return acc + I(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  }
+
+  static Quads load_pairs(const int16_t* p) {
+    return load_quads(reinterpret_cast<const uint8_t*>(p));
+  }
+  static __m256i splat_pair(const int16_t* p) {
+    int32_t pair;
+    __builtin_memcpy(&pair, p, 4);
+    return _mm256_set1_epi32(pair);
+  }
+  static I dot_pairs(I acc, Quads q, __m256i row) { return acc + I(_mm256_madd_epi16(q, row)); }
+  // `count` is a multiple of 8.
+  static void widen_bytes(const uint8_t* bytes, int count, int16_t* wide) {
+    for (int at = 0; at < count; at += 8) {
+      const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes + at));
+      _mm_store_si128(reinterpret_cast<__m128i*>(wide + at), _mm_cvtepi8_epi16(eight));
+    }
+  }
+
+  static F splat(float value) { return _mm256_set1_ps(value); }
+  static F load(const float* p) { return _mm256_loadu_ps(p); }
+  static void store(float* p, F value) { _mm256_storeu_ps(p, value); }
+  static void store_i16(int16_t* p, F value) {
+    const __m256i whole = _mm256_cvtps_epi32(value);
+    _mm_storeu_si128(
+        reinterpret_cast<__m128i*>(p),
+        _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1)));
+  }
+  static F to_float(I value) { return _mm256_cvtepi32_ps(__m256i(value)); }
+  static F add(F a, F b) { return _mm256_add_ps(a, b); }
+  static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+  static F max(F a, F b) { return _mm256_max_ps(a, b); }
+  static F min(F a, F b) { return _mm256_min_ps(a, b); }
+  static uint32_t greater(F a, F b) {
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)));
+  }
+};
+
+// Sixteen lanes, to decode and to rotate with.
+struct Avx2Wide : Avx2Bytes {
+  struct F {
+    __m256 a, b;
+  };
+  using F16 = F;
+  static constexpr int kLanes = 16;
+
+  static F splat(float value) { return {_mm256_set1_ps(value), _mm256_set1_ps(value)}; }
+  static F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+  static void store(float* p, F value) {
+    _mm256_storeu_ps(p, value.a);
+    _mm256_storeu_ps(p + 8, value.b);
+  }
+  static F widen(const int8_t* p) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+  }
+  static F add(F a, F b) { return {_mm256_add_ps(a.a, b.a), _mm256_add_ps(a.b, b.b)}; }
+  static F mul(F a, F b) { return {_mm256_mul_ps(a.a, b.a), _mm256_mul_ps(a.b, b.b)}; }
+
+  static F16 load_f16(const float* p) { return load(p); }
+  static F lookup_f(F16 table, const uint8_t* indices) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(indices));
+    return {lookup_eight(table, _mm256_cvtepu8_epi32(bytes)),
+            lookup_eight(table, _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8)))};
+  }
+
+ private:
+  static __m256 lookup_eight(F16 table, __m256i index) {
+    const __m256 upper_half = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(table.a, index),
+                            _mm256_permutevar8x32_ps(table.b, index), upper_half);
+  }
+};
+
+constexpr Leaf kLeaf = make_leaf<Avx2, Avx2Wide>("avx2");
 
 }  // namespace
 

@@ -37,6 +37,7 @@ struct Avx512 {
   using Bytes = __m256i;
   using Table = __m256i;
   using Windows = __m512i;
+  static constexpr int kLanes = 16;
   static constexpr int kBias = 128;
   static constexpr bool kPairs = false;
   static constexpr size_t kBytes = 32;

@@ -108,8 +108,8 @@ void decode_tokens(const DecodeTokens& tokens, const DecodeTables& tables, float
 }
 
 template <class V, int G>
-void dots_groups(const float* vectors, size_t count, size_t dim, const QueryBlock& query,
-                 float* dots) {
+void dots_vectors(const float* vectors, size_t count, size_t dim, const QueryBlock& query,
+                  float* dots) {
   constexpr int R = V::template kTile<G>;
   const size_t stride = vector_stride(dim);
   for (size_t first = 0; first < count; first += R) {
@@ -122,17 +122,19 @@ void dots_groups(const float* vectors, size_t count, size_t dim, const QueryBloc
     }
     for (size_t d = 0; d < dim; ++d) {
       typename V::F q[G];
-#pragma GCC unroll 2
-      for (int g = 0; g < G; ++g) q[g] = V::load(query.f32 + (d * G + g) * kGroup);
+#pragma GCC unroll 4
+      for (int g = 0; g < G; ++g) q[g] = V::load(query.f32 + d * kRowLanes<V, G> + g * V::kLanes);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
         const typename V::F value = V::splat(rows[r][d]);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int g = 0; g < G; ++g) acc[r][g] = V::add(acc[r][g], V::mul(value, q[g]));
       }
     }
     for (int r = 0; r < R && first + r < count; ++r) {
-      for (int g = 0; g < G; ++g) V::store(dots + ((first + r) * G + g) * kGroup, acc[r][g]);
+      for (int g = 0; g < G; ++g) {
+        V::store(dots + (first + r) * kRowLanes<V, G> + g * V::kLanes, acc[r][g]);
+      }
     }
   }
 }

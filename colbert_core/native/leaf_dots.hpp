@@ -1,10 +1,12 @@
 // Byte products of stored vectors with the query, and what centroids are kept as.
-// V::I and V::F are 16 lanes of int32 and float. V::dot adds the products of four neighbouring
-// dimensions: V::Quads is the query's side, V::Row the stored vector's, broadcast to all lanes.
-// V::kBias is added to stored levels where V::dot wants them unsigned. V::kTile<G> is how many
-// stored vectors are worked on at once against G groups, as many as there are registers for. Where
-// V::kPairs is true, both planes of the query are multiplied in one go as int16, two dimensions at
-// a time (V::widen_bytes, V::dot_pairs): the same integers.
+// V::I and V::F are V::kLanes lanes of int32 and float, 16 or 8. A kernel of G works on the lanes
+// of G such vectors, which a block's tokens fill, and leaves alone what else its rows, of whole
+// groups of kGroup, have. V::dot adds the products of four neighbouring dimensions: V::Quads is the
+// query's side, V::Row the stored vector's, broadcast to all lanes. V::kBias is added to stored
+// levels where V::dot wants them unsigned. V::kTile<G> is how many stored vectors are worked on at
+// once against G of the query's, as many as there are registers for. Where V::kPairs is true, both
+// planes of the query are multiplied in one go as int16, two dimensions at a time (V::widen_bytes,
+// V::dot_pairs): the same integers.
 #pragma once
 
 #include "leaf.hpp"
@@ -16,6 +18,10 @@
 namespace tartan {
 namespace {
 
+// Lanes between two rows of G vectors.
+template <class V, int G>
+constexpr int kRowLanes = (G * V::kLanes + kGroup - 1) / kGroup * kGroup;
+
 // acc[r][g] += Σ_d row[r][d] · q[d][g]. kLevels: rows are levels (biased by V::kBias), else
 // centroids as stored.
 template <class V, int G, int R, bool kLevels>
@@ -24,12 +30,13 @@ TARTAN_INLINE void add_dots(const uint8_t* const (&rows)[R], const QueryPlane& p
   const auto* quads = V::template query_side<kLevels>(plane);
   for (int quad = 0; quad < count; ++quad) {
     typename V::Quads q[G];
-#pragma GCC unroll 2
-    for (int g = 0; g < G; ++g) q[g] = V::load_quads(quads + (quad * G + g) * kGroup * 4);
+#pragma GCC unroll 4
+    for (int g = 0; g < G; ++g)
+      q[g] = V::load_quads(quads + (quad * kRowLanes<V, G> + g * V::kLanes) * 4);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const typename V::Row row = V::load_row(rows[r] + quad * 4);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int g = 0; g < G; ++g) acc[r][g] = V::template dot<kLevels>(acc[r][g], q[g], row);
     }
   }
@@ -40,9 +47,9 @@ template <class V, int G, int R, bool kLevels>
 TARTAN_INLINE void plane_dots(const uint8_t* const (&rows)[R], const int32_t (&row_sums)[R],
                               const QueryPlane& plane, int quads, typename V::F (&dots)[R][G]) {
   typename V::I acc[R][G];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int g = 0; g < G; ++g) {
-    const typename V::I correction = V::bias_correction(plane.sums + g * kGroup);
+    const typename V::I correction = V::bias_correction(plane.sums + g * V::kLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       acc[r][g] = kLevels ? correction : V::splat_i(-V::kBias * row_sums[r]);
@@ -51,7 +58,7 @@ TARTAN_INLINE void plane_dots(const uint8_t* const (&rows)[R], const int32_t (&r
   add_dots<V, G, R, kLevels>(rows, plane, quads, acc);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int g = 0; g < G; ++g) dots[r][g] = V::to_float(acc[r][g]);
   }
 }
@@ -66,24 +73,25 @@ TARTAN_INLINE void pair_dots(const uint8_t* const (&rows)[R], const QueryBlock& 
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     V::widen_bytes(rows[r], query.quads * 4, wide[r]);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int g = 0; g < G; ++g) acc[r][g] = V::splat_i(0);
   }
   for (int pair = 0; pair < query.quads * 2; ++pair) {
     typename V::Quads q[G];
-#pragma GCC unroll 2
-    for (int g = 0; g < G; ++g) q[g] = V::load_pairs(query.both + (pair * G + g) * kGroup * 2);
+#pragma GCC unroll 4
+    for (int g = 0; g < G; ++g)
+      q[g] = V::load_pairs(query.both + (pair * kRowLanes<V, G> + g * V::kLanes) * 2);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const auto row = V::splat_pair(wide[r] + pair * 2);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int g = 0; g < G; ++g) acc[r][g] = V::dot_pairs(acc[r][g], q[g], row);
     }
   }
   const typename V::F part = V::splat(kLowPart);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int g = 0; g < G; ++g) dots[r][g] = V::mul(V::to_float(acc[r][g]), part);
   }
 }
@@ -102,13 +110,13 @@ TARTAN_INLINE void query_dots(const uint8_t* const (&rows)[R], const int32_t (&r
     const typename V::F part = V::splat(kLowPart);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int g = 0; g < G; ++g) dots[r][g] = V::add(dots[r][g], V::mul(low[r][g], part));
     }
   }
 }
 
-// Dots of R centroids with G groups.
+// Dots of R centroids with G vectors of the query.
 template <class V, int G, int R, Planes kPlanes>
 TARTAN_INLINE void dot_centroids(const CentroidView& table, const uint32_t (&ids)[R],
                                  const QueryBlock& query, typename V::F (&dots)[R][G]) {
@@ -129,7 +137,7 @@ inline void prefetch_row(const CentroidView& table, uint32_t code) {
 }
 
 // Calls use(r, g, id, dots) for the dots of every centroid ids[r], or r where there are no ids,
-// with every group.
+// with each of the query's vectors.
 template <class V, int G, Planes kPlanes, class Use>
 TARTAN_INLINE void each_centroid(const CentroidView& table, const uint32_t* ids, size_t count,
                                  const QueryBlock& query, const Use& use) {
@@ -153,27 +161,28 @@ TARTAN_INLINE void each_centroid(const CentroidView& table, const uint32_t* ids,
 }
 
 template <class V, int G>
-void centroid_dots_groups(const CentroidView& table, const uint32_t* ids, size_t count,
-                          const QueryBlock& query, float* dots) {
+void centroid_dots_vectors(const CentroidView& table, const uint32_t* ids, size_t count,
+                           const QueryBlock& query, float* dots) {
   each_centroid<V, G, Planes::kBoth>(table, ids, count, query,
                                      [&](size_t r, int g, uint32_t, typename V::F values) {
-                                       V::store(dots + (r * G + g) * kGroup, values);
+                                       V::store(dots + r * kRowLanes<V, G> + g * V::kLanes, values);
                                      });
 }
 
-// A group's int16 scores of one centroid.
+// The int16 scores of one centroid.
 template <class V>
 TARTAN_INLINE void store_row(typename V::F dots, float c_scale, const float* gains, int16_t* row) {
   V::store_i16(row, V::mul(dots, V::mul(V::load(gains), V::splat(c_scale))));
 }
 
 template <class V, int G>
-void centroid_rows_groups(const CentroidView& table, const uint32_t* ids, size_t count,
-                          const QueryBlock& query, const float* gains, int16_t* rows) {
-  each_centroid<V, G, Planes::kHigh>(
-      table, ids, count, query, [&](size_t r, int g, uint32_t id, typename V::F values) {
-        store_row<V>(values, table.scales[id], gains + g * kGroup, rows + (r * G + g) * kGroup);
-      });
+void centroid_rows_vectors(const CentroidView& table, const uint32_t* ids, size_t count,
+                           const QueryBlock& query, const float* gains, int16_t* rows) {
+  each_centroid<V, G, Planes::kHigh>(table, ids, count, query,
+                                     [&](size_t r, int g, uint32_t id, typename V::F values) {
+                                       store_row<V>(values, table.scales[id], gains + g * V::kLanes,
+                                                    rows + r * kRowLanes<V, G> + g * V::kLanes);
+                                     });
 }
 
 typedef int16_t Row __attribute__((vector_size(2 * kGroup), aligned(2)));

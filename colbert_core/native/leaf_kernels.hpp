@@ -10,44 +10,70 @@
 namespace tartan {
 namespace {
 
+template <int G>
+struct Vectors {
+  static constexpr int kCount = G;
+};
+
+// Calls use(Vectors<G>()) for as many vectors as the tokens of a block fill.
+template <class V, class Use>
+inline void with_vectors(const QueryBlock& query, const Use& use) {
+  const int count = (query.tokens + V::kLanes - 1) / V::kLanes;
+  if (count == 1) return use(Vectors<1>());
+  if constexpr (V::kLanes < kGroup) {
+    if (count == 3) return use(Vectors<3>());
+    if (count == 4) return use(Vectors<4>());
+  }
+  use(Vectors<2>());
+}
+
 template <class V>
 void centroid_dots(const CentroidView& table, const uint32_t* ids, size_t count,
                    const QueryBlock& query, float* dots) {
   if (count == 0) return;
-  (query.groups == 1 ? centroid_dots_groups<V, 1> : centroid_dots_groups<V, 2>)(table, ids, count,
-                                                                                query, dots);
+  with_vectors<V>(query, [&](auto vectors) {
+    centroid_dots_vectors<V, vectors.kCount>(table, ids, count, query, dots);
+  });
 }
 
 template <class V>
 void centroid_rows(const CentroidView& table, const uint32_t* ids, size_t count,
                    const QueryBlock& query, const float* gains, int16_t* rows) {
   if (count == 0) return;
-  (query.groups == 1 ? centroid_rows_groups<V, 1> : centroid_rows_groups<V, 2>)(table, ids, count,
-                                                                                query, gains, rows);
+  with_vectors<V>(query, [&](auto vectors) {
+    centroid_rows_vectors<V, vectors.kCount>(table, ids, count, query, gains, rows);
+  });
 }
 
 template <class V>
 void probe(const CentroidView& table, uint32_t begin, uint32_t end, const QueryBlock& query,
            const ProbeLanes& lanes) {
-  (query.groups == 1 ? probe_groups<V, 1> : probe_groups<V, 2>)(table, begin, end, query, lanes);
+  with_vectors<V>(query, [&](auto vectors) {
+    probe_vectors<V, vectors.kCount>(table, begin, end, query, lanes);
+  });
 }
 
 template <class V>
 void scan(const ScanTokens& tokens, const ScanTables& tables, const QueryBlock& query,
           float* best) {
-  (query.groups == 1 ? scan_groups<V, 1> : scan_groups<V, 2>)(tokens, tables, query, best);
+  with_vectors<V>(
+      query, [&](auto vectors) { scan_vectors<V, vectors.kCount>(tokens, tables, query, best); });
 }
 
 template <class V>
 void dots(const float* vectors, size_t count, size_t dim, const QueryBlock& query, float* out) {
-  (query.groups == 1 ? dots_groups<V, 1> : dots_groups<V, 2>)(vectors, count, dim, query, out);
+  with_vectors<V>(query, [&](auto of_query) {
+    dots_vectors<V, of_query.kCount>(vectors, count, dim, query, out);
+  });
 }
 
-template <class V>
+// V multiplies by the query; Wide, of 16 lanes, decodes and rotates.
+template <class V, class Wide = V>
 constexpr Leaf make_leaf(const char* name) {
-  return {name,        nullptr,  nullptr, false,         centroid_dots<V>, centroid_rows<V>,
-          largest_row, probe<V>, scan<V>, level_dots<V>, decode_tokens<V>, dots<V>,
-          rotate<V>};
+  static_assert(Wide::kLanes == kGroup);
+  return {name,        nullptr,  nullptr, false,         centroid_dots<V>,    centroid_rows<V>,
+          largest_row, probe<V>, scan<V>, level_dots<V>, decode_tokens<Wide>, dots<V>,
+          rotate<Wide>};
 }
 
 }  // namespace

@@ -24,6 +24,7 @@ struct Neon {
   using Bytes = uint8x16_t;
   using Table = uint8x16_t;
   using Windows = uint8x16x4_t;
+  static constexpr int kLanes = 16;
   static constexpr int kBias = 0;
   static constexpr bool kPairs = false;
   static constexpr size_t kBytes = 16;

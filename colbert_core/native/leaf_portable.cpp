@@ -37,6 +37,7 @@ struct Portable {
   struct Windows {
     uint8_t entry[kTrellisLevels];
   };
+  static constexpr int kLanes = 16;
   static constexpr int kBias = 0;
   static constexpr bool kPairs = false;
   static constexpr size_t kBytes = 16;

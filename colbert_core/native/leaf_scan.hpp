@@ -39,8 +39,8 @@ TARTAN_INLINE void scan_tile(const ScanTokens& tokens, size_t first, const ScanT
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     at[r] = first + r < tokens.count ? first + r : tokens.count - 1;
-    centroid_row[r] = tables.kept + static_cast<size_t>(tokens.rows[at[r]]) * G * kGroup;
-    for (int g = 0; g < G; ++g) __builtin_prefetch(centroid_row[r] + g * kGroup);
+    centroid_row[r] = tables.kept + static_cast<size_t>(tokens.rows[at[r]]) * kRowLanes<V, G>;
+    for (int g = 0; g < G; ++g) __builtin_prefetch(centroid_row[r] + g * V::kLanes);
     const uint8_t* packed =
         packed_token(tokens.residuals + at[r] * bytes, tokens.residuals_end, bytes, spare);
     unpack_windows<V>(packed, tables.bits, dim, levels, tables.tile + r * stride);
@@ -51,9 +51,9 @@ TARTAN_INLINE void scan_tile(const ScanTokens& tokens, size_t first, const ScanT
   query_dots<V, G, R, true, Planes::kBoth>(rows, no_sums, query, dots);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int g = 0; g < G; ++g) {
-      const typename V::F centroid = V::load(centroid_row[r] + g * kGroup);
+      const typename V::F centroid = V::load(centroid_row[r] + g * V::kLanes);
       best[g] = V::max(best[g], token_score<V>(centroid, dots[r][g], tokens, at[r]));
     }
   }
@@ -68,8 +68,8 @@ inline typename V::Windows load_levels(const int8_t* levels) {
 }
 
 template <class V, int G>
-void scan_groups(const ScanTokens& tokens, const ScanTables& tables, const QueryBlock& query,
-                 float* best) {
+void scan_vectors(const ScanTokens& tokens, const ScanTables& tables, const QueryBlock& query,
+                  float* best) {
   constexpr int R = V::template kTile<G>;
   const typename V::Windows levels = load_levels<V>(tables.levels);
   typename V::F running[G];
@@ -82,7 +82,7 @@ void scan_groups(const ScanTokens& tokens, const ScanTables& tables, const Query
     scan_tile<V, G, R / 2>(tokens, first, tables, levels, query, running);
   }
   for (int g = 0; g < G; ++g) {
-    V::store(best + g * kGroup, V::mul(running[g], V::load(query.scales + g * kGroup)));
+    V::store(best + g * V::kLanes, V::mul(running[g], V::load(query.scales + g * V::kLanes)));
   }
 }
 
@@ -108,7 +108,7 @@ void level_dots(const uint8_t* const* packed, size_t count, const uint8_t* end,
     const int32_t no_sums[R] = {};
     query_dots<V, 1, R, true, Planes::kBoth>(rows, no_sums, query, lanes);
     for (int r = 0; r < R && first + r < count; ++r) {
-      alignas(64) float values[kGroup];
+      alignas(64) float values[V::kLanes];
       V::store(values, lanes[r][0]);
       dots[first + r] = values[0];
     }

@@ -19,7 +19,7 @@
 
 namespace tartan {
 
-constexpr int kGroup = 16;  // lanes of one vector
+constexpr int kGroup = 16;  // lanes that rows are whole multiples of
 constexpr int kBlock = 32;  // lanes of a full block
 
 constexpr int kLowSteps = 256;  // steps of the low plane in one of the high one

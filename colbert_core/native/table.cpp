@@ -21,11 +21,12 @@ constexpr uint32_t kLeastPerThread = 8192;
 constexpr size_t kLeastLookedFor = 16;
 constexpr size_t kLeastOfAll = 64;  // centroids for each that is chosen
 
-// As many of the sample as are above what `nprobe` of all exceed, and three deviations more, for
-// how many those are is a matter of chance.
+// As many of the sample as are above what `nprobe` of all exceed, and three deviations and two
+// more, for how many those are is a matter of chance: where all is random, a token gets fewer than
+// `nprobe` once in a thousand times, and then everything is looked at again.
 size_t rank_in_sample(size_t nprobe) {
   const double expected = static_cast<double>(nprobe) / CentroidSample::kEvery;
-  return static_cast<size_t>(std::ceil(expected + 3 * std::sqrt(expected)));
+  return static_cast<size_t>(std::ceil(expected + 3 * std::sqrt(expected)) + 2);
 }
 
 }  // namespace

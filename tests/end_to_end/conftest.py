@@ -14,8 +14,9 @@ SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[RaySession]:
-    """A local Ray. It counts 8 CPUs, whatever there are, so that actors of several tests fit."""
-    with ray_session(purpose="the tests", cpus=8) as session:
+    """A local Ray. It counts 8 CPUs, whatever there are, so that actors of several tests fit, and
+    begins no workers ahead, which nobody would need."""
+    with ray_session(purpose="the tests", cpus=8, answers=True) as session:
         yield session
 
 

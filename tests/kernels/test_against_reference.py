@@ -120,7 +120,7 @@ def test_codes_of_every_width(isa: str, centroids: int) -> None:
     assert_equal_on_everything(world, make_query(5, 8), candidates=40)
 
 
-@pytest.mark.parametrize("tokens", [1, 15, 16, 17, 31, 32, 33, 64])
+@pytest.mark.parametrize("tokens", [1, 7, 8, 9, 15, 16, 17, 24, 25, 31, 32, 33, 40, 41, 64])
 def test_every_shape_of_a_query(isa: str, tokens: int) -> None:
     assert_equal_on_everything(make_world(seed=tokens), make_query(tokens, 128))
 

@@ -35,7 +35,7 @@ def assert_probes_are_the_references(codes_CD: AnyArray, Q_LD: AnyArray, nprobe:
 
 
 @pytest.mark.parametrize("nprobe", [15, 16, 64, 256, 257])
-@pytest.mark.parametrize("tokens", [1, 17, 33])
+@pytest.mark.parametrize("tokens", [1, 9, 17, 25, 33])
 def test_random_centroids(isa: str, tokens: int, nprobe: int) -> None:
     assert_probes_are_the_references(random_codes(), make_query(tokens, DIM), nprobe)
 

@@ -36,7 +36,7 @@ QUERY = "built stopped searched"
 
 @pytest.fixture(scope="module")
 def ray_cluster():
-    with ray_session(purpose="the tests", cpus=4) as session:
+    with ray_session(purpose="the tests", cpus=4, answers=True) as session:
         yield session
 
 
