@@ -38,7 +38,7 @@ inline constexpr size_t tile_dim(size_t dim) { return (dim + 63) / 64 * 64; }
 struct QueryBlock {
   int first = 0;   // query token of lane 0
   int tokens = 0;  // lanes in use
-  int groups = 0;  // vectors of 16 lanes: 1 or 2
+  int groups = 0;  // of kGroup lanes: 1 or 2
   int quads = 0;   // D / 4
   QueryPlane high, low;
   const int16_t* both = nullptr;     // [tile_dim/2][lanes][2] 256 · high + low
