@@ -59,18 +59,18 @@ inline void multiply(const uint8_t* rows, size_t stride, const QueryPlane& plane
 // The products of 32 rows with the planes that are used.
 template <int G, Planes kPlanes>
 struct Products {
-  alignas(64) int32_t high[kPair * G * kGroup];
+  alignas(64) int32_t first[kPair * G * kGroup];  // high or coarse
   alignas(64) int32_t low[kPlanes == Planes::kBoth ? kPair * G * kGroup : 1];
 
   void compute(const uint8_t* rows, size_t stride, const QueryBlock& query, size_t dim) {
-    multiply<G>(rows, stride, query.high, dim, high);
+    multiply<G>(rows, stride, kPlanes == Planes::kCoarse ? query.coarse : query.high, dim, first);
     if (kPlanes == Planes::kBoth) multiply<G>(rows, stride, query.low, dim, low);
   }
 
   __m512 of(int row, int group) const {
     const int at = (row * G + group) * kGroup;
-    const __m512 dots = _mm512_cvtepi32_ps(_mm512_load_si512(high + at));
-    if (kPlanes == Planes::kHigh) return dots;
+    const __m512 dots = _mm512_cvtepi32_ps(_mm512_load_si512(first + at));
+    if (kPlanes == Planes::kCoarse) return dots;
     const __m512 rest = _mm512_cvtepi32_ps(_mm512_load_si512(low + at));
     return _mm512_add_ps(dots, _mm512_mul_ps(rest, _mm512_set1_ps(kLowPart)));
   }

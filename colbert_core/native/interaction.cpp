@@ -19,7 +19,7 @@ namespace {
 // What a score in int16 units is worth, per lane.
 void find_steps(const QueryBlock& block, const float* gains, float* steps) {
   for (int lane = 0; lane < block.lanes(); ++lane) {
-    steps[lane] = gains[lane] > 0 ? block.scales[lane] / gains[lane] : 0.0f;
+    steps[lane] = gains[lane] > 0 ? block.coarse_scales[lane] / gains[lane] : 0.0f;
   }
 }
 
@@ -28,18 +28,13 @@ void find_steps(const QueryBlock& block, const float* gains, float* steps) {
 void Shard::interact_batch(size_t first, size_t count, const QueryBlock& block, const float* gains,
                            const float* steps, const int16_t* rows, Scratch& scratch) const {
   const LeafScope leaf;
-  const size_t lanes = static_cast<size_t>(block.lanes());
   find_spans(std::span(scratch.pids).subspan(first, count), scratch);
   find_codes(scratch);
-  if (rows == nullptr) {
-    const size_t known = scratch.rows;
-    assign_rows(scratch);
-    scratch.rows_i16.grow(scratch.rows * lanes);
-    leaf->centroid_rows(table_.view(), scratch.missing.data(), scratch.rows - known, block, gains,
-                        scratch.rows_i16.data() + known * lanes);
-    rows = scratch.rows_i16.data();
-  }
   const uint32_t* row = scratch.token_codes.data();
+  if (rows == nullptr) {
+    rows = batch_rows(block, gains, scratch);
+    row = scratch.token_rows.data();
+  }
   for (size_t i = 0; i < count; ++i) {
     const size_t tokens = scratch.spans[i].end - scratch.spans[i].begin;
     alignas(64) int16_t best[kBlock];

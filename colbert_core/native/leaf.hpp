@@ -28,7 +28,12 @@ struct ScanTokens {
   const uint32_t* rows = nullptr;           // row of `kept`, or code: see Leaf::centroid_dots
   const float* centroid_weights = nullptr;  // alpha · c_scale
   const float* residual_weights = nullptr;  // beta · level_step
-  size_t count = 0;                         // at least 1
+  // Where rows of centroids are scanned:
+  const uint32_t* codes = nullptr;  // centroid of every token
+  const float* alphas = nullptr;
+  const float* look_weights = nullptr;  // beta · level_step, for the coarse plane
+  const float* lengths = nullptr;  // the most that both parts of a token's vector have together
+  size_t count = 0;                // at least 1
   // What is scanned afterwards, to be asked for in time: `rows` goes on with it.
   size_t rows_known = 0;
   const uint8_t* next = nullptr;  // residuals of the next passage
@@ -38,10 +43,12 @@ struct ScanTokens {
 struct ScanTables {
   int bits = 0;
   CentroidView centroids;
-  const float* kept = nullptr;       // [rows][lanes] dots of centroids, or null
-  const int8_t* levels = nullptr;    // [64] int8 levels of the trellis
-  uint8_t* tile = nullptr;           // scratch of tile_bytes(dim)
-  uint8_t* centroid_tile = nullptr;  // likewise
+  const float* kept = nullptr;         // [rows][lanes] dots of centroids, or null
+  const int16_t* kept_rows = nullptr;  // [rows][lanes] as of `centroid_rows`, or null
+  const float* row_steps = nullptr;    // [lanes] what a step of them is worth in dots · c_scale
+  const int8_t* levels = nullptr;      // [64] int8 levels of the trellis
+  uint8_t* tile = nullptr;             // scratch of tile_bytes(dim)
+  uint8_t* centroid_tile = nullptr;    // likewise
 };
 
 struct DecodeTokens {
@@ -65,8 +72,8 @@ struct DecodeTables {
   uint8_t* tile = nullptr;               // scratch of tile_bytes(dim)
 };
 
-// Which planes of the query are used: the high one, or both for scores as good as float32's.
-enum class Planes { kHigh, kBoth };
+// Which planes of the query are used: the coarse one, or both that are as good as float32.
+enum class Planes { kCoarse, kBoth };
 
 struct Offer {
   float score;
@@ -99,11 +106,13 @@ struct Leaf {
   // Whether `scan` can multiply each token's centroid anew, which is quicker for few tokens than
   // keeping the dots of centroids.
   bool multiplies_centroids;
+  // Whether `scan` looks up rows of centroids instead of their dots, which then are not asked for.
+  bool scans_rows;
   // dots[r][lane] of the centroids ids[r] with both planes, as float: computed once a query and
   // kept, for `scan` to look up.
   void (*centroid_dots)(const CentroidView&, const uint32_t* ids, size_t count, const QueryBlock&,
                         float* dots);
-  // rows[r][lane] = dot of the centroid ids[r] with the high plane · c_scale · gains[lane],
+  // rows[r][lane] = dot of the centroid ids[r] with the coarse plane · c_scale · gains[lane],
   // rounded.
   void (*centroid_rows)(const CentroidView&, const uint32_t* ids, size_t count, const QueryBlock&,
                         const float* gains, int16_t* rows);
@@ -137,7 +146,7 @@ const Leaf& leaf_neon();
 // Whether this process may use the matrix unit; asks the kernel for it.
 bool amx_allowed();
 
-constexpr size_t kTileRows = 32;     // tokens that the widest path works on at once
+constexpr size_t kTileRows = 128;    // tokens that a path works on at once, at most
 constexpr size_t kUnpackSlack = 64;  // bytes that unpacking may read or write too far
 
 inline constexpr size_t tile_stride(size_t dim) { return tile_dim(dim) + kUnpackSlack; }

@@ -12,7 +12,7 @@ namespace {
 template <int G>
 inline void multiply_run(const CentroidView& table, size_t first, size_t end,
                          const QueryBlock& query, uint8_t* copies,
-                         Products<G, Planes::kHigh>& products) {
+                         Products<G, Planes::kCoarse>& products) {
   const int used = tile_rows(end - first);
   const int8_t* const codes = table.codes + first * table.dim;
   if (used == kPair && table.dim % kTileBytes == 0) {
@@ -29,9 +29,9 @@ template <int G>
 void centroid_rows_amx(const CentroidView& table, const uint32_t* ids, size_t count,
                        const QueryBlock& query, const float* gains, int16_t* rows) {
   alignas(64) uint8_t copies[kPair * tile_dim(kMaxDim)];
-  Products<G, Planes::kHigh> tiles[2];
+  Products<G, Planes::kCoarse> tiles[2];
   const size_t stride = tile_dim(table.dim);
-  const auto multiply_tile = [&](size_t first, Products<G, Planes::kHigh>& products) {
+  const auto multiply_tile = [&](size_t first, Products<G, Planes::kCoarse>& products) {
     if (ids == nullptr) return multiply_run<G>(table, first, count, query, copies, products);
     const size_t left = count - first;
     gather_rows(table, ids + first, tile_rows(left), left, stride, copies);
@@ -103,13 +103,13 @@ template <int G>
 void probe_amx(const CentroidView& table, uint32_t begin, uint32_t end, const QueryBlock& query,
                const ProbeLanes& lanes) {
   alignas(64) uint8_t copies[kPair * tile_dim(kMaxDim)];
-  Products<G, Planes::kHigh> tiles[2];
+  Products<G, Planes::kCoarse> tiles[2];
   multiply_run<G>(table, begin, end, query, copies, tiles[0]);
   int current = 0;
   for (uint32_t first = begin; first < end; first += kPair, current ^= 1) {
     const uint32_t next = first + kPair;
     if (next < end) multiply_run<G>(table, next, end, query, copies, tiles[current ^ 1]);
-    const Products<G, Planes::kHigh>& products = tiles[current];
+    const Products<G, Planes::kCoarse>& products = tiles[current];
     if (lanes.rows != nullptr) {
       for (int r = 0; r < tile_rows(end - first); ++r) {
 #pragma GCC unroll 2
@@ -121,7 +121,7 @@ void probe_amx(const CentroidView& table, uint32_t begin, uint32_t end, const Qu
     }
 #pragma GCC unroll 2
     for (int g = 0; g < G; ++g) {
-      const __m512 q_scales = _mm512_loadu_ps(query.scales + g * kGroup);
+      const __m512 q_scales = _mm512_loadu_ps(query.coarse_scales + g * kGroup);
       const auto score = [&](int r) {
         const __m512 both = _mm512_mul_ps(q_scales, _mm512_set1_ps(table.scales[first + r]));
         return _mm512_mul_ps(products.of(r, g), both);

@@ -1,9 +1,8 @@
 // AVX2. A register has eight lanes, and is a vector: a query of five tokens takes a quarter of the
-// multiplications that one of 32 does. There is no VNNI: bytes are multiplied by vpmaddubsw, which
-// adds two products with int16 saturation. It cannot saturate here: the stored vector's magnitude
-// (at most 128) is the unsigned side, its sign is moved to the query (within ±127, never −128), and
-// 2 · 128 · 127 = 32512 < 32767. That takes four instructions for 32 products; so do int16 ones
-// (vpmaddwd), which take both planes of the query at once.
+// multiplications that one of 32 does. There is no VNNI: centroids are multiplied with the query's
+// coarse plane, biased to be unsigned, by vpmaddubsw, which adds two products in an int16. As that
+// plane lies within ±32, four products fit (query_pack.hpp), so that they are widened only then:
+// five instructions for 64 products. Both planes at once are int16, and take eight (vpmaddwd).
 #include <immintrin.h>
 
 #include "leaf_kernels.hpp"
@@ -24,6 +23,9 @@ struct Avx2Bytes {
   };
   static constexpr size_t kBytes = 32;
 
+  static __m128i load_sixteen(const uint8_t* p) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  }
   static Bytes load_bytes(const uint8_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   }
@@ -85,9 +87,6 @@ struct Avx2Bytes {
       }
     }
   };
-  static __m128i load_sixteen(const uint8_t* p) {
-    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  }
   static Bytes load_half(const uint8_t* p) { return _mm256_broadcastsi128_si256(load_sixteen(p)); }
   static __m256i window_of(Bytes bytes, Bytes pair, Bytes shift) {
     const __m256i at_top = _mm256_mullo_epi16(_mm256_shuffle_epi8(bytes, pair), shift);
@@ -109,51 +108,68 @@ struct Avx2 : Avx2Bytes {
   using I = Int8;
   using F = __m256;
   using Quads = __m256i;
-  struct Row {
-    __m256i value, magnitude;
-  };
+  using Row = __m256i;
   static constexpr int kLanes = 8;
-  static constexpr int kBias = 0;
-  static constexpr bool kPairs = true;
+  static constexpr int kBias = 128;
+  static constexpr bool kScansRows = true;
+  static constexpr bool kTwoQuads = true;
   template <int G>
   static constexpr int kTile = G == 1   ? 8
                                : G == 2 ? 4
                                         : 2;
 
   static I splat_i(int32_t value) { return I(_mm256_set1_epi32(value)); }
-  static I bias_correction(const int32_t*) { return splat_i(0); }
+  static I bias_correction(const int32_t* sums) {
+    return I(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(sums))) * -kBias;
+  }
+  static int query_bias(const QueryPlane& plane) { return plane.bias; }
 
   template <bool kLevels>
   static const uint8_t* query_side(const QueryPlane& plane) {
-    return reinterpret_cast<const uint8_t*>(plane.i8);
+    return kLevels ? reinterpret_cast<const uint8_t*>(plane.i8) : plane.u8;
   }
   static Quads load_quads(const uint8_t* p) { return load_bytes(p); }
   static Row load_row(const uint8_t* p) {
     int32_t quad;
     __builtin_memcpy(&quad, p, 4);
-    const __m256i value = _mm256_set1_epi32(quad);
-    return {value, _mm256_abs_epi8(value)};
+    return _mm256_set1_epi32(quad);
   }
   template <bool kLevels>
-  static I dot(I acc, Quads q, Row row) {
-    const __m256i pairs = _mm256_maddubs_epi16(row.magnitude, _mm256_sign_epi8(q, row.value));
-    return acc + I(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+  static I dot_two(I acc, Quads q, Quads more, Row row, Row next) {
+    const __m256i fours =
+        kLevels ? _mm256_add_epi16(_mm256_maddubs_epi16(row, q), _mm256_maddubs_epi16(next, more))
+                : _mm256_add_epi16(_mm256_maddubs_epi16(q, row), _mm256_maddubs_epi16(more, next));
+    return acc + I(_mm256_madd_epi16(fours, _mm256_set1_epi16(1)));
   }
 
-  static Quads load_pairs(const int16_t* p) {
-    return load_quads(reinterpret_cast<const uint8_t*>(p));
-  }
-  static __m256i splat_pair(const int16_t* p) {
-    int32_t pair;
-    __builtin_memcpy(&pair, p, 4);
-    return _mm256_set1_epi32(pair);
-  }
-  static I dot_pairs(I acc, Quads q, __m256i row) { return acc + I(_mm256_madd_epi16(q, row)); }
-  // `count` is a multiple of 8.
-  static void widen_bytes(const uint8_t* bytes, int count, int16_t* wide) {
-    for (int at = 0; at < count; at += 8) {
-      const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes + at));
-      _mm_store_si128(reinterpret_cast<__m128i*>(wide + at), _mm_cvtepi8_epi16(eight));
+  // Σ_d row[d] · q[d], of a centroid's bytes and of levels as unpacked. `dim` is a multiple of 8,
+  // and q is zero from there to the next multiple of 16.
+  static void lane_dots(const uint8_t* centroid, const uint8_t* levels, const int16_t* q,
+                        size_t dim, int64_t& of_centroid, int64_t& of_levels) {
+    of_centroid = of_levels = 0;
+    for (size_t begin = 0; begin < dim; begin += kPairDims) {
+      const size_t end = dim - begin > kPairDims ? begin + kPairDims : dim;
+      __m256i sum = _mm256_setzero_si256(), level_sum = sum;
+      const auto add = [&](__m128i of_row, __m128i biased, size_t d) {
+        const __m256i query = load_bytes(reinterpret_cast<const uint8_t*>(q + d));
+        const __m128i of_level = _mm_xor_si128(biased, _mm_set1_epi8(static_cast<char>(kBias)));
+        const __m256i products = _mm256_madd_epi16(_mm256_cvtepi8_epi16(of_row), query);
+        const __m256i level_products = _mm256_madd_epi16(_mm256_cvtepi8_epi16(of_level), query);
+        sum = _mm256_add_epi32(sum, products);
+        level_sum = _mm256_add_epi32(level_sum, level_products);
+      };
+      const auto load_eight = [](const uint8_t* p) {
+        return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+      };
+      size_t d = begin;
+      for (; d + 16 <= end; d += 16) add(load_sixteen(centroid + d), load_sixteen(levels + d), d);
+      if (d < end) add(load_eight(centroid + d), load_eight(levels + d), d);
+      const __m256i pairs = _mm256_hadd_epi32(sum, level_sum);
+      const __m128i fours =
+          _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+      const __m128i both = _mm_hadd_epi32(fours, fours);
+      of_centroid += _mm_cvtsi128_si32(both);
+      of_levels += _mm_extract_epi32(both, 1);
     }
   }
 
@@ -166,6 +182,10 @@ struct Avx2 : Avx2Bytes {
         reinterpret_cast<__m128i*>(p),
         _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1)));
   }
+  static F load_i16(const int16_t* p) {
+    const __m128i eight = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(eight));
+  }
   static F to_float(I value) { return _mm256_cvtepi32_ps(__m256i(value)); }
   static F add(F a, F b) { return _mm256_add_ps(a, b); }
   static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
@@ -173,6 +193,9 @@ struct Avx2 : Avx2Bytes {
   static F min(F a, F b) { return _mm256_min_ps(a, b); }
   static uint32_t greater(F a, F b) {
     return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)));
+  }
+  static uint32_t at_least(F a, F b) {
+    return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)));
   }
 };
 

@@ -1,7 +1,6 @@
 // The vector class of AVX-512 F/BW/VL/VNNI/VBMI. vpdpbusd multiplies unsigned by signed bytes into
 // int32 without saturating. Stored levels are biased by 128 to be the unsigned side; centroids are
-// read as they are (signed) against the query biased by 128, so that the table needs no second
-// copy.
+// read as they are (signed) against the biased query, so that the table needs no second copy.
 #pragma once
 
 #include <immintrin.h>
@@ -39,13 +38,15 @@ struct Avx512 {
   using Windows = __m512i;
   static constexpr int kLanes = 16;
   static constexpr int kBias = 128;
-  static constexpr bool kPairs = false;
+  static constexpr bool kScansRows = false;
+  static constexpr bool kTwoQuads = false;
   static constexpr size_t kBytes = 32;
   template <int G>
   static constexpr int kTile = 8;
 
   static I splat_i(int32_t value) { return I(_mm512_set1_epi32(value)); }
   static I bias_correction(const int32_t* sums) { return I(_mm512_loadu_si512(sums)) * -kBias; }
+  static int query_bias(const QueryPlane& plane) { return plane.bias; }
 
   template <bool kLevels>
   static const uint8_t* query_side(const QueryPlane& plane) {

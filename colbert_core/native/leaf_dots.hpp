@@ -1,12 +1,12 @@
 // Byte products of stored vectors with the query, and what centroids are kept as.
 // V::I and V::F are V::kLanes lanes of int32 and float, 16 or 8. A kernel of G works on the lanes
 // of G such vectors, which a block's tokens fill, and leaves alone what else its rows, of whole
-// groups of kGroup, have. V::dot adds the products of four neighbouring dimensions: V::Quads is the
-// query's side, V::Row the stored vector's, broadcast to all lanes. V::kBias is added to stored
-// levels where V::dot wants them unsigned. V::kTile<G> is how many stored vectors are worked on at
-// once against G of the query's, as many as there are registers for. Where V::kPairs is true, both
-// planes of the query are multiplied in one go as int16, two dimensions at a time (V::widen_bytes,
-// V::dot_pairs): the same integers.
+// groups of kGroup, have. V::dot adds the products of four neighbouring dimensions, V::dot_two of
+// twice as many where V::kTwoQuads is true: V::Quads is the query's side, V::Row the stored
+// vector's, broadcast to all lanes. V::query_bias is what the query's side has more than its plane,
+// V::kBias is added to stored levels where V::dot wants them unsigned. V::kTile<G> is how many
+// stored vectors are worked on at once against G of the query's, as many as there are registers
+// for.
 #pragma once
 
 #include "leaf.hpp"
@@ -28,16 +28,33 @@ template <class V, int G, int R, bool kLevels>
 TARTAN_INLINE void add_dots(const uint8_t* const (&rows)[R], const QueryPlane& plane, int count,
                             typename V::I (&acc)[R][G]) {
   const auto* quads = V::template query_side<kLevels>(plane);
+  const auto load_quads = [&](int quad, int g) {
+    return V::load_quads(quads + (quad * kRowLanes<V, G> + g * V::kLanes) * 4);
+  };
   for (int quad = 0; quad < count; ++quad) {
     typename V::Quads q[G];
 #pragma GCC unroll 4
-    for (int g = 0; g < G; ++g)
-      q[g] = V::load_quads(quads + (quad * kRowLanes<V, G> + g * V::kLanes) * 4);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const typename V::Row row = V::load_row(rows[r] + quad * 4);
+    for (int g = 0; g < G; ++g) q[g] = load_quads(quad, g);
+    if constexpr (V::kTwoQuads) {
+      typename V::Quads more[G];
+      ++quad;
 #pragma GCC unroll 4
-      for (int g = 0; g < G; ++g) acc[r][g] = V::template dot<kLevels>(acc[r][g], q[g], row);
+      for (int g = 0; g < G; ++g) more[g] = load_quads(quad, g);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const typename V::Row row = V::load_row(rows[r] + quad * 4 - 4);
+        const typename V::Row next = V::load_row(rows[r] + quad * 4);
+#pragma GCC unroll 4
+        for (int g = 0; g < G; ++g)
+          acc[r][g] = V::template dot_two<kLevels>(acc[r][g], q[g], more[g], row, next);
+      }
+    } else {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const typename V::Row row = V::load_row(rows[r] + quad * 4);
+#pragma GCC unroll 4
+        for (int g = 0; g < G; ++g) acc[r][g] = V::template dot<kLevels>(acc[r][g], q[g], row);
+      }
     }
   }
 }
@@ -52,7 +69,7 @@ TARTAN_INLINE void plane_dots(const uint8_t* const (&rows)[R], const int32_t (&r
     const typename V::I correction = V::bias_correction(plane.sums + g * V::kLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      acc[r][g] = kLevels ? correction : V::splat_i(-V::kBias * row_sums[r]);
+      acc[r][g] = kLevels ? correction : V::splat_i(-V::query_bias(plane) * row_sums[r]);
     }
   }
   add_dots<V, G, R, kLevels>(rows, plane, quads, acc);
@@ -63,47 +80,12 @@ TARTAN_INLINE void plane_dots(const uint8_t* const (&rows)[R], const int32_t (&r
   }
 }
 
-// dots[r][g] = Σ_d row[r][d] · (256 high + low)[d][g] / 256, of at most kPairDims dimensions. Only
-// the conversion to float rounds, as does only the addition of the planes' sums: the same bits.
-template <class V, int G, int R>
-TARTAN_INLINE void pair_dots(const uint8_t* const (&rows)[R], const QueryBlock& query,
-                             typename V::F (&dots)[R][G]) {
-  alignas(64) int16_t wide[R][kPairDims];
-  typename V::I acc[R][G];
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-    V::widen_bytes(rows[r], query.quads * 4, wide[r]);
-#pragma GCC unroll 4
-    for (int g = 0; g < G; ++g) acc[r][g] = V::splat_i(0);
-  }
-  for (int pair = 0; pair < query.quads * 2; ++pair) {
-    typename V::Quads q[G];
-#pragma GCC unroll 4
-    for (int g = 0; g < G; ++g)
-      q[g] = V::load_pairs(query.both + (pair * kRowLanes<V, G> + g * V::kLanes) * 2);
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-      const auto row = V::splat_pair(wide[r] + pair * 2);
-#pragma GCC unroll 4
-      for (int g = 0; g < G; ++g) acc[r][g] = V::dot_pairs(acc[r][g], q[g], row);
-    }
-  }
-  const typename V::F part = V::splat(kLowPart);
-#pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 4
-    for (int g = 0; g < G; ++g) dots[r][g] = V::mul(V::to_float(acc[r][g]), part);
-  }
-}
-
-// dots[r][g] = Σ_d row[r][d] · (high + low / 256)[d][g], or of the high plane alone.
+// dots[r][g] = Σ_d row[r][d] · (high + low / 256)[d][g], or coarse[d][g].
 template <class V, int G, int R, bool kLevels, Planes kPlanes>
 TARTAN_INLINE void query_dots(const uint8_t* const (&rows)[R], const int32_t (&row_sums)[R],
                               const QueryBlock& query, typename V::F (&dots)[R][G]) {
-  if constexpr (kPlanes == Planes::kBoth && V::kPairs) {
-    if (query.quads * 4 <= kPairDims) return pair_dots<V, G, R>(rows, query, dots);
-  }
-  plane_dots<V, G, R, kLevels>(rows, row_sums, query.high, query.quads, dots);
+  const QueryPlane& plane = kPlanes == Planes::kCoarse ? query.coarse : query.high;
+  plane_dots<V, G, R, kLevels>(rows, row_sums, plane, query.quads, dots);
   if constexpr (kPlanes == Planes::kBoth) {
     typename V::F low[R][G];
     plane_dots<V, G, R, kLevels>(rows, row_sums, query.low, query.quads, low);
@@ -178,11 +160,11 @@ TARTAN_INLINE void store_row(typename V::F dots, float c_scale, const float* gai
 template <class V, int G>
 void centroid_rows_vectors(const CentroidView& table, const uint32_t* ids, size_t count,
                            const QueryBlock& query, const float* gains, int16_t* rows) {
-  each_centroid<V, G, Planes::kHigh>(table, ids, count, query,
-                                     [&](size_t r, int g, uint32_t id, typename V::F values) {
-                                       store_row<V>(values, table.scales[id], gains + g * V::kLanes,
-                                                    rows + r * kRowLanes<V, G> + g * V::kLanes);
-                                     });
+  each_centroid<V, G, Planes::kCoarse>(
+      table, ids, count, query, [&](size_t r, int g, uint32_t id, typename V::F values) {
+        store_row<V>(values, table.scales[id], gains + g * V::kLanes,
+                     rows + r * kRowLanes<V, G> + g * V::kLanes);
+      });
 }
 
 typedef int16_t Row __attribute__((vector_size(2 * kGroup), aligned(2)));

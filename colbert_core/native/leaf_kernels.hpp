@@ -4,6 +4,7 @@
 
 #include "leaf_decode.hpp"
 #include "leaf_probe.hpp"
+#include "leaf_refine.hpp"
 #include "leaf_rotate.hpp"
 #include "leaf_scan.hpp"
 
@@ -56,8 +57,13 @@ void probe(const CentroidView& table, uint32_t begin, uint32_t end, const QueryB
 template <class V>
 void scan(const ScanTokens& tokens, const ScanTables& tables, const QueryBlock& query,
           float* best) {
-  with_vectors<V>(
-      query, [&](auto vectors) { scan_vectors<V, vectors.kCount>(tokens, tables, query, best); });
+  with_vectors<V>(query, [&](auto vectors) {
+    if constexpr (V::kScansRows) {
+      refine_vectors<V, vectors.kCount>(tokens, tables, query, best);
+    } else {
+      scan_vectors<V, vectors.kCount>(tokens, tables, query, best);
+    }
+  });
 }
 
 template <class V>
@@ -71,9 +77,23 @@ void dots(const float* vectors, size_t count, size_t dim, const QueryBlock& quer
 template <class V, class Wide = V>
 constexpr Leaf make_leaf(const char* name) {
   static_assert(Wide::kLanes == kGroup);
-  return {name,        nullptr,  nullptr, false,         centroid_dots<V>,    centroid_rows<V>,
-          largest_row, probe<V>, scan<V>, level_dots<V>, decode_tokens<Wide>, dots<V>,
-          rotate<Wide>};
+  Leaf leaf{};
+  leaf.name = name;
+  leaf.scans_rows = V::kScansRows;
+  if constexpr (V::kScansRows) {
+    leaf.level_dots = lane_level_dots<V>;
+  } else {
+    leaf.centroid_dots = centroid_dots<V>;
+    leaf.level_dots = level_dots<V>;
+  }
+  leaf.centroid_rows = centroid_rows<V>;
+  leaf.largest_row = largest_row;
+  leaf.probe = probe<V>;
+  leaf.scan = scan<V>;
+  leaf.decode = decode_tokens<Wide>;
+  leaf.dots = dots<V>;
+  leaf.rotate = rotate<Wide>;
+  return leaf;
 }
 
 }  // namespace

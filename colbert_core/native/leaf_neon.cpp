@@ -26,7 +26,8 @@ struct Neon {
   using Windows = uint8x16x4_t;
   static constexpr int kLanes = 16;
   static constexpr int kBias = 0;
-  static constexpr bool kPairs = false;
+  static constexpr bool kScansRows = false;
+  static constexpr bool kTwoQuads = false;
   static constexpr size_t kBytes = 16;
   template <int G>
   static constexpr int kTile = 4 / G;
@@ -35,6 +36,7 @@ struct Neon {
     return each<I>([=](int) { return vdupq_n_s32(value); });
   }
   static I bias_correction(const int32_t*) { return splat_i(0); }
+  static int query_bias(const QueryPlane&) { return 0; }
 
   template <bool kLevels>
   static const uint8_t* query_side(const QueryPlane& plane) {

@@ -39,7 +39,8 @@ struct Portable {
   };
   static constexpr int kLanes = 16;
   static constexpr int kBias = 0;
-  static constexpr bool kPairs = false;
+  static constexpr bool kScansRows = false;
+  static constexpr bool kTwoQuads = false;
   static constexpr size_t kBytes = 16;
   template <int G>
   static constexpr int kTile = 2;
@@ -50,6 +51,7 @@ struct Portable {
     return out;
   }
   static I bias_correction(const int32_t*) { return splat_i(0); }
+  static int query_bias(const QueryPlane&) { return 0; }
 
   template <bool kLevels>
   static const uint8_t* query_side(const QueryPlane& plane) {

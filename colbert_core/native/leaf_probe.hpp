@@ -76,7 +76,7 @@ void probe_vectors(const CentroidView& table, uint32_t begin, uint32_t end, cons
     uint32_t ids[R];
     for (int r = 0; r < R; ++r) ids[r] = first + r < end ? first + r : end - 1;
     typename V::F scores[R][G], largest[G];
-    dot_centroids<V, G, R, Planes::kHigh>(table, ids, query, scores);
+    dot_centroids<V, G, R, Planes::kCoarse>(table, ids, query, scores);
     if (lanes.rows != nullptr) {
       for (int r = 0; r < R; ++r) {
         for (int g = 0; g < G; ++g)
@@ -89,7 +89,7 @@ void probe_vectors(const CentroidView& table, uint32_t begin, uint32_t end, cons
       const typename V::F scale = V::splat(table.scales[ids[r]]);
 #pragma GCC unroll 4
       for (int g = 0; g < G; ++g) {
-        const typename V::F both = V::mul(V::load(query.scales + g * V::kLanes), scale);
+        const typename V::F both = V::mul(V::load(query.coarse_scales + g * V::kLanes), scale);
         scores[r][g] = V::mul(scores[r][g], both);
         largest[g] = r == 0 ? scores[r][g] : V::max(largest[g], scores[r][g]);
       }

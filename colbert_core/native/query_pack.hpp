@@ -6,10 +6,14 @@
 // tile of the matrix unit. Empty lanes are zero, and so are dimensions up to the next multiple
 // of 64.
 //
-// A query has two int8 planes: q ≈ (high + low / 256) · scale. The high one alone is for scanning;
-// both together, 16 bits, are as good as float32 (see `quantise_query` in reference/arithmetic.py).
-// As 256 · high + low they are one plane of int16, whose products with bytes add up within an int32
-// for 512 dimensions: 512 · 128 · (256 · 127 + 127) < 2^31.
+// For precise scores a query has two int8 planes, q ≈ (high + low / 256) · scale: 16 bits are as
+// good as float32. As 256 · high + low they are int16, lane by lane, for single pairs of tokens;
+// products with bytes add up within an int32 for 512 dimensions: 512 · 128 · (256 · 127 + 127) <
+// 2^31.
+//
+// For probing and centroid interaction it has a coarse plane, q ≈ coarse · scale, within ±32: four
+// products with bytes, biased by 32 to be unsigned, add up within an int16, which has −4 · 64 ·
+// 128. (reference/arithmetic.py defines them: `quantise_query`, `coarse_query`.)
 #pragma once
 
 #include <span>
@@ -22,15 +26,19 @@ namespace tartan {
 constexpr int kGroup = 16;  // lanes that rows are whole multiples of
 constexpr int kBlock = 32;  // lanes of a full block
 
-constexpr int kLowSteps = 256;  // steps of the low plane in one of the high one
+constexpr int kHighMost = 127;   // the largest magnitude of the high plane
+constexpr int kLowSteps = 256;   // steps of the low plane in one of the high one
+constexpr int kCoarseMost = 32;  // the largest magnitude of the coarse plane
 constexpr float kLowPart = 1.0f / kLowSteps;
-constexpr int kPairDims = 512;  // that `QueryBlock::both` may be multiplied over
+constexpr float kCoarseStep = float{kHighMost} / kCoarseMost;  // in steps of the high plane
+constexpr size_t kPairDims = 512;  // that `QueryBlock::both` may be multiplied over
 
 // One int8 plane of a block.
 struct QueryPlane {
   const int8_t* i8 = nullptr;     // [tile_dim/4][lanes][4]
-  const uint8_t* u8 = nullptr;    // the same + 128, for instructions that want it unsigned
+  const uint8_t* u8 = nullptr;    // the same + bias, for instructions that want it unsigned
   const int32_t* sums = nullptr;  // [lanes] sum of i8 over the dimensions
+  int bias = 0;
 };
 
 inline constexpr size_t tile_dim(size_t dim) { return (dim + 63) / 64 * 64; }
@@ -40,11 +48,13 @@ struct QueryBlock {
   int tokens = 0;  // lanes in use
   int groups = 0;  // of kGroup lanes: 1 or 2
   int quads = 0;   // D / 4
-  QueryPlane high, low;
-  const int16_t* both = nullptr;     // [tile_dim/2][lanes][2] 256 · high + low
-  const float* scales = nullptr;     // [lanes]
-  const int32_t* squares = nullptr;  // [lanes] sum of the squares of the high plane
-  const float* f32 = nullptr;        // [D][lanes]
+  QueryPlane high, low, coarse;
+  const int16_t* both = nullptr;         // [lanes][tile_dim] 256 · high + low
+  const float* scales = nullptr;         // [lanes] of the two planes
+  const float* coarse_scales = nullptr;  // [lanes]
+  const float* doubts = nullptr;         // [lanes] as of `doubt_of`
+  const int32_t* squares = nullptr;      // [lanes] sum of the squares of the coarse plane
+  const float* f32 = nullptr;            // [D][lanes]
 
   int lanes() const { return groups * kGroup; }
 };
@@ -59,16 +69,21 @@ class QueryPack {
 
   const std::vector<QueryBlock>& blocks() const { return blocks_; }
   size_t tokens() const { return tokens_; }
-  // √Σ‖q‖² over the tokens, by their high planes: what margins are counted in.
+  // √Σ‖q‖² over the tokens, by their coarse planes: what margins are counted in.
   float length() const { return length_; }
   // In all blocks, empty ones included.
   size_t lanes() const { return (tokens_ + kBlock - 1) / kBlock * kBlock; }
-  // All bytes of the high plane.
-  std::span<const int8_t> high_plane() const { return {high_.i8.data(), lanes() * padded_dim_}; }
+  // All bytes of the coarse plane.
+  std::span<const int8_t> coarse_plane() const {
+    return {coarse_.i8.data(), lanes() * padded_dim_};
+  }
 
  private:
   // The memory of one plane of all blocks.
   struct Plane {
+    explicit Plane(int bias) : bias(bias) {}
+
+    int bias;
     AlignedBuffer<int8_t> i8;
     AlignedBuffer<uint8_t> u8;
     AlignedBuffer<int32_t> sums;
@@ -81,9 +96,9 @@ class QueryPack {
   void pack_token(const float* token, size_t dim, float most, const QueryBlock& block, int lane);
 
   std::vector<QueryBlock> blocks_;
-  Plane high_, low_;
+  Plane high_{128}, low_{128}, coarse_{kCoarseMost};
   AlignedBuffer<int16_t> both_;
-  AlignedBuffer<float> scales_;
+  AlignedBuffer<float> scales_, coarse_scales_, doubts_;
   AlignedBuffer<int32_t> squares_;
   AlignedBuffer<float> f32_;
   size_t tokens_ = 0;

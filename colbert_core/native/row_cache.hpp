@@ -16,7 +16,7 @@ namespace tartan {
 
 struct CentroidRows {
   size_t tokens = 0;              // of the query
-  std::vector<int8_t> high;       // its high plane: rows depend on nothing else
+  std::vector<int8_t> coarse;     // its coarse plane: rows depend on nothing else
   AlignedBuffer<int16_t> values;  // [blocks][C][lanes of the block]
   uint64_t used = 0;
 
@@ -25,9 +25,9 @@ struct CentroidRows {
     return values.data() + first * centroids;
   }
   bool belong_to(const QueryPack& query) const {
-    const auto plane = query.high_plane();
+    const auto plane = query.coarse_plane();
     return tokens == query.tokens() &&
-           std::equal(plane.begin(), plane.end(), high.begin(), high.end());
+           std::equal(plane.begin(), plane.end(), coarse.begin(), coarse.end());
   }
 };
 
@@ -43,8 +43,8 @@ class RowCache {
     if (entries * sizeof(int16_t) > kLargestBytes) return nullptr;
     std::shared_ptr<CentroidRows> rows = take();
     rows->tokens = query.tokens();
-    const auto plane = query.high_plane();
-    rows->high.assign(plane.begin(), plane.end());
+    const auto plane = query.coarse_plane();
+    rows->coarse.assign(plane.begin(), plane.end());
     rows->values.grow(entries);
     return rows;
   }

@@ -1,9 +1,11 @@
 // MaxSim of passages with int8 centroids and levels and both planes of the query.
 //
-// Passages are taken in batches. Where the dots of centroids are kept, every token first finds the
-// row that belongs to its code, or asks for it, and the rows that are missing are computed
-// together; then the tokens are scanned. A query of more than 32 tokens passes block after block.
+// Passages are taken in batches. Where the dots of centroids are kept, or their rows, every token
+// first finds the row that belongs to its code, or asks for it, and the rows that are missing are
+// computed together; then the tokens are scanned. A query of more than 32 tokens passes block after
+// block.
 #include <algorithm>
+#include <cmath>
 
 #include "cpu.hpp"
 #include "leaf.hpp"
@@ -63,28 +65,59 @@ void Shard::find_weights(Scratch& scratch) const {
   }
 }
 
-// Replaces each of token_codes by its row of what is kept of centroids; fills `missing` with the
-// codes of new rows.
-void Shard::assign_rows(Scratch& scratch) const {
-  uint32_t* const rows_of = scratch.token_codes.data();
+// What each token's row and levels are multiplied by at a first look, and its length at most.
+void Shard::find_lengths(Scratch& scratch) const {
+  float* alpha = scratch.alphas.grow(scratch.tokens);
+  float* look_weight = scratch.look_weights.grow(scratch.tokens);
+  float* length = scratch.lengths.grow(scratch.tokens);
+  const float of_levels = 127.0f * std::sqrt(static_cast<float>(dim()));
+  for (const Range& span : scratch.spans) {
+    for (size_t token = span.begin; token < span.end; ++token) {
+      const uint8_t scale = arrays_.scales_T[token];
+      *alpha = arrays_.alpha[scale];
+      *look_weight++ = weight_[scale] * kCoarseStep;
+      *length++ = std::fabs(*alpha++) * table_.longest() + std::fabs(weight_[scale]) * of_levels;
+    }
+  }
+}
+
+// Gives each token of a batch its row of what is kept of centroids; fills `missing` with the codes
+// of new rows, and returns how many there were before.
+size_t Shard::assign_rows(Scratch& scratch) const {
+  const size_t known = scratch.rows;
+  const uint32_t* const codes = scratch.token_codes.data();
+  uint32_t* const rows_of = scratch.token_rows.grow(scratch.tokens);
   uint32_t* missing = scratch.missing.grow(scratch.tokens);
   auto* const slots = scratch.row_of.data();
   const uint32_t epoch = scratch.row_epoch;
   uint32_t rows = scratch.rows;
   for (size_t t = 0; t < scratch.tokens; ++t) {
-    auto& slot = slots[rows_of[t]];
+    auto& slot = slots[codes[t]];
     if (slot.stamp != epoch) {
       slot = {epoch, rows++};
-      *missing++ = rows_of[t];
+      *missing++ = codes[t];
     }
     rows_of[t] = slot.value;
   }
   scratch.rows = rows;
+  return known;
+}
+
+// The int16 rows that token_rows names, those computed that no batch before had.
+const int16_t* Shard::batch_rows(const QueryBlock& block, const float* gains,
+                                 Scratch& scratch) const {
+  const size_t lanes = static_cast<size_t>(block.lanes());
+  const size_t known = assign_rows(scratch);
+  int16_t* const rows = scratch.rows_i16.grow(scratch.rows * lanes);
+  active_leaf().centroid_rows(table_.view(), scratch.missing.data(), scratch.rows - known, block,
+                              gains, rows + known * lanes);
+  return rows;
 }
 
 // Whether the dots of centroids are kept: where passages have so many tokens that most of them are
 // asked for again.
 bool Shard::keeps_dots(size_t passages) const {
+  if (active_leaf().scans_rows) return false;
   if (!active_leaf().multiplies_centroids) return true;
   const size_t mean_tokens = tokens() / std::max<size_t>(1, this->passages());
   return passages * mean_tokens >= table_.centroids();
@@ -94,24 +127,38 @@ void Shard::scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, 
                        float* totals, Scratch& scratch) const {
   const LeafScope leaf;
   const size_t lanes = static_cast<size_t>(block.lanes());
-  const size_t known = scratch.rows;
   find_spans(pids, scratch);
   for (const Range& span : scratch.spans) {
     prefetch(arrays_.scales_T.data() + span.begin, span.end - span.begin);
   }
   find_codes(scratch);
   find_weights(scratch);
+  ScanTables tables;
+  const uint32_t* rows = scratch.token_codes.data();
+  alignas(64) float gains[kBlock], row_steps[kBlock];
   if (keep_dots) {
-    assign_rows(scratch);
-    scratch.kept.grow(scratch.rows * lanes);
+    const size_t known = assign_rows(scratch);
+    tables.kept = scratch.kept.grow(scratch.rows * lanes);
     leaf->centroid_dots(table_.view(), scratch.missing.data(), scratch.rows - known, block,
                         scratch.kept.data() + known * lanes);
+    rows = scratch.token_rows.data();
+  } else if (leaf->scans_rows) {
+    table_.find_gains(block, gains);
+    for (size_t lane = 0; lane < lanes; ++lane) {
+      row_steps[lane] = gains[lane] > 0 ? kCoarseStep / gains[lane] : 0.0f;
+    }
+    tables.row_steps = row_steps;
+    find_lengths(scratch);
+    if (scratch.kept_rows) {
+      tables.kept_rows =
+          scratch.kept_rows->of(static_cast<size_t>(block.first), table_.centroids());
+    } else {
+      tables.kept_rows = batch_rows(block, gains, scratch);
+      rows = scratch.token_rows.data();
+    }
   }
-
-  ScanTables tables;
   tables.bits = arrays_.bits;
   tables.centroids = table_.view();
-  tables.kept = keep_dots ? scratch.kept.data() : nullptr;
   tables.levels = levels_i8_.data();
   tables.tile = scratch.tile.grow(tile_bytes(dim()));
   tables.centroid_tile = scratch.centroid_tile.grow(tile_bytes(dim()));
@@ -122,7 +169,13 @@ void Shard::scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, 
     ScanTokens tokens;
     tokens.residuals = arrays_.residuals.data() + span.begin * bytes;
     tokens.residuals_end = arrays_.residuals.data() + arrays_.residuals.size();
-    tokens.rows = scratch.token_codes.data() + done;
+    tokens.rows = rows + done;
+    if (leaf->scans_rows) {
+      tokens.codes = scratch.token_codes.data() + done;
+      tokens.alphas = scratch.alphas.data() + done;
+      tokens.look_weights = scratch.look_weights.data() + done;
+      tokens.lengths = scratch.lengths.data() + done;
+    }
     tokens.centroid_weights = scratch.centroid_weights.data() + done;
     tokens.residual_weights = scratch.residual_weights.data() + done;
     tokens.count = span.end - span.begin;
@@ -145,6 +198,7 @@ void Shard::scan(std::span<const uint32_t> pids, Deadline deadline, float* total
                  Scratch& scratch) const {
   std::fill_n(totals, pids.size(), 0.0f);
   const bool keep_dots = keeps_dots(pids.size());
+  if (active_leaf().scans_rows) scratch.kept_rows = table_.kept_rows(scratch.query);
   for (const QueryBlock& block : scratch.query.blocks()) {
     scratch.row_epoch = scratch.row_of.begin(table_.centroids(), 1);
     scratch.rows = 0;
@@ -154,6 +208,7 @@ void Shard::scan(std::span<const uint32_t> pids, Deadline deadline, float* total
       scan_batch(pids.subspan(first, count), block, keep_dots, totals + first, scratch);
     }
   }
+  scratch.kept_rows.reset();
   add_contexts(pids, totals, scratch);
 }
 

@@ -65,13 +65,14 @@ struct Scratch {
   uint32_t row_epoch = 0;
   uint32_t rows = 0;  // of the next two in use
   std::shared_ptr<const CentroidRows> kept_rows;
-  AlignedBuffer<int16_t> rows_i16;      // [rows][lanes] scores of centroids
-  AlignedBuffer<float> kept;            // [rows][lanes] dots of centroids
-  std::vector<Range> spans;             // tokens of every passage of a batch
-  size_t tokens = 0;                    // of a batch
-  AlignedBuffer<uint32_t> token_codes;  // code, then row of every token of a batch
-  AlignedBuffer<float> centroid_weights, residual_weights;  // of every token of a batch
-  AlignedBuffer<uint32_t> missing;                          // centroids whose row is to be computed
+  AlignedBuffer<int16_t> rows_i16;  // [rows][lanes] scores of centroids
+  AlignedBuffer<float> kept;        // [rows][lanes] dots of centroids
+  std::vector<Range> spans;         // tokens of every passage of a batch
+  size_t tokens = 0;                // of a batch
+  // of every token of a batch
+  AlignedBuffer<uint32_t> token_codes, token_rows;
+  AlignedBuffer<float> centroid_weights, residual_weights, alphas, look_weights, lengths;
+  AlignedBuffer<uint32_t> missing;  // centroids whose row is to be computed
   AlignedBuffer<uint8_t> tile, centroid_tile;
 
   ExpectedMisses::Memory misses;

@@ -129,7 +129,9 @@ class Shard {
   void find_spans(std::span<const uint32_t> pids, Scratch& scratch) const;
   void find_codes(Scratch& scratch) const;
   void find_weights(Scratch& scratch) const;
-  void assign_rows(Scratch& scratch) const;
+  void find_lengths(Scratch& scratch) const;
+  size_t assign_rows(Scratch& scratch) const;
+  const int16_t* batch_rows(const QueryBlock& block, const float* gains, Scratch& scratch) const;
   // contexts.cpp
   void pack_query(std::span<const float> Q_LD, Scratch& scratch) const;
   bool has_contexts() const { return !arrays_.contexts.empty(); }

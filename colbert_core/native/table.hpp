@@ -49,6 +49,8 @@ class CentroidTable {
   void probe(const QueryPack& query, size_t nprobe, size_t threads, bool keep_rows, int32_t* ids,
              float* scores) const;
 
+  // Of the longest centroid, the length.
+  float longest() const { return static_cast<float>(longest_); }
   // gains[lane]: what a dot · c_scale is multiplied by to use the range of an int16; 0 for no
   // token.
   void find_gains(const QueryBlock& block, float* gains) const;

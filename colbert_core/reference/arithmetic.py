@@ -11,6 +11,10 @@ from colbert_core.types import F32, I8, U8
 SMALLEST_NORMAL = np.float32(np.finfo(np.float32).tiny)
 
 
+COARSE_MOST = 32
+"""The largest magnitude of a coarse query: four of its products with bytes add up within an int16,
+which is what processors without better instructions multiply bytes in."""
+
 LOW_STEPS = np.float32(256)
 """Steps of a query's low plane in one of its high plane. A power of two: the sums of both planes
 are floats without rounding, so that kernels may as well multiply the int16 256 · high + low."""
@@ -32,36 +36,62 @@ class QuantisedQuery(NamedTuple):
     scales_L: F32
 
 
+class CoarseQuery(NamedTuple):
+    """A query as one int8 plane, q ≈ values · scale: for probing and centroid interaction, which
+    take tokens for their centroids and so are far rougher than it is.
+
+    Attributes:
+        values_LD: int8 [L, D] in ±32.
+        scales_L: float32 [L].
+    """
+
+    values_LD: I8
+    scales_L: F32
+
+
 def quantise_query(Q_LD: F32) -> QuantisedQuery:
     """float32 [L, D] → its planes. A token of a subnormal scale becomes zeros with scale 0."""
-    scales_L = np.abs(Q_LD).max(axis=1) / np.float32(127)
-    scales_L = np.where(scales_L < SMALLEST_NORMAL, np.float32(0), scales_L)
-    divisor_L1 = np.where(scales_L == 0, np.float32(1), scales_L)[:, None]
-    values_LD = Q_LD / divisor_L1
-    values_LD[scales_L == 0] = 0
+    values_LD, scales_L = _scaled(Q_LD, 127)
     high_LD = np.clip(np.rint(values_LD), -127, 127)
     low_LD = np.clip(np.rint((values_LD - high_LD) * LOW_STEPS), -127, 127)
     return QuantisedQuery(high_LD.astype(np.int8), low_LD.astype(np.int8), scales_L)
 
 
-def query_length(query: QuantisedQuery) -> np.float32:
-    """√Σ‖q‖² over the query's tokens, by their high planes: √L where all are of unit length.
+def coarse_query(Q_LD: F32) -> CoarseQuery:
+    """float32 [L, D] → its coarse plane; likewise."""
+    values_LD, scales_L = _scaled(Q_LD, COARSE_MOST)
+    values_LD = np.clip(np.rint(values_LD), -COARSE_MOST, COARSE_MOST)
+    return CoarseQuery(values_LD.astype(np.int8), scales_L)
+
+
+def _scaled(Q_LD: F32, most: int) -> tuple[F32, F32]:
+    """Each token's largest magnitude at `most`, float32 [L, D]; and what it is multiplied by."""
+    scales_L: F32 = np.abs(Q_LD).max(axis=1) / np.float32(most)
+    scales_L[scales_L < SMALLEST_NORMAL] = 0
+    divisor_L1: F32 = np.where(scales_L == 0, np.float32(1), scales_L)[:, None]
+    values_LD: F32 = Q_LD / divisor_L1
+    values_LD[scales_L == 0] = 0
+    return values_LD, scales_L
+
+
+def query_length(query: CoarseQuery) -> np.float32:
+    """√Σ‖q‖² over the query's tokens, about √L where all are of unit length.
 
     What margins are counted in: the error of a sum over tokens, each of which counts as much as it
     is long. Added token by token, so that every path has the same bits.
     """
-    squares_L = np.sum(query.high_LD.astype(np.int64) ** 2, axis=1).astype(np.float64)
+    squares_L = np.sum(query.values_LD.astype(np.int64) ** 2, axis=1).astype(np.float64)
     scales_L = query.scales_L.astype(np.float64)
     return np.float32(np.sqrt(np.cumsum(squares_L * scales_L * scales_L)[-1]))
 
 
-def row_scales(query: QuantisedQuery, longest: float) -> tuple[F32, F32]:
+def row_scales(query: CoarseQuery, longest: float) -> tuple[F32, F32]:
     """Of the int16 rows of centroid interaction, for each query token, float32 [L]: what a dot
     product times a centroid's scale is multiplied by, and what a row's step is worth.
 
     The longest centroid (`longest`) in the token's direction gets 32,000.
     """
-    longest_L = np.sqrt(np.sum(query.high_LD.astype(np.float64) ** 2, axis=1)) * longest
+    longest_L = np.sqrt(np.sum(query.values_LD.astype(np.float64) ** 2, axis=1)) * longest
     used_L = longest_L > 0
     divisor_L = np.where(used_L, longest_L, 1).astype(np.float32)
     gains_L = np.where(used_L, LARGEST_ROW / divisor_L, np.float32(0))
@@ -81,9 +111,9 @@ def query_dots(rows_RD: I8, query: QuantisedQuery) -> F32:
     return integer_dots(rows_RD, query.high_LD) + low_RL
 
 
-def centroid_scores(codes_RD: I8, scales_R: F32, query: QuantisedQuery) -> F32:
-    """float32 [R, L]: dot · (q_scale · c_scale), of the high plane."""
-    dots_RL = integer_dots(codes_RD, query.high_LD)
+def centroid_scores(codes_RD: I8, scales_R: F32, query: CoarseQuery) -> F32:
+    """float32 [R, L]: dot · (q_scale · c_scale)."""
+    dots_RL = integer_dots(codes_RD, query.values_LD)
     result_RL: F32 = dots_RL * (query.scales_L[None, :] * scales_R[:, None])
     return result_RL
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from colbert_core.reference.arithmetic import (
+    coarse_query,
     integer_dots,
     precise_dots,
     quantise_query,
@@ -113,7 +114,7 @@ class Shard(ShardArrays):
         if stops or len(pids) > most:
             pids, coarse = best(pids, self._interact(Q_LD, pids, deadline_s), most)
         if stops:
-            length = float(query_length(quantise_query(Q_LD)))
+            length = float(query_length(coarse_query(Q_LD)))
             misses = ExpectedMisses(k, missed_f32, float(spread_f32) * length)
             pids, precise = score_enough(
                 pids, coarse, misses, lambda some: self._precise(Q_LD, some, deadline_s)
@@ -211,7 +212,7 @@ class Shard(ShardArrays):
         order = np.lexsort((pids, -totals))[:candidates]
         factor = addend_factor(scores_LP)
         with np.errstate(over="ignore", invalid="ignore"):
-            slack = margin * query_length(quantise_query(Q_LD)) * factor
+            slack = margin * query_length(coarse_query(Q_LD)) * factor
         if len(order) > wanted and factor > 0 and slack < LARGEST_TOTAL:
             order = order[totals[order] >= totals[order[wanted - 1]] - int(slack)]
         order = np.sort(order)
@@ -246,14 +247,14 @@ class Shard(ShardArrays):
 
         A centroid's score is an int16 in steps of its own for each query token (`row_scales`).
         """
-        query, table = quantise_query(Q_LD), self.table
+        query, table = coarse_query(Q_LD), self.table
         gains_L, steps_L = row_scales(query, table.longest)
         totals = np.zeros(len(pids), np.float32)
         for i, pid in enumerate(pids):
             if i % BATCH == 0:
                 check_deadline(deadline_s, "centroid interaction")
             codes = self._codes(*self._span(int(pid)))
-            dots_TL = integer_dots(table.codes_CD[codes], query.high_LD)
+            dots_TL = integer_dots(table.codes_CD[codes], query.values_LD)
             rows_TL = np.rint(dots_TL * (gains_L[None, :] * table.scales_C[codes][:, None]))
             totals[i] = sum_over_query(rows_TL.max(axis=0).astype(np.float32) * steps_L)
         return self._with_contexts(totals, Q_LD, pids)

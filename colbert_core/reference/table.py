@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from colbert_core.reference.arithmetic import centroid_scores, quantise_query
+from colbert_core.reference.arithmetic import centroid_scores, coarse_query
 from colbert_core.reference.checks import (
     MAX_MAGNITUDE,
     check_array,
@@ -64,7 +64,7 @@ class CentroidTable:
         check_query(Q_LD, self.dim)
         require(nprobe >= 1, f"nprobe {nprobe} must be at least 1")
         require(threads >= 1, f"threads {threads} must be at least 1")
-        S_LC = centroid_scores(self.codes_CD, self.scales_C, quantise_query(Q_LD)).T
+        S_LC = centroid_scores(self.codes_CD, self.scales_C, coarse_query(Q_LD)).T
         ids_LP = np.argsort(-S_LC, axis=1, kind="stable")[:, : min(nprobe, self.centroids)]
         scores_LP = np.take_along_axis(S_LC, ids_LP, axis=1)
         return ids_LP.astype(np.int32), np.ascontiguousarray(scores_LP)

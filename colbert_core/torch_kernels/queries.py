@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from colbert_core.reference.arithmetic import (
-    QuantisedQuery,
+    CoarseQuery,
+    coarse_query,
     quantise_query,
     query_length,
     row_scales,
@@ -26,8 +27,8 @@ class QueryBatch:
     Attributes:
         Q_BDL: float32 [B, D, L].
         planes_BDX: float32 [B, D, 2·L], the int8 planes of `quantise_query`, high, then low.
-        high_DBL: float32 [D, B, L], the high one again.
-        scales_BL: float32, of the planes.
+        coarse_DBL: float32 [D, B, L], the plane of `coarse_query`.
+        scales_BL: float32, of the two planes.
         gains_BL, steps_BL: float32, from dot products to int16 rows, and from these to scores.
         sum_planes_BDX: float32 [B, D, 2], the planes of the sum of each query's tokens.
         sum_scales_B: float32, of these.
@@ -36,7 +37,7 @@ class QueryBatch:
 
     Q_BDL: torch.Tensor
     planes_BDX: torch.Tensor
-    high_DBL: torch.Tensor
+    coarse_DBL: torch.Tensor
     scales_BL: torch.Tensor
     gains_BL: torch.Tensor
     steps_BL: torch.Tensor
@@ -69,25 +70,25 @@ def make_batch(queries: Sequence[F32], longest: float, device: torch.device) -> 
         return torch.tensor(values_BLD, device=device)
 
     Q_XD = np.concatenate(queries)
-    planes = quantise_query(Q_XD)
-    gains_X, steps_X = row_scales(planes, longest)
+    planes, coarse = quantise_query(Q_XD), coarse_query(Q_XD)
+    gains_X, steps_X = row_scales(coarse, longest)
     high_BLD, low_BLD = padded(planes.high_LD), padded(planes.low_LD)
     sums = quantise_query(np.stack([query_sum(Q_LD) for Q_LD in queries]))
     sum_planes_BDX = np.stack([sums.high_LD, sums.low_LD], axis=2).astype(np.float32)
     return QueryBatch(
         Q_BDL=padded(Q_XD).transpose(1, 2).contiguous(),
         planes_BDX=torch.cat([high_BLD, low_BLD], dim=1).transpose(1, 2).contiguous(),
-        high_DBL=high_BLD.permute(2, 0, 1).contiguous(),
+        coarse_DBL=padded(coarse.values_LD).permute(2, 0, 1).contiguous(),
         scales_BL=padded(planes.scales_L),
         gains_BL=padded(gains_X),
         steps_BL=padded(steps_X),
         sum_planes_BDX=torch.tensor(sum_planes_BDX, device=device),
         sum_scales_B=torch.tensor(sums.scales_L, device=device),
-        lengths_B=_lengths(planes, np.cumsum(tokens_B)),
+        lengths_B=_lengths(coarse, np.cumsum(tokens_B)),
     )
 
 
-def _lengths(planes: QuantisedQuery, ends_B: AnyArray) -> F32:
+def _lengths(query: CoarseQuery, ends_B: AnyArray) -> F32:
     """Of the queries whose tokens end there."""
-    parts = zip(*(np.split(plane, ends_B[:-1]) for plane in planes), strict=True)
-    return np.array([query_length(QuantisedQuery(*part)) for part in parts], np.float32)
+    parts = zip(*(np.split(values, ends_B[:-1]) for values in query), strict=True)
+    return np.array([query_length(CoarseQuery(*part)) for part in parts], np.float32)

@@ -99,7 +99,7 @@ def interact(
     group = max(1, budget // (3 * row_bytes * table.centroids))
     for first in range(0, len(batch), group):
         some = slice(first, first + group)
-        rows_XL = table.rows(batch.high_DBL[:, some], batch.gains_BL[some])
+        rows_XL = table.rows(batch.coarse_DBL[:, some], batch.gains_BL[some])
         queries = len(batch.gains_BL[some])
         for chunk in chunks(pids_BK[some], arrays.offsets_N1, budget // (2 * row_bytes + 32)):
             check_deadline(deadline_s, "centroid interaction")

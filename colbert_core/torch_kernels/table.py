@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from colbert_core.reference.arithmetic import quantise_query
+from colbert_core.reference.arithmetic import coarse_query
 from colbert_core.reference.checks import check_query, require
 from colbert_core.torch_kernels.device import BUDGET, upload
 from colbert_core.torch_kernels.select import float_keys
@@ -39,24 +39,24 @@ class TorchTable:
         """The best centroids of every query token, as the native `CentroidTable.probe`."""
         check_query(Q_LD, self.dim)
         require(nprobe >= 1, f"nprobe {nprobe} must be at least 1")
-        query = quantise_query(Q_LD)
-        high_LD = torch.tensor(query.high_LD, device=self.device).float()
+        query = coarse_query(Q_LD)
+        values_LD = torch.tensor(query.values_LD, device=self.device).float()
         scales_L = torch.tensor(query.scales_L, device=self.device)
         ids_C = torch.arange(self.centroids, device=self.device)
         ids, scores = [], []
         lanes = max(1, BUDGET // (32 * self.centroids))
         for start in range(0, len(Q_LD), lanes):
             some = slice(start, start + lanes)
-            dots_LC = high_LD[some] @ self.integers_CD.T
+            dots_LC = values_LD[some] @ self.integers_CD.T
             S_LC = dots_LC * (scales_L[some, None] * self.scales_C)
             best_LP = float_keys(S_LC, ids_C).topk(min(nprobe, self.centroids), dim=1).indices
             ids.append(best_LP.int())
             scores.append(S_LC.gather(1, best_LP))
         return torch.cat(ids).cpu().numpy(), torch.cat(scores).cpu().numpy()
 
-    def rows(self, high_DBL: torch.Tensor, gains_BL: torch.Tensor) -> torch.Tensor:
+    def rows(self, coarse_DBL: torch.Tensor, gains_BL: torch.Tensor) -> torch.Tensor:
         """Every centroid's int16 score by every query token, as float32 [C·B, L]."""
         queries, lanes = gains_BL.shape
-        dots_CX = self.integers_CD @ high_DBL.reshape(self.dim, queries * lanes)
+        dots_CX = self.integers_CD @ coarse_DBL.reshape(self.dim, queries * lanes)
         dots_CX *= gains_BL.reshape(1, -1) * self.scales_C[:, None]
         return dots_CX.round_().view(self.centroids * queries, lanes)

@@ -8,6 +8,7 @@ from colbert_core.codec.assign import Assigner
 from colbert_core.codec.kmeans import spherical_kmeans
 from colbert_core.codec.rows import Rows
 from colbert_core.codec.sample import MemorySample
+from colbert_core.reference.arithmetic import COARSE_MOST
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -33,17 +34,17 @@ def unit(rng, count, dim, near=None, spread=0.5):
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def int8_rows(rows):
-    scales = (np.abs(rows).max(axis=1) / 127).astype(np.float32)
+def int8_rows(rows, most=127):
+    scales = (np.abs(rows).max(axis=1) / most).astype(np.float32)
     return np.rint(rows / scales[:, None]).astype(np.int8), scales
 
 
 @pytest.mark.parametrize("dim", [24, 128])
 def test_probe_finds_what_a_flat_index_finds(faiss, dim):
-    """Over the very numbers that our int8 table holds, so that only ties may differ."""
+    """Over the very numbers that our table and its queries hold, so that only ties may differ."""
     rng = np.random.default_rng(dim)
     codes_CD, scales_C = int8_rows(unit(rng, 3000, dim))
-    queries_i8, query_scales = int8_rows(unit(rng, 17, dim))
+    queries_i8, query_scales = int8_rows(unit(rng, 17, dim), COARSE_MOST)
     flat = faiss.IndexFlatIP(dim)
     flat.add(codes_CD * scales_C[:, None])
     expected_LP, _ = flat.search(queries_i8 * query_scales[:, None], 32)

@@ -125,6 +125,28 @@ def test_every_shape_of_a_query(isa: str, tokens: int) -> None:
     assert_equal_on_everything(make_world(seed=tokens), make_query(tokens, 128))
 
 
+@pytest.mark.parametrize("longest", [127, 128, 129, 400])
+@pytest.mark.parametrize("tokens", [3, 8, 16, 23, 32, 40])
+def test_long_passages(isa: str, longest: int, tokens: int) -> None:
+    """What a path looks at in parts of 128 tokens, of which the last one may be short."""
+    world = make_world(passages=8, longest=longest, seed=longest + tokens)
+    assert_equal_on_everything(world, make_query(tokens, 128, seed=tokens))
+
+
+@pytest.mark.parametrize("residuals", [0.0, 1e-3, 1.0])
+@pytest.mark.parametrize("dim", [8, 24, 128, 520, 1024])
+def test_tokens_that_nearly_tie(isa: str, dim: int, residuals: float) -> None:
+    """Two centroids that nearly are one: a coarse query cannot tell which token is the best."""
+    world = make_world(dim=dim, centroids=2, passages=9, longest=300, seed=dim)
+    world = world.but(
+        centroids_CD=np.repeat(world.centroids_CD[:1], 2, axis=0),
+        centroid_scales_C=np.float32([1e-3, np.nextafter(np.float32(1e-3), np.float32(1))]),
+        alpha=np.ones(256, np.float32),
+        beta=(np.float32(residuals) * world.beta).astype(np.float32),
+    )
+    assert_equal_on_everything(world, make_query(17, dim, seed=dim))
+
+
 def test_longest_query(isa: str) -> None:
     world = make_world(dim=24, passages=20, longest=6)
     assert_equal_on_everything(world, make_query(1024, 24))
