@@ -15,6 +15,8 @@ namespace tartan {
 // The query, and where passages have contexts the sum of its tokens.
 void Shard::pack_query(std::span<const float> Q_LD, Scratch& scratch) const {
   scratch.query.pack(Q_LD, dim());
+  scratch.rows_known = false;
+  scratch.every_row = nullptr;
   if (!has_contexts()) return;
   scratch.sum_D.assign(dim(), 0.0f);
   for (size_t at = 0; at < Q_LD.size(); at += dim()) {

@@ -48,14 +48,14 @@ void Shard::interact_batch(size_t first, size_t count, const QueryBlock& block, 
   }
 }
 
-// The rows of all centroids for one block: what probing left, or computed now where the candidates
+// The rows of all centroids for one block: what probing left, or computed now where the passages
 // have so many tokens that most will be asked for; else null.
-const int16_t* Shard::all_rows(const QueryBlock& block, const float* gains,
-                               Scratch& scratch) const {
+const int16_t* Shard::all_rows(std::span<const uint32_t> pids, const QueryBlock& block,
+                               const float* gains, Scratch& scratch) const {
   const size_t centroids = table_.centroids();
   if (scratch.kept_rows) return scratch.kept_rows->of(static_cast<size_t>(block.first), centroids);
   size_t tokens = 0;
-  for (const uint32_t pid : scratch.pids) {
+  for (const uint32_t pid : pids) {
     const Range span = passage_span(pid);
     tokens += span.end - span.begin;
   }
@@ -76,12 +76,15 @@ void Shard::interact(Deadline deadline, Scratch& scratch) const {
     find_steps(block, gains, steps);
     scratch.row_epoch = scratch.row_of.begin(table_.centroids(), 1);
     scratch.rows = 0;
-    const int16_t* const rows = all_rows(block, gains, scratch);
+    const int16_t* const rows = all_rows(scratch.pids, block, gains, scratch);
     for (size_t first = 0; first < scratch.pids.size(); first += kBatch) {
       deadline.check("centroid interaction");
       const size_t count = std::min(kBatch, scratch.pids.size() - first);
       interact_batch(first, count, block, gains, steps, rows, scratch);
     }
+    const bool of_all_tokens = scratch.query.blocks().size() == 1;
+    scratch.rows_known = of_all_tokens && rows == nullptr;
+    scratch.every_row = of_all_tokens && rows != nullptr && !scratch.kept_rows ? rows : nullptr;
   }
   scratch.kept_rows.reset();
   add_contexts(scratch.pids, scratch.scores.data(), scratch);

@@ -2,11 +2,11 @@
 // V::I and V::F are V::kLanes lanes of int32 and float, 16 or 8. A kernel of G works on the lanes
 // of G such vectors, which a block's tokens fill, and leaves alone what else its rows, of whole
 // groups of kGroup, have. V::dot adds the products of four neighbouring dimensions, V::dot_two of
-// twice as many where V::kTwoQuads is true: V::Quads is the query's side, V::Row the stored
-// vector's, broadcast to all lanes. V::query_bias is what the query's side has more than its plane,
-// V::kBias is added to stored levels where V::dot wants them unsigned. V::kTile<G> is how many
-// stored vectors are worked on at once against G of the query's, as many as there are registers
-// for.
+// twice as many where V::kTwoQuads is true (there are always eight): V::Quads is the query's side,
+// V::Row the stored vector's, broadcast to all lanes. V::query_bias is what the query's side has
+// more than its plane, V::kBias is added to stored levels where V::dot wants them unsigned.
+// V::kTile<G> is how many stored vectors are worked on at once against G of the query's, as many as
+// there are registers for.
 #pragma once
 
 #include "leaf.hpp"

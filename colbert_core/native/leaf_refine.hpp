@@ -191,8 +191,8 @@ void lane_level_dots(const uint8_t* const* packed, size_t count, const uint8_t* 
   for (size_t i = 0; i < count; ++i) {
     unpack_windows<V>(packed_token(packed[i], end, bytes, spare), tables.bits, dim, levels,
                       tables.tile);
-    int64_t same, dot;
-    V::lane_dots(tables.tile, tables.tile, query.both, dim, same, dot);
+    int64_t unused, dot;
+    V::lane_dots(tables.tile, tables.tile, query.both, dim, unused, dot);
     dots[i] = both_planes(dot);
   }
 }

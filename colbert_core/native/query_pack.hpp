@@ -8,12 +8,13 @@
 //
 // For precise scores a query has two int8 planes, q ≈ (high + low / 256) · scale: 16 bits are as
 // good as float32. As 256 · high + low they are int16, lane by lane, for single pairs of tokens;
-// products with bytes add up within an int32 for 512 dimensions: 512 · 128 · (256 · 127 + 127) <
-// 2^31.
+// their products with bytes add up within an int32 for 512 dimensions, for 512 · 128 · (256 · 127 +
+// 127) is below 2^31.
 //
-// For probing and centroid interaction it has a coarse plane, q ≈ coarse · scale, within ±32: four
-// products with bytes, biased by 32 to be unsigned, add up within an int16, which has −4 · 64 ·
-// 128. (reference/arithmetic.py defines them: `quantise_query`, `coarse_query`.)
+// For probing and centroid interaction it has a coarse plane, q ≈ coarse · scale, within ±32. With
+// 32 added it is unsigned, and four of its products with bytes add up within an int16: they are at
+// least −4 · 64 · 128 = −2^15. (reference/arithmetic.py defines all: `quantise_query` and
+// `coarse_query`.)
 #pragma once
 
 #include <span>

@@ -123,8 +123,29 @@ bool Shard::keeps_dots(size_t passages) const {
   return passages * mean_tokens >= table_.centroids();
 }
 
+// Where rows of centroids are scanned: what they are made and read with, and those of all, or null.
+struct Shard::ScanRows {
+  alignas(64) float gains[kBlock], steps[kBlock];
+  const int16_t* all = nullptr;
+};
+
+Shard::ScanRows Shard::rows_to_scan(std::span<const uint32_t> pids, const QueryBlock& block,
+                                    Scratch& scratch) const {
+  ScanRows rows;
+  table_.find_gains(block, rows.gains);
+  for (int lane = 0; lane < block.lanes(); ++lane) {
+    rows.steps[lane] = rows.gains[lane] > 0 ? kCoarseStep / rows.gains[lane] : 0.0f;
+  }
+  if (scratch.every_row != nullptr) {
+    rows.all = scratch.every_row;
+  } else if (!scratch.rows_known) {
+    rows.all = all_rows(pids, block, rows.gains, scratch);
+  }
+  return rows;
+}
+
 void Shard::scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, bool keep_dots,
-                       float* totals, Scratch& scratch) const {
+                       const ScanRows& centroid_rows, float* totals, Scratch& scratch) const {
   const LeafScope leaf;
   const size_t lanes = static_cast<size_t>(block.lanes());
   find_spans(pids, scratch);
@@ -135,7 +156,6 @@ void Shard::scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, 
   find_weights(scratch);
   ScanTables tables;
   const uint32_t* rows = scratch.token_codes.data();
-  alignas(64) float gains[kBlock], row_steps[kBlock];
   if (keep_dots) {
     const size_t known = assign_rows(scratch);
     tables.kept = scratch.kept.grow(scratch.rows * lanes);
@@ -143,17 +163,11 @@ void Shard::scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, 
                         scratch.kept.data() + known * lanes);
     rows = scratch.token_rows.data();
   } else if (leaf->scans_rows) {
-    table_.find_gains(block, gains);
-    for (size_t lane = 0; lane < lanes; ++lane) {
-      row_steps[lane] = gains[lane] > 0 ? kCoarseStep / gains[lane] : 0.0f;
-    }
-    tables.row_steps = row_steps;
     find_lengths(scratch);
-    if (scratch.kept_rows) {
-      tables.kept_rows =
-          scratch.kept_rows->of(static_cast<size_t>(block.first), table_.centroids());
-    } else {
-      tables.kept_rows = batch_rows(block, gains, scratch);
+    tables.row_steps = centroid_rows.steps;
+    tables.kept_rows = centroid_rows.all;
+    if (centroid_rows.all == nullptr) {
+      tables.kept_rows = batch_rows(block, centroid_rows.gains, scratch);
       rows = scratch.token_rows.data();
     }
   }
@@ -198,14 +212,23 @@ void Shard::scan(std::span<const uint32_t> pids, Deadline deadline, float* total
                  Scratch& scratch) const {
   std::fill_n(totals, pids.size(), 0.0f);
   const bool keep_dots = keeps_dots(pids.size());
-  if (active_leaf().scans_rows) scratch.kept_rows = table_.kept_rows(scratch.query);
+  const bool scans_rows = active_leaf().scans_rows;
+  if (scans_rows) scratch.kept_rows = table_.kept_rows(scratch.query);
   for (const QueryBlock& block : scratch.query.blocks()) {
-    scratch.row_epoch = scratch.row_of.begin(table_.centroids(), 1);
-    scratch.rows = 0;
+    if (!scans_rows || !scratch.rows_known) {
+      scratch.row_epoch = scratch.row_of.begin(table_.centroids(), 1);
+      scratch.rows = 0;
+    }
+    const ScanRows centroid_rows = scans_rows ? rows_to_scan(pids, block, scratch) : ScanRows();
+    if (scans_rows && scratch.query.blocks().size() == 1) {
+      scratch.rows_known = centroid_rows.all == nullptr;
+      scratch.every_row = scratch.kept_rows ? nullptr : centroid_rows.all;
+    }
     for (size_t first = 0; first < pids.size(); first += kBatch) {
       deadline.check("precise scoring");
       const size_t count = std::min(kBatch, pids.size() - first);
-      scan_batch(pids.subspan(first, count), block, keep_dots, totals + first, scratch);
+      scan_batch(pids.subspan(first, count), block, keep_dots, centroid_rows, totals + first,
+                 scratch);
     }
   }
   scratch.kept_rows.reset();

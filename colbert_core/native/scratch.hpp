@@ -65,6 +65,10 @@ struct Scratch {
   uint32_t row_epoch = 0;
   uint32_t rows = 0;  // of the next two in use
   std::shared_ptr<const CentroidRows> kept_rows;
+  // Whether row_of and rows_i16 are of this query, all of whose tokens are one block; and where
+  // rows_i16 has every centroid of it.
+  bool rows_known = false;
+  const int16_t* every_row = nullptr;
   AlignedBuffer<int16_t> rows_i16;  // [rows][lanes] scores of centroids
   AlignedBuffer<float> kept;        // [rows][lanes] dots of centroids
   std::vector<Range> spans;         // tokens of every passage of a batch

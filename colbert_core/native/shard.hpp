@@ -119,13 +119,17 @@ class Shard {
   void keep_by_interaction(size_t most, Deadline deadline, Scratch& scratch) const;
   void interact_batch(size_t first, size_t count, const QueryBlock& block, const float* gains,
                       const float* steps, const int16_t* rows, Scratch& scratch) const;
-  const int16_t* all_rows(const QueryBlock& block, const float* gains, Scratch& scratch) const;
+  const int16_t* all_rows(std::span<const uint32_t> pids, const QueryBlock& block,
+                          const float* gains, Scratch& scratch) const;
   // scan.cpp
   void scan(std::span<const uint32_t> pids, Deadline deadline, float* totals,
             Scratch& scratch) const;
   bool keeps_dots(size_t passages) const;
+  struct ScanRows;
+  ScanRows rows_to_scan(std::span<const uint32_t> pids, const QueryBlock& block,
+                        Scratch& scratch) const;
   void scan_batch(std::span<const uint32_t> pids, const QueryBlock& block, bool keep_dots,
-                  float* totals, Scratch& scratch) const;
+                  const ScanRows& centroid_rows, float* totals, Scratch& scratch) const;
   void find_spans(std::span<const uint32_t> pids, Scratch& scratch) const;
   void find_codes(Scratch& scratch) const;
   void find_weights(Scratch& scratch) const;
