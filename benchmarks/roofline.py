@@ -143,7 +143,7 @@ class Stages:
                 compared * (self.code_bytes + row_bytes),
                 self.centroids * row_bytes,
             ),
-            Work("precise", precise_ms, 2 * read * product, read * self.token_bytes, shard_bytes),
+            Work("precise", precise_ms, read * product, read * self.token_bytes, shard_bytes),
             Work("ids, Python", max(0.0, total_ms - known_ms), 0, 0, 1),
         ]
 

@@ -5,9 +5,10 @@ Counted are only what no arrangement of the same algorithm can do without:
 - centroids: every centroid with every query token, in int8; the table is read once.
 - postings: every posting of the probed lists, and 8 bytes of its passage's running sum.
 - centroid interaction: every candidate's codes, and for each the int16 scores of its centroid.
-- precise: the tokens of the passages that are left with every query token of 16 bits, which is two
-  int8 products, and their stored bytes. Scores of their centroids are not counted, since the first
-  stage had them.
+- precise: the tokens of the passages that are left with every query token, one int8 product, and
+  their stored bytes. What two planes of the query take, where they are multiplied with all tokens,
+  is not counted, for it need not be done but for those that may be the best; nor are scores of
+  their centroids, since the first stage had them.
 
 Query tokens count in whole groups of 16 lanes. Rotating the query and fetching ids have no floor
 worth naming. A floor by bytes supposes a stream; a stage that jumps about memory cannot reach it.
