@@ -12,7 +12,6 @@ import botocore.session
 import botocore.validate
 import pytest
 import ray
-from google.cloud import compute_v1
 from manifests import LAUNCHER, commands_said, documents, misspelt, our_command
 
 NODE_CONFIGS = re.compile(r"/node_config")
@@ -49,6 +48,8 @@ def refused(config: dict[str, Any]) -> str | None:
 
 def refused_node(provider: str, node: dict[str, Any]) -> str | None:
     if provider == "gcp":
+        from google.cloud import compute_v1  # here: it takes seconds
+
         try:
             compute_v1.Instance.from_json(json.dumps(node), ignore_unknown_fields=False)
         except Exception as error:

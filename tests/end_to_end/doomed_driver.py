@@ -1,7 +1,8 @@
 """A program that builds an index and ends itself with SIGKILL at a moment that it is given.
 
 python doomed_driver.py OPTIONS        a JSON object: corpus, out, and settings of build_index;
-                                       kill: [stage, how many advances in it], or null
+                                       kill: [stage, how many advances in it], or null;
+                                       light: whether workers are those of light_worker.py
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import signal
 import sys
 from typing import Any
 
+from cluster import worker_slots
 from cluster.index_job import build_index
 from cluster.progress import SilentProgress
 
@@ -41,6 +43,10 @@ class Doomed(SilentProgress):
 
 if __name__ == "__main__":
     options = json.loads(sys.argv[1])
+    if options.pop("light", False):
+        from light_worker import LightWorker
+
+        worker_slots.EncoderWorker = LightWorker
     build_index(
         options.pop("corpus"),
         options.pop("out"),

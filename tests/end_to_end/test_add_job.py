@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from light_worker import LightWorker, vectors_of
 
 from cluster.add_job import add_to_index
 from cluster.cli import main
@@ -17,7 +19,7 @@ from cluster.index_job import build_index
 from colbert_core import Index
 from colbert_core.errors import CorpusError, ModelMismatch
 from colbert_core.index import open_generation, verify
-from colbert_core.text.aliases import locate
+from colbert_core.types import F32
 
 WORDS = Path(__file__).read_text().split()
 
@@ -30,11 +32,14 @@ def write(path: Path, names: list[str], seed: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory, ray_cluster: object) -> Path:
+def built(tmp_path_factory: pytest.TempPathFactory, ray_cluster: object) -> Iterator[Path]:
+    """A folder with an index and what it was built of, by workers that all jobs here have."""
     folder = tmp_path_factory.mktemp("add")
     write(folder / "a.jsonl", [f"a{n}" for n in range(40)], 1)
-    build_index(folder / "a.jsonl", folder / "ix", shards=2, workers=1, pool_factor=2)
-    return folder
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("cluster.worker_slots.EncoderWorker", LightWorker)
+        build_index(folder / "a.jsonl", folder / "ix", shards=2, workers=1, pool_factor=2)
+        yield folder
 
 
 def test_documents_are_added_replaced_and_refused(
@@ -67,28 +72,24 @@ def test_documents_are_added_replaced_and_refused(
     assert now.manifest.parent == before.manifest.generation
     rows = {json.loads(line)["_id"]: json.loads(line) for line in new.read_text().splitlines()}
     for one, row in rows.items():
-        best = now.search(row["text"], k=3)[0]
+        best = now.search(query(row), k=3)[0]
         assert (best.id, best.text, best.metadata["by"]) == (one, row["text"], 2)
-    assert len(now.search("anything", k=99)) == 42
+    assert len(now.search(query(rows["b2"]), k=99)) == 42
 
     # merged and without what was replaced, it finds the same
-    found = now.search(rows["b1"]["text"], k=42, exact=True)
-    compacted = now.compact().search(rows["b1"]["text"], k=42, exact=True)
+    found = now.search(query(rows["b1"]), k=42, exact=True)
+    compacted = now.compact().search(query(rows["b1"]), k=42, exact=True)
     assert (found.ids, found.scores.tolist()) == (compacted.ids, compacted.scores.tolist())
 
 
+def query(row: dict[str, Any]) -> F32:
+    return vectors_of(row["text"].split())
+
+
 def test_another_model_is_refused(built: Path, tmp_path: Path) -> None:
-    other = tmp_path / "model"
-    other.mkdir()
-    source = locate("minilm-untrained")
-    for file in Path(source).iterdir():
-        if file.is_file():
-            (other / file.name).write_bytes(file.read_bytes())
-    with (other / "tokenizer.json").open("a") as tokenizer:
-        tokenizer.write("\n")
     new = write(tmp_path / "c.jsonl", ["c1"], 3)
     before = open_generation(built / "ix").manifest
     with pytest.raises(ModelMismatch, match="was built with model"):
-        add_to_index(new, built / "ix", model=other, workers=1)
+        add_to_index(new, built / "ix", model="minilm-untrained", workers=1)
     assert open_generation(built / "ix").manifest == before
     assert not (built / "ix" / "staging").exists()

@@ -1,10 +1,15 @@
-"""The index job on a real Ray: built, disturbed, failed, interrupted; the same bytes or nothing."""
+"""The index job on a real Ray: built, disturbed, failed, interrupted; the same bytes or nothing.
+
+What the job does, whoever encodes, is tested with workers whose model is arithmetic
+(light_worker.py), and by `make test-long` with a real one, too.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +19,7 @@ import numpy as np
 import orjson
 import pytest
 from index_bytes import contents
+from light_worker import LightWorker
 from processes import DRIVER
 
 from cluster.cli import main
@@ -99,8 +105,17 @@ def corpus(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module", params=[False, pytest.param(True, marks=pytest.mark.long)])
+def worker(request):
+    """The class of all workers that these tests start, with a real model or without."""
+    made = EncoderWorker if request.param else LightWorker
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("cluster.worker_slots.EncoderWorker", made)
+        yield made
+
+
 @pytest.fixture(scope="module")
-def built(ray_cluster, corpus, tmp_path_factory):
+def built(ray_cluster, worker, corpus, tmp_path_factory):
     """An undisturbed build: the folder, the report, the progress."""
     out = tmp_path_factory.mktemp("built") / "index"
     progress = Recorder()
@@ -138,7 +153,7 @@ def doclens(index):
 
 
 def test_pooled_by_the_command_line(built, corpus, tmp_path, monkeypatch, capfd):
-    """Half the vectors a passage; and what is found says that spans are unknown."""
+    """Half the vectors a passage."""
     pooled = tmp_path / "pooled"
     words = [
         "index",
@@ -161,12 +176,6 @@ def test_pooled_by_the_command_line(built, corpus, tmp_path, monkeypatch, capfd)
     assert doclens(pooled) == [-(-doclen // 2) for doclen in doclens(built[0])]
     assert describe(open_generation(pooled).manifest)["pool_factor"] == 2
     verify(pooled)
-
-    index = Index.open(pooled)
-    text = index.generation.shards[0].stored(19).text
-    (hit,) = index.search(text, k=1, explain=True)
-    assert hit.text == text
-    assert {(match.start, match.end) for match in hit.matches} == {(-1, -1)}
 
 
 def test_the_report_adds_up(built):
@@ -281,7 +290,10 @@ def test_an_interrupted_job_goes_on_where_it_stopped(built, corpus, tmp_path, mo
 
 def run_driver(ray_cluster, *, kill=None, **options):
     """A driver in a process of its own, on the same Ray; what it said, and how it ended."""
-    environment = os.environ | {"RAY_ADDRESS": ray_cluster.address}
+    environment = os.environ | {
+        "RAY_ADDRESS": ray_cluster.address,
+        "PYTHONPATH": str(Path(__file__).parent),  # of light_worker.py
+    }
     values = {
         key: str(value) if isinstance(value, Path) else value for key, value in options.items()
     }
@@ -299,12 +311,15 @@ def run_driver(ray_cluster, *, kill=None, **options):
         pytest.param([("sample", 1), ("encode", 2), ("publish", 0)], marks=pytest.mark.long),
     ],
 )
-def test_a_killed_driver_goes_on_where_it_stopped(built, ray_cluster, corpus, tmp_path, moments):
+def test_a_killed_driver_goes_on_where_it_stopped(
+    built, worker, ray_cluster, corpus, tmp_path, moments
+):
     """SIGKILL at these moments, one after the other; then the bytes of an undisturbed build."""
     out = tmp_path / "index"
+    light = worker is not EncoderWorker
     for moment in moments:
         said, code = run_driver(
-            ray_cluster, kill=moment, corpus=corpus, out=out, workers=1, **SETTINGS
+            ray_cluster, kill=moment, light=light, corpus=corpus, out=out, workers=1, **SETTINGS
         )
         assert code == -signal.SIGKILL, said
         assert not (out / "CURRENT").exists()
@@ -318,10 +333,10 @@ def test_a_killed_driver_goes_on_where_it_stopped(built, ray_cluster, corpus, tm
     assert contents(out) == contents(built[0])
 
 
-def failing_worker(error):
+def failing_worker(worker, error):
     """A worker class whose commits fail with an error in one unit; Ray sends it by value."""
 
-    class Failing(EncoderWorker):
+    class Failing(worker):
         def compress(self, unit, skip, codec):
             if unit.index == 2:
                 raise error
@@ -330,19 +345,21 @@ def failing_worker(error):
     return Failing
 
 
-def test_a_full_disk_ends_the_job_and_publishes_nothing(ray_cluster, corpus, tmp_path, monkeypatch):
+def test_a_full_disk_ends_the_job_and_publishes_nothing(
+    ray_cluster, worker, corpus, tmp_path, monkeypatch
+):
     out = tmp_path / "index"
     full = OSError(errno.ENOSPC, "No space left on device", "/chunks/000002.npz")
-    monkeypatch.setattr("cluster.worker_slots.EncoderWorker", failing_worker(full))
+    monkeypatch.setattr("cluster.worker_slots.EncoderWorker", failing_worker(worker, full))
     with pytest.raises(JobFailed, match=r"unit 2 .*No space left on device"):
         build_index(corpus, out, workers=1, progress=Recorder(), **SETTINGS)
     assert not (out / "CURRENT").exists()
 
 
-def poisoned_worker():
+def poisoned_worker(worker):
     """A worker whose model raises on one passage, and whose process dies of another."""
 
-    class Poisoned(EncoderWorker):
+    class Poisoned(worker):
         def _encode_texts(self, unit, texts):
             if any("poison" in text for text in texts):
                 raise EncodeFailed(f"{unit}: ValueError: poison")
@@ -354,14 +371,16 @@ def poisoned_worker():
 
 
 @pytest.mark.parametrize("poison", ["poison", pytest.param("deadly", marks=pytest.mark.long)])
-def test_poisoned_passages_are_found_named_and_left_out(ray_cluster, tmp_path, monkeypatch, poison):
+def test_poisoned_passages_are_found_named_and_left_out(
+    ray_cluster, worker, tmp_path, monkeypatch, poison
+):
     """Such that raise, and such that kill: fatal by default; skipped, the index is the same however
     often the job was interrupted."""
     records = [{"_id": f"p{i:02d}", "text": f"{WORDS[i]} {WORDS[2 * i]} " * 20} for i in range(48)]
     records[5]["text"] += poison
     path = tmp_path / "corpus.jsonl"
     path.write_bytes(b"\n".join(orjson.dumps(record) for record in records))
-    monkeypatch.setattr("cluster.worker_slots.EncoderWorker", poisoned_worker())
+    monkeypatch.setattr("cluster.worker_slots.EncoderWorker", poisoned_worker(worker))
     monkeypatch.setattr("cluster.attempts.MAX_LOSSES", 2)
     settings = {"shards": 2, "model": MODEL, "workers": 1}
 
@@ -397,31 +416,37 @@ def test_a_taken_place_is_refused_before_ray_is_needed(built, corpus):
         build_index(corpus, out, **SETTINGS)
 
 
-def test_adi_reduced_and_replaced(ray_cluster, adi, tmp_path):
-    """Real text: PCA to 64 dimensions, then a second generation; a document finds itself."""
-    from colbert_core.text import Encoder
-
+def test_another_generation_replaces_the_index(built, corpus, tmp_path):
+    """What is refused changes nothing; what is built has the index before as its parent."""
     out = tmp_path / "index"
-    report = build_index(adi, out, model=UNTRAINED_MODEL, dim=64, shards=2, workers=1)
-    assert (report.passages, report.dim, report.truncated) == (82, 64, 0)
-    assert open_generation(out).model["source"] == UNTRAINED_MODEL
-    verify(out)
-    generation = open_generation(out)
-    assert generation.projection.shape == (384, 64)
-    np.testing.assert_allclose(
-        generation.projection.T @ generation.projection, np.eye(64), atol=1e-5
-    )
-    encoder = Encoder.for_index(generation.model, generation.projection)
-    passage = generation.shards[1].stored(3)
-    Q_LD = generation.codec.rotate(encoder.encode_queries([passage.metadata["title"]])[0])
-    pids, _, _, _ = generation.shards[1].kernel.exhaustive(Q_LD, 1)
-    assert pids.tolist() == [3]
-
-    with pytest.raises(InvalidInput, match=r"dim is 392.*384 or less"):
-        build_index(adi, out, model=UNTRAINED_MODEL, dim=392, overwrite=True, workers=1)
-    assert open_generation(out).manifest.generation == report.generation
-    settings = {"model": UNTRAINED_MODEL, "dim": 64, "shards": 1, "workers": 1}
-    second = build_index(adi, out, overwrite=True, **settings)
+    shutil.copytree(built[0], out)
+    before, dim = open_generation(out).manifest, built[1].dim
+    settings = {"model": MODEL, "overwrite": True, "workers": 1}
+    with pytest.raises(InvalidInput, match=rf"dim is {dim + 8}.*{dim} or less"):
+        build_index(corpus, out, dim=dim + 8, **settings)
+    assert open_generation(out).manifest == before
+    second = build_index(corpus, out, shards=1, **settings)
     manifest = open_generation(out).manifest
-    assert (manifest.generation, manifest.parent) == (second.generation, report.generation)
-    assert second.tokens == report.tokens
+    assert (manifest.generation, manifest.parent) == (second.generation, before.generation)
+    assert second.tokens == built[1].tokens
+
+
+def test_real_text_reduced_and_pooled(ray_cluster, adi, tmp_path, monkeypatch):
+    """A real model, PCA to 64 dimensions and half the vectors; a document finds itself, by spans
+    that are unknown."""
+    monkeypatch.setattr("cluster.worker_slots.EncoderWorker", EncoderWorker)
+    out = tmp_path / "index"
+    settings = {"model": UNTRAINED_MODEL, "dim": 64, "pool_factor": 2, "shards": 2, "workers": 1}
+    report = build_index(adi, out, **settings)
+    assert (report.passages, report.dim, report.truncated) == (82, 64, 0)
+    verify(out)
+    index = Index.open(out)
+    assert index.generation.model["source"] == UNTRAINED_MODEL
+    assert index.generation.projection.shape == (384, 64)
+    np.testing.assert_allclose(
+        index.generation.projection.T @ index.generation.projection, np.eye(64), atol=1e-5
+    )
+    passage = index.generation.shards[1].stored(3)
+    (hit,) = index.search(passage.metadata["title"], k=1, exact=True, explain=True)
+    assert (hit.id, hit.text) == (passage.id, passage.text)
+    assert {(match.start, match.end) for match in hit.matches} == {(-1, -1)}

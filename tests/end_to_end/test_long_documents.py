@@ -6,6 +6,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+from light_worker import LightWorker
 
 from cluster.index_job import build_index
 from colbert_core import Index
@@ -47,11 +48,19 @@ def test_split_finds_what_truncate_loses(ray_cluster: object, corpus: Path, tmp_
     assert index.search("penguins", k=5, filter="n >= 100").ids[0] == "long"
     assert len(index.search("committee", k=50)) == 32
 
+
+def test_truncate_counts_what_is_cut(
+    ray_cluster: object, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.worker_slots.EncoderWorker", LightWorker)
     cut = build_index(corpus, tmp_path / "cut", **SETTINGS)
     assert (cut.documents, cut.passages, cut.truncated) == (32, 32, 2)
 
 
-def test_error_names_the_document(ray_cluster: object, corpus: Path, tmp_path: Path) -> None:
+def test_error_names_the_document(
+    ray_cluster: object, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.worker_slots.EncoderWorker", LightWorker)
     with pytest.raises(CorpusError, match=r"id '(long|dull)'.*32 tokens.*--long-documents split"):
         build_index(corpus, tmp_path / "index", long_documents="error", **SETTINGS)
     assert not (tmp_path / "index" / "CURRENT").exists()

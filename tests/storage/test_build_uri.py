@@ -1,4 +1,7 @@
-"""`tartan` from bucket to bucket, on a real Ray: built, stopped, gone on with, searched, served."""
+"""`tartan` from bucket to bucket, on a real Ray: built, stopped, gone on with, searched, served.
+
+Workers whose model is arithmetic encode (light_worker.py), but in the processes that are killed.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,10 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pytest
+from light_worker import DIM, LightWorker
 from processes import START_TIMEOUT_S, first_line, tartan
 from s3_server import ACCESS_KEY, SECRET_KEY, SESSION_TOKEN
 from text_checkpoints import stanford
@@ -31,12 +36,16 @@ from colbert_core.storage import location
 
 WORDS = Path(__file__).read_text().split()
 SETTINGS = {"shards": 2, "bits": 2, "seed": 3, "workers": 1}
-QUERY = "built stopped searched"
+QUERY_LD = np.random.default_rng(4).standard_normal((5, DIM), dtype=np.float32)
 
 
 @pytest.fixture(scope="module")
 def ray_cluster():
-    with ray_session(purpose="the tests", cpus=4, answers=True) as session:
+    with (
+        ray_session(purpose="the tests", cpus=4, answers=True) as session,
+        pytest.MonkeyPatch.context() as patched,
+    ):
+        patched.setattr("cluster.worker_slots.EncoderWorker", LightWorker)
         yield session
 
 
@@ -89,7 +98,7 @@ def test_from_bucket_to_bucket_as_from_folder_to_folder(
     assert report.seconds["upload"] > 0
     local = build_index(here, tmp_path / "index", model=model, **SETTINGS)
     remote, wanted = Index.open(out), Index.open(tmp_path / "index")
-    assert remote.search(QUERY, k=9) == wanted.search(QUERY, k=9)
+    assert remote.search(QUERY_LD, k=9) == wanted.search(QUERY_LD, k=9)
     assert report.generation.startswith("g000001-")
     # The same bytes, but for the name of the generation.
     sums = [
@@ -105,7 +114,7 @@ def test_from_bucket_to_bucket_as_from_folder_to_folder(
     again = build_index(uri, out, model=model, overwrite=True, **SETTINGS)
     assert again.generation.startswith("g000002-")
     assert read_current(location(out)).parent == report.generation
-    assert len(remote.search(QUERY, k=60)) == 60  # opened before, and undisturbed
+    assert len(remote.search(QUERY_LD, k=60)) == 60  # opened before, and undisturbed
 
 
 def test_a_server_killed_while_uploading_leaves_nothing_and_the_same_command_goes_on(
@@ -126,7 +135,7 @@ def test_a_server_killed_while_uploading_leaves_nothing_and_the_same_command_goe
     report = build_index(uri, out, model=model, progress=again, **SETTINGS)
     assert again.stages == ["upload"]  # nothing was encoded twice
     assert live_generation(location(out)) == report.generation
-    assert len(Index.open(out).search(QUERY, k=60)) == 60
+    assert len(Index.open(out).search(QUERY_LD, k=60)) == 60
 
 
 def test_a_driver_killed_after_the_swap_finds_its_own_generation(
@@ -255,9 +264,8 @@ def test_serving_from_a_bucket_says_no_secret(remote_index, local_index, tmp_pat
             line = first_line(process)
             assert line.startswith(f"tartan: serving {remote_index} (3 shards"), log.read_text()
             wanted = Index.open(local_index)
-            query = wanted.generation.codec.rotate(wanted_query())
             with Client(line.split()[-1]) as client:
-                assert list(client.search(query, k=7).hits) == wanted.search(query, k=7)
+                assert list(client.search(QUERY_LD, k=7).hits) == wanted.search(QUERY_LD, k=7)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
@@ -265,12 +273,6 @@ def test_serving_from_a_bucket_says_no_secret(remote_index, local_index, tmp_pat
     assert not [s for s in (SECRET_KEY, SESSION_TOKEN, ACCESS_KEY) if s in said]
     cached = [path.name for path in (tmp_path / "cache" / "content").iterdir() if path.is_dir()]
     assert len(cached) == 4
-
-
-def wanted_query():
-    import numpy as np
-
-    return np.random.default_rng(2).standard_normal((5, 32), dtype=np.float32)
 
 
 @pytest.mark.long
