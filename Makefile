@@ -9,6 +9,8 @@ DATA ?= ../shared/data/cranfield
 PIP := $(BIN)/pip --disable-pip-version-check
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED := 0
+# Compiled modules are kept, whatever the shell says: a service and a job are many processes.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: venv demo test test-long check format stubs buf audit asan neon bench clean
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from colbert_core.types import F32, I64, Bool
+from colbert_core.types import F32, F64, I64, Bool
 
 ROUNDS = 2  # times that more is scored: what is scored then says more of the errors
 PRIOR_COUNT = 5.0  # passages that the expected spread counts for beside those that are scored
@@ -36,6 +36,8 @@ CHANCES: I64 = np.array(
     np.int64,
 )
 """Of what lies so many steps above a score, from -REACH on, to be above it."""
+
+_CHANCES_F64: F64 = CHANCES.astype(np.float64)
 
 
 class ExpectedMisses:
@@ -119,13 +121,19 @@ def _steps(steps: np.ndarray) -> I64:
 
 
 def _level(scored_X: I64, rest_X: I64, k: int) -> int:
-    """The lowest step that no more than k are expected to reach."""
+    """The lowest step that no more than k are expected to reach; the higher, the fewer do."""
+    # In float64, which multiplies faster and holds integers below 2^53: 2^37 passages.
+    near_X = np.correlate(np.pad(rest_X.astype(np.float64), (0, 2 * REACH)), _CHANCES_F64)
+    expected_X = near_X.astype(np.int64)  # of what is within reach of each step from 0 on
+    beyond_X = _from_each(rest_X)[2 * REACH + 1 :]
+    expected_X[: len(beyond_X)] += UNIT * beyond_X
+    expected_X[: HIGHEST + 1] += UNIT * _from_each(scored_X)[REACH:]
+    return int(np.count_nonzero(expected_X > k * UNIT))
 
-    def reached(step: int) -> bool:
-        expected = int(_chances(rest_X, step).sum()) + UNIT * int(scored_X[step + REACH :].sum())
-        return expected > k * UNIT
 
-    return _first_not(reached, 0, HIGHEST + REACH + 1)
+def _from_each(counts_X: I64) -> I64:
+    """How many lie at each step or above."""
+    return np.cumsum(counts_X[::-1])[::-1]
 
 
 def _chances(rest_X: I64, level: int) -> I64:
@@ -140,12 +148,3 @@ def _cut(rest_X: I64, level: int, allowed: int) -> int:
     """The lowest step that has to be scored so that what is below misses no more than allowed."""
     missed_X = np.cumsum(_chances(rest_X, level))
     return int(np.count_nonzero(missed_X <= allowed)) - REACH
-
-
-def _first_not(holds: Callable[[int], bool], low: int, high: int) -> int:
-    """The first of low … high for which something that holds no longer once it does not does not;
-    `high` where it always does."""
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if holds(middle) else (low, middle)
-    return low
