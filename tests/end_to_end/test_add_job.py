@@ -1,4 +1,7 @@
-"""The add job on a real Ray: documents added to an index are found as if they had been built in."""
+"""The add job on a real Ray: documents added to an index are found as if they had been built in.
+
+With workers whose model is arithmetic (light_worker.py), and by `make test-long` with a real one.
+"""
 
 from __future__ import annotations
 
@@ -31,20 +34,32 @@ def write(path: Path, names: list[str], seed: int) -> Path:
     return path
 
 
+@pytest.fixture(scope="module", params=[False, pytest.param(True, marks=pytest.mark.long)])
+def real(request: pytest.FixtureRequest) -> bool:
+    """Whether workers have a real model."""
+    return bool(request.param)
+
+
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory, ray_cluster: object) -> Iterator[Path]:
+def built(
+    tmp_path_factory: pytest.TempPathFactory, ray_cluster: object, real: bool
+) -> Iterator[Path]:
     """A folder with an index and what it was built of, by workers that all jobs here have."""
     folder = tmp_path_factory.mktemp("add")
     write(folder / "a.jsonl", [f"a{n}" for n in range(40)], 1)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("cluster.worker_slots.EncoderWorker", LightWorker)
+        if not real:
+            patched.setattr("cluster.worker_slots.EncoderWorker", LightWorker)
         build_index(folder / "a.jsonl", folder / "ix", shards=2, workers=1, pool_factor=2)
         yield folder
 
 
 def test_documents_are_added_replaced_and_refused(
-    built: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    built: Path, real: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def query(row: dict[str, Any]) -> str | F32:
+        return str(row["text"]) if real else vectors_of(row["text"].split())
+
     path = built / "ix"
     before = Index.open(path)
     new = write(built / "b.jsonl", ["b1", "b2", "a3"], 2)
@@ -80,10 +95,6 @@ def test_documents_are_added_replaced_and_refused(
     found = now.search(query(rows["b1"]), k=42, exact=True)
     compacted = now.compact().search(query(rows["b1"]), k=42, exact=True)
     assert (found.ids, found.scores.tolist()) == (compacted.ids, compacted.scores.tolist())
-
-
-def query(row: dict[str, Any]) -> F32:
-    return vectors_of(row["text"].split())
 
 
 def test_another_model_is_refused(built: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """`tartan` from bucket to bucket, on a real Ray: built, stopped, gone on with, searched, served.
 
-Workers whose model is arithmetic encode (light_worker.py), but in the processes that are killed.
+Where text is not searched, workers whose model is arithmetic encode (light_worker.py).
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ from colbert_core import Index
 from colbert_core.errors import IndexExists, InvalidInput, Unavailable
 from colbert_core.index import live_generation, read_current
 from colbert_core.storage import location
+from workers.encoder import EncoderWorker
 
 WORDS = Path(__file__).read_text().split()
 SETTINGS = {"shards": 2, "bits": 2, "seed": 3, "workers": 1}
+QUERY = "built stopped searched"
 QUERY_LD = np.random.default_rng(4).standard_normal((5, DIM), dtype=np.float32)
 
 
@@ -88,17 +90,18 @@ class Recorder(SilentProgress):
 
 
 def test_from_bucket_to_bucket_as_from_folder_to_folder(
-    ray_cluster, corpus, bucket, model, tmp_path
+    ray_cluster, corpus, bucket, model, tmp_path, monkeypatch
 ):
     uri, here = corpus
     out = f"s3://{bucket}/built/index"
+    monkeypatch.setattr("cluster.worker_slots.EncoderWorker", EncoderWorker)
     progress = Recorder()
     report = build_index(uri, out, model=model, progress=progress, **SETTINGS)
     assert report.index == out
     assert report.seconds["upload"] > 0
     local = build_index(here, tmp_path / "index", model=model, **SETTINGS)
     remote, wanted = Index.open(out), Index.open(tmp_path / "index")
-    assert remote.search(QUERY_LD, k=9) == wanted.search(QUERY_LD, k=9)
+    assert remote.search(QUERY, k=9) == wanted.search(QUERY, k=9)
     assert report.generation.startswith("g000001-")
     # The same bytes, but for the name of the generation.
     sums = [
@@ -114,7 +117,7 @@ def test_from_bucket_to_bucket_as_from_folder_to_folder(
     again = build_index(uri, out, model=model, overwrite=True, **SETTINGS)
     assert again.generation.startswith("g000002-")
     assert read_current(location(out)).parent == report.generation
-    assert len(remote.search(QUERY_LD, k=60)) == 60  # opened before, and undisturbed
+    assert len(remote.search(QUERY, k=60)) == 60  # opened before, and undisturbed
 
 
 def test_a_server_killed_while_uploading_leaves_nothing_and_the_same_command_goes_on(
