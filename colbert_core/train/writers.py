@@ -129,9 +129,10 @@ class LocalWriter:
             torch.manual_seed(seed)
             for start in range(0, len(prompts), self._batch):
                 batch = self._encode(prompts[start : start + self._batch])
-                written = self._model.generate(**batch, **self._options())
-                tails = written[:, batch["input_ids"].shape[1] :]
-                answers += self._tokenizer.batch_decode(tails, skip_special_tokens=True)
+                told = batch["input_ids"].shape[1]
+                ends = [_LineEnds(self._tokenizer, told)]
+                written = self._model.generate(**batch, **self._options(), stopping_criteria=ends)
+                answers += self._tokenizer.batch_decode(written[:, told:], skip_special_tokens=True)
         return answers
 
     def _options(self) -> dict[str, Any]:
@@ -168,6 +169,20 @@ class LocalWriter:
         return str(
             self._tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
         )
+
+
+class _LineEnds:
+    """Says which answers have their first line: only that one counts (`templates.query_of`), and a
+    model that was not taught to end its answers would go on with passages of its own."""
+
+    def __init__(self, tokenizer: Any, told: int) -> None:
+        self._tokenizer, self._told = tokenizer, told
+
+    def __call__(self, ids: torch.Tensor, _scores: object, **_: object) -> torch.Tensor:
+        """bool [prompts], for the ids of prompts and answers so far."""
+        answers = self._tokenizer.batch_decode(ids[:, self._told :], skip_special_tokens=True)
+        ended = ["\n" in answer.lstrip() for answer in answers]
+        return torch.tensor(ended, device=ids.device)
 
 
 def _load(folder: Path) -> tuple[Any, Any]:

@@ -239,6 +239,22 @@ def test_a_model_that_cannot_write_is_refused(corpus, tmp_path, model):
             LocalWriter.load(model, SHORT, batch)
 
 
+def test_nothing_is_written_behind_the_first_line(tmp_path):
+    folder = causal(tmp_path)
+    tokenizer = folder / "tokenizer.json"
+    told = json.loads(tokenizer.read_text())
+    vocabulary = told["model"]["vocab"]
+    vocabulary["\n"] = vocabulary.pop("world")
+    tokenizer.write_text(json.dumps(told))
+    writer = LocalWriter.load(folder, Sampling(temperature=1.0, max_tokens=400), batch=2)
+    answers = writer.write(["hello", "hello the", "the", "the the hello"], seed=0)
+    lines = [answer.strip().splitlines() for answer in answers]
+    # A batch goes on until its last answer has a line.
+    assert min(map(len, lines[:2])) == 1
+    assert min(map(len, lines[2:])) == 1
+    assert max(len(answer.split()) for answer in answers) < 200
+
+
 def test_an_endpoint_writes_the_same_way(corpus, tmp_path, service):
     writer = EndpointWriter(service.url, "tiny", SHORT, calls=3)
     service.troubles = [
