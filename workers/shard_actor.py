@@ -15,7 +15,8 @@ from colbert_core.hardware import searches_at_once
 from workers.heap import freeze_heap
 from workers.held_shard import HeldShard
 from workers.process_meter import ProcessMeter, ProcessState
-from workers.shard_server import Interceptor, ShardServer
+from workers.shard_lines import Interceptor
+from workers.shard_server import ShardServer
 
 SETTLE_S = 60.0  # between two looks whether the shard fits into memory by now
 

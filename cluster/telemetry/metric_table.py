@@ -101,7 +101,7 @@ SHARD_SERVER = (
     ),
     _seconds("tartan_server_search_seconds", "A search, in the shard.", "shard"),
     _seconds("tartan_server_fetch_seconds", "Reading passages and matching their tokens.", "shard"),
-    _seconds("tartan_server_queue_seconds", "What calls waited for a thread.", "shard"),
+    _seconds("tartan_server_queue_seconds", "What calls waited for their turn.", "shard"),
     _counts("tartan_server_touched_passages", "Passages that a probed centroid led to.", "shard"),
     _counts("tartan_server_scored_passages", "Passages that were scored precisely.", "shard"),
     _gauge("tartan_server_calls_in_flight", "Calls that wait or run.", "shard"),

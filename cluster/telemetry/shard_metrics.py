@@ -1,7 +1,7 @@
 """A shard server's metrics: an interceptor that sees every call arrive, begin and end.
 
-gRPC asks interceptors when a call arrives, and runs what they give in a thread of the pool: what
-lies in between is the time that the call waited for a thread.
+gRPC asks interceptors when a call arrives, and runs what they give in a thread of the pool, in its
+turn (workers/turns.py): what lies in between is the time that the call waited.
 """
 
 from __future__ import annotations

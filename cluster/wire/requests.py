@@ -62,7 +62,7 @@ class _Parsing:
 
 
 def _never_raising(handler: Any) -> Any:
-    """The same method of a service, with one request a call, whose parsing never raises."""
+    """The same method of a service, whose parsing never raises."""
     parse: Callable[[bytes], Any] = handler.request_deserializer
     message = parse.__self__.DESCRIPTOR  # type: ignore[attr-defined]  # bound: Message.FromString
 
@@ -78,6 +78,10 @@ def _never_raising(handler: Any) -> Any:
                 )
             )
 
+    if handler.request_streaming:  # and answers to each
+        return grpc.stream_stream_rpc_method_handler(
+            handler.stream_stream, parse_or_say, handler.response_serializer
+        )
     if handler.response_streaming:
         return grpc.unary_stream_rpc_method_handler(
             handler.unary_stream, parse_or_say, handler.response_serializer

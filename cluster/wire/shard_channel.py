@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import time
+
 import grpc
 
 from cluster.wire import shard as convert
 from cluster.wire.channels import channel_options
 from cluster.wire.inner_tls import SERVER_NAME, InnerTls
 from cluster.wire.request_context import Metadata, passed_on
+from cluster.wire.shard_lines import ShardLines
 from cluster.wire.status import from_status
 from cluster.wire.tartan.shard.v1 import shard_pb2, shard_pb2_grpc
 from cluster.wire.token import bearer
 from cluster.wire.types import FetchQuery, ShardAnswer, ShardIdentity, ShardQuery, StoredPassage
-from colbert_core.errors import IndexMissing, TartanError
+from colbert_core.errors import DeadlineExceeded, IndexMissing, TartanError
 
 
 class ShardChannel:
@@ -53,6 +56,7 @@ class ShardChannel:
                 address, tls.of_channel(), options=[*options, SERVER_NAME]
             )
         self._stub = shard_pb2_grpc.ShardServiceStub(self._channel)
+        self._lines = ShardLines(self._stub, self._metadata)
 
     def connected(self) -> bool:
         """Whether there is a connection now; where there is none, it begins to be made."""
@@ -60,15 +64,22 @@ class ShardChannel:
         return state is grpc.ChannelConnectivity.READY
 
     async def search(self, query: ShardQuery, timeout_s: float) -> ShardAnswer:
-        """The shard's best passages."""
+        """The shard's best passages, over a line where one is free."""
         request = convert.query_to_proto(query, self._shard_id)
+        until = time.monotonic() + timeout_s
         try:
-            answer = await self._stub.Search(
-                request, timeout=timeout_s, metadata=self._call_metadata()
-            )
-            return convert.answer_from_proto(answer)
+            answer = await self._lines.search(request, passed_on(), timeout_s)
+            if answer is None:
+                answer = await self._stub.Search(
+                    request, timeout=until - time.monotonic(), metadata=self._call_metadata()
+                )
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"shard server {self.address} did not answer in {timeout_s:.3g} s"
+            ) from None
         except grpc.aio.AioRpcError as error:
             raise self._error(error) from None
+        return convert.answer_from_proto(answer)
 
     async def fetch(self, query: FetchQuery, timeout_s: float) -> list[StoredPassage]:
         """Passages in the order of `query.pids_M`."""

@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 WIRE = ("ray", "grpc", "google", "grpc_health", "grpc_reflection", "grpc_status")
 SERVING = (
-    *(ROOT / "workers" / f"{name}.py" for name in ("held_shard", "shard_server", "shard_actor")),
+    *(ROOT / "workers" / f"{name}.py" for name in ("held_shard", "turns")),
+    *(ROOT / "workers" / f"shard_{name}.py" for name in ("server", "lines", "actor")),
     *ROOT.glob("cluster/gateway*.py"),
     *ROOT.glob("cluster/client*.py"),
 )

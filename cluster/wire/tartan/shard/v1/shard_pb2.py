@@ -25,29 +25,37 @@ _sym_db = _symbol_database.Default()
 from cluster.wire.tartan.v1 import search_pb2 as tartan_dot_v1_dot_search__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btartan/shard/v1/shard.proto\x12\x0ftartan.shard.v1\x1a\x16tartan/v1/search.proto\"\x92\x03\n\rSearchRequest\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x10\n\x08shard_id\x18\x02 \x01(\t\x12\x14\n\x0cquery_tokens\x18\x03 \x01(\r\x12\x0b\n\x03\x64im\x18\x04 \x01(\r\x12\x0e\n\x06nprobe\x18\x05 \x01(\r\x12\r\n\x05query\x18\x06 \x01(\x0c\x12\x11\n\tprobe_ids\x18\x07 \x01(\x0c\x12\x14\n\x0cprobe_scores\x18\x08 \x01(\x0c\x12\t\n\x01k\x18\t \x01(\r\x12\x12\n\ncandidates\x18\n \x01(\r\x12\r\n\x05\x65xact\x18\x0b \x01(\x08\x12\x13\n\x06margin\x18\x0c \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06scored\x18\r \x01(\r\x12\x13\n\x06missed\x18\x11 \x01(\x01H\x01\x88\x01\x01\x12\x0e\n\x06spread\x18\x12 \x01(\x01\x12!\n\x06\x66ilter\x18\x0f \x01(\x0b\x32\x11.tartan.v1.Filter\x12%\n\x05\x61long\x18\x10 \x01(\x0b\x32\x16.tartan.shard.v1.AlongB\t\n\x07_marginB\t\n\x07_missedJ\x04\x08\x0e\x10\x0fR\x12interaction_margin\"C\n\x05\x41long\x12\x10\n\x08passages\x18\x01 \x01(\r\x12\x11\n\twith_text\x18\x02 \x01(\x08\x12\x15\n\rwith_metadata\x18\x03 \x01(\x08\"\x94\x01\n\x0eSearchResponse\x12\x0c\n\x04pids\x18\x01 \x01(\x0c\x12\x0e\n\x06scores\x18\x02 \x01(\x0c\x12\x0f\n\x07touched\x18\x03 \x01(\x04\x12\x0e\n\x06scored\x18\x04 \x01(\x04\x12\x11\n\tsearch_ms\x18\x05 \x01(\x01\x12\x30\n\x08passages\x18\x06 \x03(\x0b\x32\x1e.tartan.shard.v1.StoredPassage\"\x9e\x01\n\x0c\x46\x65tchRequest\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x10\n\x08shard_id\x18\x02 \x01(\t\x12\x0c\n\x04pids\x18\x03 \x01(\x0c\x12\x11\n\twith_text\x18\x04 \x01(\x08\x12\x15\n\rwith_metadata\x18\x05 \x01(\x08\x12\r\n\x05query\x18\x06 \x01(\x0c\x12\x14\n\x0cquery_tokens\x18\x07 \x01(\r\x12\x0b\n\x03\x64im\x18\x08 \x01(\r\"A\n\rFetchResponse\x12\x30\n\x08passages\x18\x01 \x03(\x0b\x32\x1e.tartan.shard.v1.StoredPassage\"\x9d\x01\n\rStoredPassage\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\x04text\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x15\n\rmetadata_json\x18\x03 \x01(\t\x12\x14\n\x0cmatch_tokens\x18\x04 \x01(\x0c\x12\x14\n\x0cmatch_scores\x18\x05 \x01(\x0c\x12!\n\x06window\x18\x06 \x01(\x0b\x32\x11.tartan.v1.WindowB\x07\n\x05_text\"\x15\n\x13GetShardInfoRequest\"|\n\x14GetShardInfoResponse\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x10\n\x08shard_id\x18\x02 \x01(\t\x12\x10\n\x08passages\x18\x03 \x01(\x04\x12\x0e\n\x06tokens\x18\x04 \x01(\x04\x12\x0b\n\x03\x64im\x18\x05 \x01(\r\x12\x0f\n\x07kernels\x18\x06 \x01(\t2\xfe\x01\n\x0cShardService\x12I\n\x06Search\x12\x1e.tartan.shard.v1.SearchRequest\x1a\x1f.tartan.shard.v1.SearchResponse\x12\x46\n\x05\x46\x65tch\x12\x1d.tartan.shard.v1.FetchRequest\x1a\x1e.tartan.shard.v1.FetchResponse\x12[\n\x0cGetShardInfo\x12$.tartan.shard.v1.GetShardInfoRequest\x1a%.tartan.shard.v1.GetShardInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btartan/shard/v1/shard.proto\x12\x0ftartan.shard.v1\x1a\x16tartan/v1/search.proto\"\x92\x03\n\rSearchRequest\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x10\n\x08shard_id\x18\x02 \x01(\t\x12\x14\n\x0cquery_tokens\x18\x03 \x01(\r\x12\x0b\n\x03\x64im\x18\x04 \x01(\r\x12\x0e\n\x06nprobe\x18\x05 \x01(\r\x12\r\n\x05query\x18\x06 \x01(\x0c\x12\x11\n\tprobe_ids\x18\x07 \x01(\x0c\x12\x14\n\x0cprobe_scores\x18\x08 \x01(\x0c\x12\t\n\x01k\x18\t \x01(\r\x12\x12\n\ncandidates\x18\n \x01(\r\x12\r\n\x05\x65xact\x18\x0b \x01(\x08\x12\x13\n\x06margin\x18\x0c \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06scored\x18\r \x01(\r\x12\x13\n\x06missed\x18\x11 \x01(\x01H\x01\x88\x01\x01\x12\x0e\n\x06spread\x18\x12 \x01(\x01\x12!\n\x06\x66ilter\x18\x0f \x01(\x0b\x32\x11.tartan.v1.Filter\x12%\n\x05\x61long\x18\x10 \x01(\x0b\x32\x16.tartan.shard.v1.AlongB\t\n\x07_marginB\t\n\x07_missedJ\x04\x08\x0e\x10\x0fR\x12interaction_margin\"C\n\x05\x41long\x12\x10\n\x08passages\x18\x01 \x01(\r\x12\x11\n\twith_text\x18\x02 \x01(\x08\x12\x15\n\rwith_metadata\x18\x03 \x01(\x08\"\x94\x01\n\x0eSearchResponse\x12\x0c\n\x04pids\x18\x01 \x01(\x0c\x12\x0e\n\x06scores\x18\x02 \x01(\x0c\x12\x0f\n\x07touched\x18\x03 \x01(\x04\x12\x0e\n\x06scored\x18\x04 \x01(\x04\x12\x11\n\tsearch_ms\x18\x05 \x01(\x01\x12\x30\n\x08passages\x18\x06 \x03(\x0b\x32\x1e.tartan.shard.v1.StoredPassage\"\xc7\x01\n\x0fSearchesRequest\x12.\n\x06search\x18\x01 \x01(\x0b\x32\x1e.tartan.shard.v1.SearchRequest\x12\x11\n\ttimeout_s\x18\x02 \x01(\x01\x12@\n\x08metadata\x18\x03 \x03(\x0b\x32..tartan.shard.v1.SearchesRequest.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"v\n\x10SearchesResponse\x12\x31\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x1f.tartan.shard.v1.SearchResponseH\x00\x12%\n\x07problem\x18\x02 \x01(\x0b\x32\x12.tartan.v1.ProblemH\x00\x42\x08\n\x06result\"\x9e\x01\n\x0c\x46\x65tchRequest\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x10\n\x08shard_id\x18\x02 \x01(\t\x12\x0c\n\x04pids\x18\x03 \x01(\x0c\x12\x11\n\twith_text\x18\x04 \x01(\x08\x12\x15\n\rwith_metadata\x18\x05 \x01(\x08\x12\r\n\x05query\x18\x06 \x01(\x0c\x12\x14\n\x0cquery_tokens\x18\x07 \x01(\r\x12\x0b\n\x03\x64im\x18\x08 \x01(\r\"A\n\rFetchResponse\x12\x30\n\x08passages\x18\x01 \x03(\x0b\x32\x1e.tartan.shard.v1.StoredPassage\"\x9d\x01\n\rStoredPassage\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\x04text\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x15\n\rmetadata_json\x18\x03 \x01(\t\x12\x14\n\x0cmatch_tokens\x18\x04 \x01(\x0c\x12\x14\n\x0cmatch_scores\x18\x05 \x01(\x0c\x12!\n\x06window\x18\x06 \x01(\x0b\x32\x11.tartan.v1.WindowB\x07\n\x05_text\"\x15\n\x13GetShardInfoRequest\"|\n\x14GetShardInfoResponse\x12\x12\n\ngeneration\x18\x01 \x01(\t\x12\x10\n\x08shard_id\x18\x02 \x01(\t\x12\x10\n\x08passages\x18\x03 \x01(\x04\x12\x0e\n\x06tokens\x18\x04 \x01(\x04\x12\x0b\n\x03\x64im\x18\x05 \x01(\r\x12\x0f\n\x07kernels\x18\x06 \x01(\t2\xd3\x02\n\x0cShardService\x12I\n\x06Search\x12\x1e.tartan.shard.v1.SearchRequest\x1a\x1f.tartan.shard.v1.SearchResponse\x12S\n\x08Searches\x12 .tartan.shard.v1.SearchesRequest\x1a!.tartan.shard.v1.SearchesResponse(\x01\x30\x01\x12\x46\n\x05\x46\x65tch\x12\x1d.tartan.shard.v1.FetchRequest\x1a\x1e.tartan.shard.v1.FetchResponse\x12[\n\x0cGetShardInfo\x12$.tartan.shard.v1.GetShardInfoRequest\x1a%.tartan.shard.v1.GetShardInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tartan.shard.v1.shard_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_SEARCHESREQUEST_METADATAENTRY']._loaded_options = None
+  _globals['_SEARCHESREQUEST_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_SEARCHREQUEST']._serialized_start=73
   _globals['_SEARCHREQUEST']._serialized_end=475
   _globals['_ALONG']._serialized_start=477
   _globals['_ALONG']._serialized_end=544
   _globals['_SEARCHRESPONSE']._serialized_start=547
   _globals['_SEARCHRESPONSE']._serialized_end=695
-  _globals['_FETCHREQUEST']._serialized_start=698
-  _globals['_FETCHREQUEST']._serialized_end=856
-  _globals['_FETCHRESPONSE']._serialized_start=858
-  _globals['_FETCHRESPONSE']._serialized_end=923
-  _globals['_STOREDPASSAGE']._serialized_start=926
-  _globals['_STOREDPASSAGE']._serialized_end=1083
-  _globals['_GETSHARDINFOREQUEST']._serialized_start=1085
-  _globals['_GETSHARDINFOREQUEST']._serialized_end=1106
-  _globals['_GETSHARDINFORESPONSE']._serialized_start=1108
-  _globals['_GETSHARDINFORESPONSE']._serialized_end=1232
-  _globals['_SHARDSERVICE']._serialized_start=1235
-  _globals['_SHARDSERVICE']._serialized_end=1489
+  _globals['_SEARCHESREQUEST']._serialized_start=698
+  _globals['_SEARCHESREQUEST']._serialized_end=897
+  _globals['_SEARCHESREQUEST_METADATAENTRY']._serialized_start=850
+  _globals['_SEARCHESREQUEST_METADATAENTRY']._serialized_end=897
+  _globals['_SEARCHESRESPONSE']._serialized_start=899
+  _globals['_SEARCHESRESPONSE']._serialized_end=1017
+  _globals['_FETCHREQUEST']._serialized_start=1020
+  _globals['_FETCHREQUEST']._serialized_end=1178
+  _globals['_FETCHRESPONSE']._serialized_start=1180
+  _globals['_FETCHRESPONSE']._serialized_end=1245
+  _globals['_STOREDPASSAGE']._serialized_start=1248
+  _globals['_STOREDPASSAGE']._serialized_end=1405
+  _globals['_GETSHARDINFOREQUEST']._serialized_start=1407
+  _globals['_GETSHARDINFOREQUEST']._serialized_end=1428
+  _globals['_GETSHARDINFORESPONSE']._serialized_start=1430
+  _globals['_GETSHARDINFORESPONSE']._serialized_end=1554
+  _globals['_SHARDSERVICE']._serialized_start=1557
+  _globals['_SHARDSERVICE']._serialized_end=1896
 # @@protoc_insertion_point(module_scope)

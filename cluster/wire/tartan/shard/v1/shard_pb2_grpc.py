@@ -39,6 +39,11 @@ class ShardServiceStub:
                 request_serializer=tartan_dot_shard_dot_v1_dot_shard__pb2.SearchRequest.SerializeToString,
                 response_deserializer=tartan_dot_shard_dot_v1_dot_shard__pb2.SearchResponse.FromString,
                 _registered_method=True)
+        self.Searches = channel.stream_stream(
+                '/tartan.shard.v1.ShardService/Searches',
+                request_serializer=tartan_dot_shard_dot_v1_dot_shard__pb2.SearchesRequest.SerializeToString,
+                response_deserializer=tartan_dot_shard_dot_v1_dot_shard__pb2.SearchesResponse.FromString,
+                _registered_method=True)
         self.Fetch = channel.unary_unary(
                 '/tartan.shard.v1.ShardService/Fetch',
                 request_serializer=tartan_dot_shard_dot_v1_dot_shard__pb2.FetchRequest.SerializeToString,
@@ -56,6 +61,16 @@ class ShardServiceServicer:
 
     def Search(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Searches(self, request_iterator, context):
+        """Searches one after another, each answered before the next is sent: a line. A call costs more
+        than what it carries does, so gateways keep some lines to each server, and use Search where all
+        of them are taken. A server that has as many lines as it takes, or is about to end, ends one
+        without an answer. Who stops waiting for an answer cancels the line.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -79,6 +94,11 @@ def add_ShardServiceServicer_to_server(servicer, server):
                     servicer.Search,
                     request_deserializer=tartan_dot_shard_dot_v1_dot_shard__pb2.SearchRequest.FromString,
                     response_serializer=tartan_dot_shard_dot_v1_dot_shard__pb2.SearchResponse.SerializeToString,
+            ),
+            'Searches': grpc.stream_stream_rpc_method_handler(
+                    servicer.Searches,
+                    request_deserializer=tartan_dot_shard_dot_v1_dot_shard__pb2.SearchesRequest.FromString,
+                    response_serializer=tartan_dot_shard_dot_v1_dot_shard__pb2.SearchesResponse.SerializeToString,
             ),
             'Fetch': grpc.unary_unary_rpc_method_handler(
                     servicer.Fetch,
@@ -118,6 +138,33 @@ class ShardService:
             '/tartan.shard.v1.ShardService/Search',
             tartan_dot_shard_dot_v1_dot_shard__pb2.SearchRequest.SerializeToString,
             tartan_dot_shard_dot_v1_dot_shard__pb2.SearchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Searches(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/tartan.shard.v1.ShardService/Searches',
+            tartan_dot_shard_dot_v1_dot_shard__pb2.SearchesRequest.SerializeToString,
+            tartan_dot_shard_dot_v1_dot_shard__pb2.SearchesResponse.FromString,
             options,
             channel_credentials,
             insecure,

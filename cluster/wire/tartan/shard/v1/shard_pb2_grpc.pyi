@@ -17,7 +17,7 @@ What holds:
   - Calls change nothing, so that the gateway may ask several replicas the same. It never does so
     after RESOURCE_EXHAUSTED, which says that a server is full and did not start.
   - The gRPC deadline is the kernel's deadline: work stops when it has passed. A call that was
-    cancelled, or whose deadline passed, while it waited for a thread is not begun.
+    cancelled, or whose deadline passed, while it waited for its turn is not begun.
 """
 
 from collections import abc as _abc
@@ -49,6 +49,12 @@ class ShardServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ShardServiceAsyncStub: ...
     Search: _grpc.UnaryUnaryMultiCallable[_shard_pb2.SearchRequest, _shard_pb2.SearchResponse]
+    Searches: _grpc.StreamStreamMultiCallable[_shard_pb2.SearchesRequest, _shard_pb2.SearchesResponse]
+    """Searches one after another, each answered before the next is sent: a line. A call costs more
+    than what it carries does, so gateways keep some lines to each server, and use Search where all
+    of them are taken. A server that has as many lines as it takes, or is about to end, ends one
+    without an answer. Who stops waiting for an answer cancels the line.
+    """
     Fetch: _grpc.UnaryUnaryMultiCallable[_shard_pb2.FetchRequest, _shard_pb2.FetchResponse]
     GetShardInfo: _grpc.UnaryUnaryMultiCallable[_shard_pb2.GetShardInfoRequest, _shard_pb2.GetShardInfoResponse]
 
@@ -56,6 +62,12 @@ class ShardServiceStub:
 class ShardServiceAsyncStub(ShardServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Search: _aio.UnaryUnaryMultiCallable[_shard_pb2.SearchRequest, _shard_pb2.SearchResponse]  # type: ignore[assignment]
+    Searches: _aio.StreamStreamMultiCallable[_shard_pb2.SearchesRequest, _shard_pb2.SearchesResponse]  # type: ignore[assignment]
+    """Searches one after another, each answered before the next is sent: a line. A call costs more
+    than what it carries does, so gateways keep some lines to each server, and use Search where all
+    of them are taken. A server that has as many lines as it takes, or is about to end, ends one
+    without an answer. Who stops waiting for an answer cancels the line.
+    """
     Fetch: _aio.UnaryUnaryMultiCallable[_shard_pb2.FetchRequest, _shard_pb2.FetchResponse]  # type: ignore[assignment]
     GetShardInfo: _aio.UnaryUnaryMultiCallable[_shard_pb2.GetShardInfoRequest, _shard_pb2.GetShardInfoResponse]  # type: ignore[assignment]
 
@@ -66,6 +78,18 @@ class ShardServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _shard_pb2.SearchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_shard_pb2.SearchResponse, _abc.Awaitable[_shard_pb2.SearchResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Searches(
+        self,
+        request_iterator: _MaybeAsyncIterator[_shard_pb2.SearchesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_shard_pb2.SearchesResponse], _abc.AsyncIterator[_shard_pb2.SearchesResponse]]:
+        """Searches one after another, each answered before the next is sent: a line. A call costs more
+        than what it carries does, so gateways keep some lines to each server, and use Search where all
+        of them are taken. A server that has as many lines as it takes, or is about to end, ends one
+        without an answer. Who stops waiting for an answer cancels the line.
+        """
 
     @_abc_1.abstractmethod
     def Fetch(
