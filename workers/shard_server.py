@@ -34,7 +34,9 @@ from workers.shard_lines import MOST_LINES, Interceptor, ShardLines
 from workers.turns import InTurn, Turns
 
 SERVICE = "tartan.shard.v1.ShardService"
-SEARCH, FETCH = f"/{SERVICE}/Search", f"/{SERVICE}/Fetch"
+SEARCH = f"/{SERVICE}/Search"
+IN_TURN = frozenset((SEARCH, f"/{SERVICE}/Fetch", f"/{SERVICE}/GetShardInfo"))
+"""Also what is asked of a server to see whether it answers: it is to take as long as a search."""
 DEFAULT_TIMEOUT_S = 60.0
 
 # gRPC reads a call's message when a thread takes it; until then so much of it may arrive, which
@@ -87,8 +89,9 @@ class _Servicer(shard_pb2_grpc.ShardServiceServicer):
     def GetShardInfo(  # noqa: N802
         self,
         request: shard_pb2.GetShardInfoRequest,  # noqa: ARG002
-        context: grpc.ServicerContext,  # noqa: ARG002
+        context: grpc.ServicerContext,
     ) -> shard_pb2.GetShardInfoResponse:
+        _deadline(context)
         return convert.identity_to_proto(self._held.identity)
 
 
@@ -139,7 +142,7 @@ class ShardServer:
             Unavailable: the address cannot be listened on.
         """
         at_once = threads or processors()
-        turns = InTurn(Turns(at_once), frozenset((SEARCH, FETCH)), DEFAULT_TIMEOUT_S)
+        turns = InTurn(Turns(at_once), IN_TURN, DEFAULT_TIMEOUT_S)
         self._pool = ThreadPoolExecutor(at_once + MOST_LINES, thread_name_prefix="shard")
         self._server = grpc.server(
             self._pool,

@@ -161,6 +161,8 @@ def test_at_most_as_many_work_at_once_and_the_rest_wait_by_line_or_call(
         await asyncio.sleep(0.2)
         assert held.begun == held.at_once == 2
         assert channel._lines._open == shard_lines.MOST_LINES
+        with pytest.raises(DeadlineExceeded):  # a probe waits its turn, too
+            await channel.probe(held.generation, 0.2)
         held.go.set()
         answers = await asyncio.gather(*asked)
         assert len({tuple(answer.top.pids_K.tolist()) for answer in answers}) == 1
