@@ -47,7 +47,8 @@ from cluster.cli_train_options import (
 )
 from cluster.cli_train_tuples import parse_ranks
 from cluster.progress import progress_for
-from colbert_core.text.aliases import UNTRAINED_MODEL
+from colbert_core.errors import InvalidInput
+from colbert_core.text.aliases import DEFAULT_MODEL, UNTRAINED_MODEL
 
 
 def adapt_command(
@@ -78,6 +79,14 @@ def adapt_command(
     ranks: Annotated[
         str, typer.Option("--ranks", metavar="FIRST:LAST", help="Where negatives are drawn from.")
     ] = "5:100",
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--teacher",
+            help="Judges the tuples, as `score --teacher`, and no cross-encoder is trained; may be "
+            "given again.",
+        ),
+    ] = None,
     teacher_model: Annotated[
         str, typer.Option("--teacher-model", help="What each cross-encoder starts from.")
     ] = UNTRAINED_MODEL,
@@ -88,7 +97,7 @@ def adapt_command(
     ] = 2e-5,
     model: Annotated[
         str, typer.Option("--model", help="What the student starts from.")
-    ] = UNTRAINED_MODEL,
+    ] = DEFAULT_MODEL,
     steps: Annotated[int, typer.Option("--steps", help="Of the student; 0: one epoch.")] = 0,
     batch: Annotated[int, typer.Option("--batch", help="The student's tuples a step.")] = 32,
     rate: Annotated[float, typer.Option("--rate", help="The student's.")] = 1e-5,
@@ -116,8 +125,8 @@ def adapt_command(
 
     A language model writes a query set for each template; each set, filtered and mined, trains a
     cross-encoder of its own; all of them score all tuples, and one student is distilled from the
-    averages. Killed at any moment, the same command goes on where it stopped. Settings of a step
-    that is done may not change.
+    averages; with --teacher, models that are there score instead. Killed at any moment, the same
+    command goes on where it stopped. Settings of a step that is done may not change.
 
     Example: `tartan train adapt corpus.jsonl --writer MODEL --examples few.jsonl --out adapted`
     """
@@ -125,16 +134,22 @@ def adapt_command(
     from colbert_core.train.mining import MiningSettings
     from colbert_core.train.starting import StudentSettings
     from colbert_core.train.step import Objective
+    from colbert_core.train.teachers import resolved
     from colbert_core.train.templates import TEMPLATES, find_templates, read_examples
     from colbert_core.train.trainer import TrainSettings
 
+    if teacher and (teacher_model != UNTRAINED_MODEL or teacher_steps):
+        raise InvalidInput(
+            "--teacher with --teacher-model or --teacher-steps: with --teacher no cross-encoder is "
+            "trained; leave one of them out"
+        )
     shown = read_examples(examples) if examples else []
     templates = find_templates(template or list(TEMPLATES), shown)
     first, last = parse_ranks(ranks)
     mining = MiningSettings(n_way=n_way, first=first, last=last, seed=seed)
     mining.check()
     generating = make_settings(passages, top, index, bm25, stemmer, seed)
-    teacher = TrainSettings(
+    cross_encoder = TrainSettings(
         steps=teacher_steps,
         batch=teacher_batch,
         rate=teacher_rate,
@@ -158,8 +173,9 @@ def adapt_command(
         generating=generating,
         more=more,
         mining=mining,
+        teachers=tuple(map(resolved, teacher or ())),
         teacher_model=teacher_model,
-        teacher=teacher,
+        teacher=cross_encoder,
         model=model,
         student=student,
         distilling=TrainSettings(

@@ -4,6 +4,8 @@
       └ for each set: mine its tuples ─ for each first one: train a cross-encoder of its own on them
     score the tuples of all sets by all cross-encoders ─ distill one student from the averages
 
+or, where teachers are given, these score, and no cross-encoder is trained.
+
 Under one folder, each step in its own:
 
     OUT/generated/, OUT/more/  query sets (train_generating.py)
@@ -41,6 +43,7 @@ from colbert_core.text.checkpoint import read_checkpoint
 from colbert_core.text.corpus import Corpus
 from colbert_core.train.mining import MiningSettings
 from colbert_core.train.starting import StudentSettings
+from colbert_core.train.teachers import teacher_sha256
 from colbert_core.train.templates import Template
 from colbert_core.train.trainer import TrainSettings, check_values
 from colbert_core.train.writers import Writer
@@ -55,6 +58,7 @@ class AdaptJob:
         writer, templates, generating: of the queries.
         more: passages that get a second query of each template; those train no cross-encoder.
         mining: of the tuples; the filter's rankings give the negatives.
+        teachers: who judges the tuples, as `score` names them; none: cross-encoders trained here.
         teacher_model, teacher: what each cross-encoder starts from, and how it learns.
         model, student, distilling: the same of the student.
         weigh_queries, blend: of the student, as `Beginning` and `TrainJob` have them.
@@ -69,6 +73,7 @@ class AdaptJob:
     generating: GenerateSettings
     more: int
     mining: MiningSettings
+    teachers: Sequence[str]
     teacher_model: str
     teacher: TrainSettings
     model: str
@@ -189,7 +194,9 @@ def _steps(job: AdaptJob, out: Path, progress: Progress) -> tuple[list[Step], li
     made = set_folders(out, names, job.more)
     mined = {name: str(out / "sets" / name / "mined.jsonl") for name in made}
     queries = [str(folder / "queries.jsonl") for folder in made.values()]
-    teachers = [out / "sets" / name / "teacher" for name in names]
+    own = [] if job.teachers else names  # those that train a cross-encoder
+    trained = {name: out / "sets" / name / "teacher" for name in own}
+    teachers = list(job.teachers) or [str(one / "checkpoint") for one in trained.values()]
     scored = out / "scored" / "scored.jsonl"
 
     def mine_set(name: str) -> None:
@@ -213,7 +220,7 @@ def _steps(job: AdaptJob, out: Path, progress: Progress) -> tuple[list[Step], li
         score_tuples(
             list(mined.values()),
             scored,
-            [str(folder / "checkpoint") for folder in teachers],
+            teachers,
             corpus=job.corpus,
             queries=queries,
             n_way=None,
@@ -226,12 +233,12 @@ def _steps(job: AdaptJob, out: Path, progress: Progress) -> tuple[list[Step], li
     tuples = [Step(out / "sets" / name, mining, partial(mine_set, name)) for name in made]
     runs = [
         Step(folder, teacher, partial(run, [mined[name]], folder, student=False))
-        for name, folder in zip(names, teachers, strict=True)
+        for name, folder in trained.items()
     ]
     last = out / "student"
     return tuples, [
         *runs,
-        Step(scored.parent, {"sets": list(made), "teachers": names}, score),
+        Step(scored.parent, {"sets": list(made), "teachers": _judges(job)}, score),
         Step(last, student, partial(run, [str(scored)], last, student=True)),
     ]
 
@@ -249,6 +256,13 @@ def _asked_of_each(job: AdaptJob) -> tuple[Asked, Asked, Asked]:
     student = {"model": _weights(job.model), **dataclasses.asdict(job.student)}
     student |= {"weigh_queries": job.weigh_queries, "blend": job.blend}
     return mining, teacher, student | dataclasses.asdict(job.distilling)
+
+
+def _judges(job: AdaptJob) -> list[str]:
+    """What decides about scores, but for the tuples: each teacher is loaded once."""
+    if not job.teachers:
+        return [template.name for template in job.templates]
+    return [teacher_sha256(name, bf16=job.teacher.bf16)[:16] for name in job.teachers]
 
 
 def _weights(model: str) -> str:

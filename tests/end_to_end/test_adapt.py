@@ -18,6 +18,7 @@ from colbert_core.text import Encoder
 from colbert_core.text.corpus import read_corpus
 from colbert_core.train.averaging import Moments, averaged
 from colbert_core.train.cross_encoder import CrossEncoder
+from colbert_core.train.records import Record
 from colbert_core.train.tuples import read_records
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "core"))
@@ -104,6 +105,26 @@ def test_a_killed_driver_is_gone_on_with_to_the_student(command: list[str], tmp_
 
 
 @pytest.mark.long
+def test_given_teachers_judge(command: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    at = command.index("--teacher-model")
+    given = ["--teacher", "bm25:none", "--teacher", f"maxsim:{command[at + 1]}"]
+    at_steps = command.index("--teacher-steps")
+    command[at_steps : at_steps + 2] = []
+    command[at : at + 2] = given
+    run = tartan(*command, "--json")
+    printed, _ = run.communicate(timeout=WAIT_S)
+    assert run.returncode == 0
+    report = json.loads(printed)
+    assert Encoder.load(report["checkpoint"]).dim == 16
+    assert not list(out.glob("sets/*/teacher"))
+    scored = [record for record, _ in read_records(out / "scored" / "scored.jsonl")]
+    mined = [len(read_records_of(out, name)) for name in (*SETS, *MORE)]
+    assert len(scored) == sum(mined)
+    assert all(len(set(one.scores or ())) > 1 for one in scored)
+
+
+@pytest.mark.long
 def test_killed_while_it_writes_queries_it_writes_the_same(
     command: list[str], tmp_path: Path
 ) -> None:
@@ -137,13 +158,13 @@ def files_of(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+def read_records_of(out: Path, name: str) -> list[Record]:
+    return [record for record, _ in read_records(out / "sets" / name / "mined.jsonl")]
+
+
 def check_scores(folder: Path, out: Path) -> None:
     """The tuples of all sets stand in one file, with the average of both teachers' scores."""
-    mined = [
-        record
-        for name in (*SETS, *MORE)
-        for record, _ in read_records(out / "sets" / name / "mined.jsonl")
-    ]
+    mined = [record for name in (*SETS, *MORE) for record in read_records_of(out, name)]
     scored = [record for record, _ in read_records(out / "scored" / "scored.jsonl")]
     assert [(one.query, one.passages) for one in scored] == [
         (one.query, one.passages) for one in mined

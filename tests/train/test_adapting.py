@@ -2,6 +2,7 @@
 
 import json
 import random
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -56,6 +57,7 @@ def job(tmp_path_factory):
         generating=GenerateSettings(top=20, language=None),
         more=0,
         mining=MiningSettings(n_way=3, first=1, last=20),
+        teachers=(),
         teacher_model=model,
         teacher=replace(training, objective=Objective(loss="v1", in_batch_weight=0.0)),
         model=model,
@@ -86,6 +88,8 @@ def test_what_a_later_step_would_refuse_is_refused_first(job, tmp_path):
         (bad(distilling=replace(job.distilling, batch=3), workers=2), InvalidInput, "batch 3"),
         (bad(model="/no/such/model"), ModelError, "no such folder"),
         (bad(teacher_model="/no/such/model"), ModelError, "no such folder"),
+        (bad(teachers=["maxsim:/no/such/model"]), ModelError, "no such folder"),
+        (bad(teachers=["bm25:latin"]), InvalidInput, "latin"),
         (bad(data=tmp_path), CorpusError, "cannot be read"),
         (bad(student=StudentSettings(language="de")), InvalidInput, "no adapters"),
         (bad(blend=0.0), InvalidInput, "blend 0"),
@@ -150,6 +154,37 @@ def test_a_second_round_shows_the_first_as_examples(job, tmp_path, monkeypatch):
     assert names == {"question", "claim", "question-more", "claim-more"}
     records = [one for one, _ in read_records(out / "sets" / "claim-more" / "mined.jsonl")]
     assert all(one.query == f"claim-more-{one.passages[0]}" for one in records)
+
+
+def test_given_teachers_judge_instead_of_cross_encoders(job, tmp_path, monkeypatch):
+    scored, trained = [], []
+    monkeypatch.setattr(train_adapting, "ray_session", lambda purpose: nullcontext())
+    monkeypatch.setattr(train_adapting, "train", lambda _, place, __: trained.append(place))
+    monkeypatch.setattr(train_adapting, "measured", lambda _: ({}, {}))
+
+    def score(tuples, out, teachers, **_):
+        scored.append((len(tuples), out, teachers))
+
+    monkeypatch.setattr(train_adapting, "score_tuples", score)
+    out = tmp_path / "out"
+    teachers = ["bm25", f"maxsim:{job.model}"]
+    for _ in range(2):  # the second time all of it is done
+        adapt(replace(job, teachers=teachers), out, SilentProgress())
+    assert scored == [(2, out / "scored" / "scored.jsonl", teachers)]
+    assert trained == [out / "student"]
+    for others in ((), ("bm25",)):
+        with pytest.raises(IndexExists, match="teachers was"):
+            adapt(replace(job, teachers=others), out, SilentProgress())
+
+
+def test_teachers_and_what_trains_some_exclude_each_other(tmp_path):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"_id": "p", "text": "hello"}\n')
+    command = ["train", "adapt", str(corpus), "--out", str(tmp_path / "out"), "--teacher", "bm25"]
+    for more in (["--teacher-steps", "5"], ["--teacher-model", "/a/model"]):
+        run = CliRunner().invoke(app, [*command, *more])
+        assert isinstance(run.exception, InvalidInput)
+        assert "no cross-encoder is trained" in str(run.exception)
 
 
 @pytest.mark.parametrize(("language", "says"), [((), "say which"), (("--language", "fr"), "'fr'")])
