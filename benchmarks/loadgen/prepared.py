@@ -1,23 +1,21 @@
 """Queries that were made into bytes beforehand, and answers that stay bytes until they are judged.
 
 A load generator takes processors from the service where both run on one machine, and most of all
-past saturation, when most answers are refusals. So nothing is done for a query but what gRPC does.
+past saturation, when most answers are refusals. So nothing is done for a query but what a call is
+(loadgen/http2.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
-import grpc
-
 from cluster.client_calls import make_request
-from cluster.client_targets import open_aio_channel
 from cluster.client_throttle import Throttle
-from cluster.wire.status import from_status
-from colbert_core.errors import Overloaded
+from cluster.wire.status import code_from_number, from_status
+from colbert_core.errors import DeadlineExceeded, Overloaded, Unavailable
 from colbert_core.types import F32
+from loadgen.http2 import Connection
 
 METHOD = "/tartan.v1.SearchService/Search"
 
@@ -39,8 +37,7 @@ class PreparedQueries:
         self._requests = [make_request(one, k, None, {}).SerializeToString() for one in queries]
 
     async def __aenter__(self) -> Self:
-        self._channel = open_aio_channel(self._address, None)
-        self._call = self._channel.unary_unary(METHOD)
+        self._connection = await Connection.open(self._address, METHOD)
         return self
 
     async def __call__(self, turn: int, number: int, timeout_s: float) -> bytes:  # noqa: ARG002
@@ -53,13 +50,19 @@ class PreparedQueries:
         if self.throttle is not None:
             self._ask(self.throttle)
         try:
-            answer: bytes = await self._call(self._requests[number], timeout=timeout_s)
-            return answer
-        except grpc.aio.AioRpcError as error:
-            if self.throttle is not None and error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-                self.throttle.refused(error.details() or "")
-            trailing = error.trailing_metadata()
-            raise from_status(error.code(), error.details(), trailing, self._address) from None
+            reply = await self._connection.call(self._requests[number], timeout_s)
+        except TimeoutError:
+            raise DeadlineExceeded(f"no answer in {timeout_s:.3g} s") from None
+        except ConnectionError as error:
+            raise Unavailable(f"{self._address}: {error}") from None
+        if not reply.status:
+            return reply.answer
+        error = from_status(
+            code_from_number(reply.status), reply.message, reply.trailers, self._address
+        )
+        if self.throttle is not None and isinstance(error, Overloaded):
+            self.throttle.refused(reply.message)
+        raise error
 
     @staticmethod
     def _ask(throttle: Throttle) -> None:
@@ -68,10 +71,5 @@ class PreparedQueries:
         except Overloaded as error:
             raise HeldBack(str(error)) from None
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self._channel.close(None)
+    async def __aexit__(self, *_: object) -> None:
+        self._connection.close()

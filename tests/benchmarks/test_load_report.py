@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from load import verdict
@@ -61,14 +62,19 @@ def test_both_kinds_of_clients_stand_in_the_report(tmp_path: Path) -> None:
 
 def test_what_a_client_does_not_send_is_told_apart() -> None:
     async def run() -> dict[str, int]:
-        async with PreparedQueries("127.0.0.1:1", [np.ones((2, 4), np.float32)], k=1) as ask:
+        server = grpc.aio.server()
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        queries = [np.ones((2, 4), np.float32)]
+        async with PreparedQueries(f"127.0.0.1:{port}", queries, k=1) as ask:
             throttle = ask.throttle = Throttle(lambda: 0.0, lambda: 0.0)
             for _ in range(20):  # as if more were refused than were sent
                 throttle.refused("full")
             offered = await offer(
                 ask, 1, lambda *_: "right", rate=200.0, seconds=0.1, timeout_s=1.0
             )
-            return offered.kinds
+        await server.stop(None)
+        return offered.kinds
 
     kinds = asyncio.run(run())
     assert set(kinds) == {HeldBack.__name__}
